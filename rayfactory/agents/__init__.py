@@ -1,0 +1,1 @@
+"""The six agents of SQL-Factory, each with a rule that needs no language model."""

@@ -1,0 +1,1 @@
+"""Everything that touches Ray: session, actors and the judging dataflow."""

@@ -1,0 +1,181 @@
+"""Every setting of rayfactory: its type, its unit, its default and where the default is from.
+
+Hydra composes `conf/` over these dataclasses, so an unknown key or a value of the wrong type is refused
+before anything starts. `conf/` chooses among them; the defaults stand here.
+
+Source of the defaults, where no other is given: SQL-Factory, sections 4 and 5.1.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class BenchmarkConfig:
+    """Which databases a run works on (`+benchmark=...`)."""
+
+    name: str = "???"
+    # Folder or file that holds the databases. Empty: where `task=download` puts them, under `data_dir`.
+    root: str = ""
+    # TPC-DS only: size of the generated data, 1 is 1 GB. 0.01 makes 24 tables in under a second.
+    scale_factor: float = 0.01
+    # Names of the databases to use, out of those found; empty: all of them.
+    databases: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ModelsConfig:
+    """Who writes (`models=...`)."""
+
+    # `offline`: the schema grammar and the variation author, with no model at all.
+    name: str = "offline"
+
+
+@dataclass
+class RoundConfig:
+    """How much work one round holds. Both numbers change what a run writes."""
+
+    requests: int = 20
+    queries_per_request: int = 10
+
+
+@dataclass
+class ManagementConfig:
+    """The Management Agent's rule: when to explore (GEN) and when to exploit (EXP)."""
+
+    # Rounds of exploration at the start.
+    warmup_rounds: int = 2
+    # Back to exploration when the share of candidates that run falls to this.
+    min_executability: float = 0.75
+    # Back to exploration when a round's mean similarity exceeds the warm-up's by this much ...
+    max_similarity_rise: float = 0.1
+    # ... or reaches this.
+    max_mean_similarity: float = 0.8
+    # Rounds that a return to exploration lasts.
+    exploration_rounds: int = 1
+    # Saturation (paper, section 5.2.5): this share of the pool is from expansion ...
+    saturation_expansion_ratio: float = 0.8
+    # ... while the pool-wide similarity rises over this many rounds.
+    saturation_rounds: int = 8
+    # Rounds in a row without one admitted query after which a run ends as `exhausted`.
+    exhausted_rounds: int = 8
+
+
+@dataclass
+class TableSelectionConfig:
+    """The Table Selection Agent: which tables a generation request is about."""
+
+    # At most this many tables a request, connected by foreign keys.
+    max_tables: int = 8
+
+
+@dataclass
+class SeedSelectionConfig:
+    """The Seed Selection Agent: which pool queries an expansion request builds on."""
+
+    num_seeds: int = 3
+
+
+@dataclass
+class CriticConfig:
+    """The Critical Agent: what is admitted."""
+
+    # Nearest neighbours that make up a candidate's similarity.
+    k: int = 10
+    # Candidates drawn by cosine similarity for each of the k neighbours.
+    candidates_per_neighbour: int = 20
+    # Weights of the hybrid similarity (equation 3); they sum to 1.
+    token_weight: float = 0.6
+    ast_weight: float = 0.3
+    embedding_weight: float = 0.1
+    # An expansion query nearer than this to a query of the pool is rejected.
+    max_similarity: float = 0.9
+
+
+@dataclass
+class EmbeddingConfig:
+    """The encoder behind the embedding similarity."""
+
+    # `all-MiniLM-L6-v2` is carried by a package and needs no download; else a folder or a model name of sentence-transformers.
+    model: str = "all-MiniLM-L6-v2"
+    # Queries encoded together. It is part of what makes two runs equal, so it does not follow the hardware.
+    batch_size: int = 32
+    # Tokens beyond this are cut off. MiniLM was trained with 128 and takes up to 512; its package sets 256.
+    max_tokens: int = 256
+
+
+@dataclass
+class ExecutionConfig:
+    """Bounds on one statement."""
+
+    timeout_s: float = 5.0
+    # A result with more rows than this is rejected.
+    max_rows: int = 100_000
+    # Memory of the database engine for one statement.
+    memory_mb: int = 2048
+
+
+@dataclass
+class ProfileConfig:
+    """How closely the content of a database is looked at for hints."""
+
+    # Rows sampled from a table; smaller tables are read whole.
+    max_rows: int = 20_000
+    # Columns of one table beyond this make it unusable for a prompt; the message says what to do.
+    max_columns: int = 1_999
+
+
+@dataclass
+class ClusterConfig:
+    """How a run uses Ray (`cluster=...`). Nothing here changes what is written."""
+
+    # Address of a running Ray cluster (`auto` for the one of this machine); empty: start one here.
+    address: str = ""
+    # Workers of each kind; 0: one for each CPU of the cluster.
+    workers: int = 0
+    # Actors that hold the index; databases are spread over them.
+    index_shards: int = 1
+    # Whether the Ray dashboard is started with a local cluster.
+    dashboard: bool = True
+
+
+@dataclass
+class DisplayConfig:
+    """What a person sees while it runs."""
+
+    # `auto`: a live panel on a terminal and plain lines elsewhere; or `panel`, `lines`, `none`.
+    mode: str = "auto"
+    # Seconds between two plain lines.
+    interval_s: float = 5.0
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
+    round: RoundConfig = field(default_factory=RoundConfig)
+    management: ManagementConfig = field(default_factory=ManagementConfig)
+    table_selection: TableSelectionConfig = field(default_factory=TableSelectionConfig)
+    seed_selection: SeedSelectionConfig = field(default_factory=SeedSelectionConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    display: DisplayConfig = field(default_factory=DisplayConfig)
+    # What to do: `generate` grows a pool, `download` fetches a benchmark.
+    task: str = "generate"
+    # Rows that R ends with, exactly; null: until the pool is saturated.
+    target: int | None = 1000
+    seed: int = 0
+    # Where the pool is kept; the same command on the same folder resumes.
+    run_dir: str = "???"
+    # Where downloaded and generated databases and cached profiles are kept.
+    data_dir: str = "???"
+    # Stop before a round that would pass this many candidates; null: no limit.
+    max_candidates: int | None = None
+    # Stop before this much is spent on models, in US dollars; null: no limit.
+    max_cost_usd: float | None = None

@@ -1,0 +1,1 @@
+"""Who writes SQL: the schema grammar and the variation author."""

@@ -1,0 +1,192 @@
+"""What travels between rooms: requests, candidates, verdicts, and the rows of the pool.
+
+A record is a value. It is made once and never changed; a later stage wraps or replaces it.
+The Arrow schemas at the end are the columns of the pool's tables, which other programs read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+State = Literal["GEN", "EXP"]
+"""The state of the system in a round (equation 1): exploring or exploiting."""
+
+Origin = Literal["generation", "expansion"]
+"""Which team wrote a query."""
+
+REJECT_REASONS: dict[str, str] = {
+    "parse": "the text is not one statement of the dialect",
+    "refused": "the statement is not a SELECT made of known-safe parts",
+    "error": "the database refused the statement",
+    "timeout": "the statement ran longer than execution.timeout_s",
+    "memory": "the statement needed more than execution.memory_mb",
+    "too_many_rows": "the result has more than execution.max_rows rows",
+    "single_table": "a generation query references one table where more were asked for",
+    "duplicate": "a query with the same canonical form is in the pool",
+    "similar": "an expansion query is nearer than critic.max_similarity to a query of the pool",
+    "surplus": "the target was reached by an earlier query of the same round",
+}
+"""Every reason for which a candidate is not admitted, with what it means."""
+
+DID_NOT_RUN = frozenset({"parse", "refused", "error", "timeout", "memory", "too_many_rows"})
+"""The reasons that count against executability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """One pool query that an expansion request builds on."""
+
+    query_id: int
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One unit of work for an author: write some queries for one database.
+
+    Attributes:
+        round: number of the round, from 0.
+        index: position of the request within its round, from 0.
+        origin: which team answers it.
+        database: name of the database.
+        tables: base tables to write about, connected by foreign keys where they can be (generation); those of the seeds
+            (expansion).
+        seeds: pool queries to build on; empty for generation.
+        num_queries: how many queries are asked for.
+        rng_seed: seed of every random choice made in answering, a 64-bit integer.
+    """
+
+    round: int
+    index: int
+    origin: Origin
+    database: str
+    tables: tuple[str, ...]
+    seeds: tuple[Seed, ...]
+    num_queries: int
+    rng_seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One query that an author wrote, before it is judged.
+
+    Candidates of a round are ordered by (request, ordinal); that order decides who is admitted first.
+    """
+
+    round: int
+    request: int
+    ordinal: int
+    origin: Origin
+    database: str
+    dialect: str
+    sql: str
+    num_request_tables: int
+    seed_ids: tuple[int, ...]
+    model: str
+    prompt_sha256: str
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Counts over one query, as the pool's table R carries them (`sql.features` defines each)."""
+
+    num_joins: int
+    num_predicates: int
+    num_subqueries: int
+    num_aggregates: int
+    num_windows: int
+    num_tokens: int
+    ast_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """E_t, what the Critical Agent computes from the verdicts of one round (equations 2 and 6).
+
+    Attributes:
+        round: number of the round.
+        state: GEN or EXP, as the Management Agent decided.
+        candidates: candidates judged.
+        executability: share of the candidates that ran, in [0, 1]; 0 where there were none.
+        admission_rate: admitted / candidates, in [0, 1]; 0 where there were none.
+        mean_similarity: mean similarity at admission of the candidates that ran and had at least one
+            neighbour, in [0, 1]; None where there is none.
+        reasons: number of rejected candidates for each reason.
+        requests: number of requests for each database.
+        admitted: rows admitted for each database.
+    """
+
+    round: int
+    state: State
+    candidates: int
+    executability: float
+    admission_rate: float
+    mean_similarity: float | None
+    reasons: dict[str, int]
+    requests: dict[str, int]
+    admitted: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the evaluation as JSON-compatible values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Evaluation:
+        """Read what `to_json` wrote."""
+        return cls(**{name: data[name] for name in cls.__slots__})
+
+
+R_SCHEMA = pa.schema(
+    [
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("database", pa.string(), nullable=False),
+        pa.field("dialect", pa.string(), nullable=False),
+        pa.field("sql", pa.string(), nullable=False),
+        pa.field("tables", pa.list_(pa.string()), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("prompt_sha256", pa.string(), nullable=False),
+        pa.field("seed_ids", pa.list_(pa.int64()), nullable=False),
+        pa.field("row_count", pa.int64(), nullable=False),
+        pa.field("execution_ms", pa.float64(), nullable=False),
+        pa.field("similarity", pa.float64()),
+        pa.field("nearest_id", pa.int64()),
+        pa.field("nearest_similarity", pa.float64()),
+        pa.field("num_joins", pa.int32(), nullable=False),
+        pa.field("num_predicates", pa.int32(), nullable=False),
+        pa.field("num_subqueries", pa.int32(), nullable=False),
+        pa.field("num_aggregates", pa.int32(), nullable=False),
+        pa.field("num_windows", pa.int32(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("ast_nodes", pa.int32(), nullable=False),
+        pa.field("cost_usd", pa.float64(), nullable=False),
+    ]
+)
+"""Table R, one row for each admitted query."""
+
+E_SCHEMA = pa.schema(
+    [
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("database", pa.string(), nullable=False),
+        pa.field("vector", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""Table E, the embedding of each row of R."""
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field("database", pa.string(), nullable=False),
+        pa.field("sql", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+    ]
+)
+"""The candidates that were not admitted, with why."""

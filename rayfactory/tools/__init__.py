@@ -1,0 +1,1 @@
+"""The three tools of the Critical Agent: execution, retrieval and statistics."""
