@@ -1,0 +1,13 @@
+"""One statement as text and as a tree: parse it, name its tables, normalise it, count its parts, decide whether it may run.
+
+Everything here is a pure function of a statement and its dialect; nothing opens a database.
+"""
+
+from __future__ import annotations
+
+from rayfactory.sql.canonical import canonical, skeleton
+from rayfactory.sql.features import features
+from rayfactory.sql.safety import check_safe
+from rayfactory.sql.statement import base_tables, normalise, num_tokens, parse
+
+__all__ = ["base_tables", "canonical", "check_safe", "features", "normalise", "num_tokens", "parse", "skeleton"]

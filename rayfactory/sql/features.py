@@ -1,0 +1,90 @@
+"""What a query is made of, counted as table R of the pool reports it."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from rayfactory.records import Features
+from rayfactory.sql.statement import num_tokens
+
+_CONDITION_CLAUSES = (exp.Where, exp.Having, exp.Qualify)
+_CONNECTORS = (exp.And, exp.Or, exp.Xor, exp.Not, exp.Paren)
+
+
+def features(tree: exp.Expression, sql: str, dialect: str) -> Features:
+    """Count the parts of one query.
+
+    - num_joins: JOINs and further FROM items, in every scope.
+    - num_predicates: atomic conditions in WHERE, HAVING, QUALIFY and CASE; BETWEEN and IN count one;
+      equalities that join two columns of different tables do not count.
+    - num_subqueries: nested SELECTs other than CTE bodies and set branches; a set operation that is
+      nested counts one.
+    - num_aggregates: aggregate functions, other than those that an OVER clause turns into window functions.
+    - num_windows: OVER clauses.
+    - num_tokens: tokens of `sql` by sqlglot's tokenizer.
+    - ast_nodes: nodes of sqlglot's tree, identifiers and literals included.
+    """
+    joins = predicates = subqueries = aggregates = windows = nodes = 0
+    for node in tree.walk(bfs=False):
+        nodes += 1
+        if isinstance(node, exp.Join):
+            joins += 1
+        elif isinstance(node, _CONDITION_CLAUSES):
+            predicates += num_atomic_conditions(node.this)
+        elif isinstance(node, exp.Case):
+            predicates += sum(_num_case_conditions(node, branch) for branch in node.args["ifs"])
+        elif isinstance(node, exp.If) and not isinstance(node.parent, exp.Case):
+            predicates += num_atomic_conditions(node.this)
+        elif isinstance(node, exp.Window):
+            windows += 1
+        elif isinstance(node, exp.AggFunc):
+            aggregates += not _is_window_function(node)
+        elif isinstance(node, exp.Query) and not isinstance(node, exp.Subquery):
+            subqueries += _is_nested(node)
+    return Features(
+        num_joins=joins,
+        num_predicates=predicates,
+        num_subqueries=subqueries,
+        num_aggregates=aggregates,
+        num_windows=windows,
+        num_tokens=num_tokens(sql, dialect),
+        ast_nodes=nodes,
+    )
+
+
+def num_atomic_conditions(condition: exp.Expression) -> int:
+    """Count the conditions that AND, OR, XOR, NOT and parentheses combine, join equalities left out."""
+    if isinstance(condition, _CONNECTORS):
+        return sum(num_atomic_conditions(part) for part in condition.iter_expressions())
+    return 0 if _joins_two_tables(condition) else 1
+
+
+def _num_case_conditions(case: exp.Case, branch: exp.Expression) -> int:
+    # CASE x WHEN 1: the comparison with x is the one condition of the branch.
+    return 1 if case.this is not None else num_atomic_conditions(branch.this)
+
+
+def _joins_two_tables(condition: exp.Expression) -> bool:
+    if not isinstance(condition, exp.EQ):
+        return False
+    left, right = condition.this.unnest(), condition.expression.unnest()
+    if not (isinstance(left, exp.Column) and isinstance(right, exp.Column)):
+        return False
+    # Two columns without qualifiers cannot be of one table and be worth comparing more often than not.
+    return left.table.casefold() != right.table.casefold() or not left.table
+
+
+def _is_window_function(function: exp.AggFunc) -> bool:
+    node: exp.Expression = function
+    while isinstance(node.parent, (exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup)) and (
+        node.parent.this is node
+    ):
+        node = node.parent
+    return isinstance(node.parent, exp.Window) and node.parent.this is node
+
+
+def _is_nested(query: exp.Query) -> bool:
+    node = query.parent
+    while isinstance(node, (exp.Subquery, exp.Paren)):
+        node = node.parent
+    return node is not None and not isinstance(node, (exp.CTE, exp.SetOperation))

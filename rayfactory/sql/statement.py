@@ -1,0 +1,80 @@
+"""Parsing, the normalised text, and the base tables of one statement."""
+
+from __future__ import annotations
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from rayfactory.errors import StatementError
+
+
+def parse(sql: str, dialect: str) -> exp.Expression:
+    """Return the syntax tree of the one statement in `sql`.
+
+    Raises:
+        StatementError: reason ``parse``: no statement, several, or a text that is not of the dialect.
+    """
+    try:
+        trees = [tree for tree in sqlglot.parse(sql, dialect=dialect) if tree is not None]
+    except SqlglotError as error:
+        raise StatementError("parse", _first_line(error)) from None
+    except RecursionError:
+        raise StatementError("parse", "the statement is nested too deeply") from None
+    if len(trees) != 1:
+        raise StatementError("parse", f"expected one statement, found {len(trees)}")
+    return trees[0]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def normalise(tree: exp.Expression, dialect: str) -> str:
+    """Return the statement in one line, lower-cased, without comments, as sqlglot spells it."""
+    return tree.sql(dialect=dialect, comments=False).lower()
+
+
+def num_tokens(sql: str, dialect: str) -> int:
+    """Return how many tokens sqlglot's tokenizer finds in `sql`."""
+    return len(sqlglot.tokenize(sql, dialect=dialect))
+
+
+def base_tables(tree: exp.Expression) -> tuple[str, ...]:
+    """Return the tables and views that the statement reads, as it spells them, in order of appearance, each once.
+
+    Names that a WITH clause introduces are not tables where they are visible: in the later members of
+    the same clause and in the query below it (in a member itself only if the clause is recursive).
+    """
+    names: dict[str, None] = {}
+    for table in tree.find_all(exp.Table, bfs=False):
+        if table.name and not (table.db == "" and _names_a_cte(table)):
+            names.setdefault(table.name)
+    return tuple(names)
+
+
+def _names_a_cte(table: exp.Table) -> bool:
+    name = table.name.casefold()
+    inner: exp.Expression = table
+    node = table.parent
+    while node is not None:
+        if isinstance(node, exp.With):
+            visible = node.expressions if node.recursive else node.expressions[: _position(node, inner)]
+            if any(cte.alias.casefold() == name for cte in visible):
+                return True
+        else:
+            clause = node.args.get("with_")
+            # Coming up from inside the clause itself, its own members were looked at one step before.
+            if clause is not None and clause is not inner and _introduces(clause, name):
+                return True
+        inner, node = node, node.parent
+    return False
+
+
+def _introduces(clause: exp.With, name: str) -> bool:
+    return any(cte.alias.casefold() == name for cte in clause.expressions)
+
+
+def _position(clause: exp.With, member: exp.Expression) -> int:
+    return next(i for i, cte in enumerate(clause.expressions) if cte is member)
