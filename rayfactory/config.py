@@ -97,7 +97,8 @@ class CriticConfig:
 class EmbeddingConfig:
     """The encoder behind the embedding similarity."""
 
-    # `all-MiniLM-L6-v2` is carried by a package and needs no download; else a folder or a model name of sentence-transformers.
+    # `all-MiniLM-L6-v2` is carried by a package and needs no download; else a folder or a model name of
+    # sentence-transformers.
     model: str = "all-MiniLM-L6-v2"
     # Queries encoded together. It is part of what makes two runs equal, so it does not follow the hardware.
     batch_size: int = 32
@@ -171,10 +172,10 @@ class Config:
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000
     seed: int = 0
-    # Where the pool is kept; the same command on the same folder resumes.
+    # Where the pool is kept; the same command on the same folder resumes. The command line's default: runs/<benchmark>.
     run_dir: str = "???"
-    # Where downloaded and generated databases and cached profiles are kept.
-    data_dir: str = "???"
+    # Where downloaded and generated databases and cached profiles are kept. Empty: $XDG_CACHE_HOME/rayfactory.
+    data_dir: str = ""
     # Stop before a round that would pass this many candidates; null: no limit.
     max_candidates: int | None = None
     # Stop before this much is spent on models, in US dollars; null: no limit.

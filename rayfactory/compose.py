@@ -1,0 +1,180 @@
+"""From the words of a command line to one `Config`: the only module that knows Hydra.
+
+Hydra merges `conf/` over the typed settings of `config.py`. It is used as a library, not as the
+program's main: it then leaves the working directory, the log files and the exit code alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from rayfactory.config import Config
+from rayfactory.errors import ConfigError
+
+# Settings that hold a path: `~` is expanded, and a relative one is made absolute, since workers may run elsewhere.
+PATHS = ("run_dir", "data_dir", "benchmark.root")
+
+# Groups of which a run names one itself; Hydra has these added with `+`.
+WITHOUT_DEFAULT = frozenset({"benchmark"})
+
+
+def config_dir() -> Path:
+    """Return the folder with the config groups: beside the package when installed, at the root of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+@cache
+def groups() -> dict[str, dict[str, str]]:
+    """Return each config group's choices with what they are: the comment on the first line of the choice's file."""
+    return {
+        folder.name: {path.stem: _first_comment(path) for path in sorted(folder.glob("*.yaml"))}
+        for folder in sorted(config_dir().iterdir())
+        if folder.is_dir()
+    }
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+
+
+@cache
+def settings() -> dict[str, type]:
+    """Return the type of every setting by its dotted name, sections (dataclasses) included."""
+    return dict(_walk(Config, ""))
+
+
+def _walk(section: Any, prefix: str) -> Iterable[tuple[str, type]]:
+    for name, hint in get_type_hints(section).items():
+        yield prefix + name, hint
+        if dataclasses.is_dataclass(hint):
+            yield from _walk(hint, f"{prefix}{name}.")
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """Return the settings that the overrides ask for, such as ``["+benchmark=tpcds", "target=100"]``.
+
+    Raises:
+        ConfigError: an override is malformed, names no setting or group, or has a value of the wrong type; or no
+            benchmark is named.
+    """
+    words = [_prepare(override) for override in overrides]
+    if not any(word.startswith("+benchmark=") for word in words):
+        raise ConfigError(f"no benchmark is named. Add one of: {_choices('benchmark')}")
+    config = _merge(words)
+    config.data_dir = config.data_dir or default_data_dir()
+    return absolute(config)
+
+
+def default_data_dir() -> str:
+    """Return the folder for databases that are made or downloaded, as the XDG base directory specification has it."""
+    cache_home = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification has a relative path ignored.
+    root = Path(cache_home) if Path(cache_home).is_absolute() else Path.home() / ".cache"
+    return str(root / "rayfactory")
+
+
+def absolute(config: Config) -> Config:
+    """Return the settings with every local path absolute. Empty ones and addresses (``s3://...``) stay as they are."""
+    for name in PATHS:
+        *sections, key = name.split(".")
+        owner: Any = config
+        for section in sections:
+            owner = getattr(owner, section)
+        value: str = getattr(owner, key)
+        if value.strip() and "://" not in value:
+            # Unlike pathlib, these take an unknown ~user for a name and fold "..".
+            setattr(owner, key, os.path.abspath(os.path.expanduser(value)))  # noqa: PTH100, PTH111
+    return config
+
+
+def _prepare(text: str) -> str:
+    """Return an override as Hydra is to read it; refuse what names nothing, whatever its prefix.
+
+    Hydra wants ``+`` for a group without a default and no ``+`` for one with a default, and takes any new key with
+    ``+``: here the name alone decides. A text setting's value is quoted, so that a path may hold any character.
+    """
+    sign, name, value = _split(text)
+    if name in groups():
+        if value not in groups()[name]:
+            raise ConfigError(
+                f"there is no {name} {value!r}.{_near(value, groups()[name])} There are: {_choices(name)}"
+            )
+        return f"+{name}={value}" if name in WITHOUT_DEFAULT else f"{name}={value}"
+    if name not in settings():
+        raise ConfigError(f"there is no setting {sign + name!r}.{_near(name, settings())} See them all with +benchmark=tpcds --cfg job")
+    if dataclasses.is_dataclass(settings()[name]):
+        raise ConfigError(f"{name!r} is a group of settings. Set one of them: {', '.join(_members(name))}")
+    if settings()[name] is str and not re.fullmatch(r"'.*'|\".*\"", value, flags=re.DOTALL):
+        # Hydra unescapes a quote, and backslashes only where they stand before one.
+        value = "'" + re.sub(r"(\\*)('|$)", lambda run: run[1] * 2 + ("\\'" if run[2] else ""), value) + "'"
+    return f"{name}={value}"
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    match = re.fullmatch(r"(\+{0,2})([^\s=+~]+)=(.*)", text, flags=re.DOTALL)
+    if match is None:
+        raise ConfigError(f"{text!r} is no setting. Write NAME=VALUE, for instance target=100")
+    return match[1], match[2], match[3]
+
+
+def _merge(words: Sequence[str]) -> Config:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="settings", node=Config)
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(words))
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, words)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    """Return Hydra's message in the words of a setting: which one, what it is, what it was given."""
+    summary = str(error).partition("\n")[0]
+    culprits = [word for word in words if word in summary or word.partition("=")[2] in summary]
+    name, _, value = max(culprits, key=len, default="").partition("=")
+    if name in settings():
+        return f"{name} is {_kind(settings()[name])}, not {value!r}"
+    return summary
+
+
+def _kind(hint: Any) -> str:
+    """Return what a setting of that type takes, in words."""
+    if isinstance(hint, UnionType):
+        return " or ".join(_kind(member) for member in get_args(hint))
+    if get_origin(hint) is list:
+        return "a list, such as [one,two]"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}[hint]
+
+
+def _choices(group: str) -> str:
+    sign = "+" if group in WITHOUT_DEFAULT else ""
+    return ", ".join(f"{sign}{group}={choice}" for choice in groups()[group])
+
+
+def _members(section: str) -> list[str]:
+    depth = section.count(".") + 1
+    return [name for name in settings() if name.startswith(f"{section}.") and name.count(".") == depth]
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, list(words), n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
