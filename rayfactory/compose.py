@@ -111,7 +111,9 @@ def _prepare(text: str) -> str:
             )
         return f"+{name}={value}" if name in WITHOUT_DEFAULT else f"{name}={value}"
     if name not in settings():
-        raise ConfigError(f"there is no setting {sign + name!r}.{_near(name, settings())} See them all with +benchmark=tpcds --cfg job")
+        raise ConfigError(
+            f"there is no setting {sign + name!r}.{_near(name, settings())} See them all with +benchmark=tpcds --cfg job"
+        )
     if dataclasses.is_dataclass(settings()[name]):
         raise ConfigError(f"{name!r} is a group of settings. Set one of them: {', '.join(_members(name))}")
     if settings()[name] is str and not re.fullmatch(r"'.*'|\".*\"", value, flags=re.DOTALL):
