@@ -190,7 +190,9 @@ class Engine:
                 # Text that is only counted need not be decoded.
                 connection.text_factory = decode if keep_rows else bytes
                 cursor = connection.execute(sql)
-                columns = tuple(description[0] for description in cursor.description or ())
+                if cursor.description is None:
+                    raise StatementError("error", "no statement that returns rows")
+                columns = tuple(description[0] for description in cursor.description)
                 fetch = cursor.fetchmany
             else:
                 statements = connection.extract_statements(sql)
@@ -207,7 +209,7 @@ class Engine:
                     rows.extend(chunk[: keep_rows - len(rows)])
                 if row_count > self._limits.max_rows:
                     raise StatementError("too_many_rows", f"more than {self._limits.max_rows} rows")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is raised below, once the clock is stopped
             failure = error
         finally:
             interrupted = self._watchdog.disarm()
@@ -283,7 +285,9 @@ def _duckdb_remedy(message: str) -> str:
     if "encrypt" in lowered:
         return "the file is encrypted; give an unencrypted copy"
     if "newer version" in lowered or "storage version" in lowered:
-        return f"another version of DuckDB wrote it ({_line(message)}); export and import it with DuckDB {duckdb.__version__}"
+        return (
+            f"another version of DuckDB wrote it ({_line(message)}); import it again with DuckDB {duckdb.__version__}"
+        )
     if "wal" in lowered:
         return f"its write-ahead log cannot be replayed ({_line(message)}); open it once with DuckDB and CHECKPOINT"
     return (
@@ -314,8 +318,8 @@ def _open_sqlite(database: Database, path: Path, limits: ExecutionConfig) -> sql
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _SQLITE_MAX_VALUE_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _SQLITE_MAX_PATTERN_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        # Sorting and materialised subqueries count as memory rather than fill a disk. The limit is the process's: SQLite
-        # lets it only be lowered.
+        # Sorting and materialised subqueries count as memory rather than fill a disk. The limit is the process's: it can
+        # only be lowered.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA hard_heap_limit = {limits.memory_mb * 2**20}")
         connection.execute("PRAGMA trusted_schema = OFF")

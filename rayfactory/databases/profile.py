@@ -1,0 +1,297 @@
+"""What the rows of a table hold, from a bounded and repeatable sample of them."""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+
+from rayfactory.config import ProfileConfig
+from rayfactory.databases.catalogue import TableStructure, quote
+from rayfactory.databases.engine import Connection
+from rayfactory.databases.schema import ColumnProfile, Kind, Value
+
+MAX_SAMPLED_CELLS = 4_000_000
+"""Rows times columns of one sample, which bounds memory for wide tables."""
+
+NUM_BLOCKS = 100
+"""A table that is not read whole is read in this many runs of consecutive rows, evenly spread."""
+
+MAX_TEXT_CHARS = 80
+"""Longer text is no constant that anybody would write in a query."""
+
+NUM_COMMON_VALUES = 20
+NUM_EXAMPLES = 5
+
+_ORDERED: frozenset[Kind] = frozenset({"integer", "real", "date", "timestamp", "time"})
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?")
+_TIME = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?")
+
+_DUCKDB_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), "integer"),
+    **dict.fromkeys(("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"), "integer"),
+    **dict.fromkeys(("FLOAT", "DOUBLE", "DECIMAL"), "real"),
+    **dict.fromkeys(("VARCHAR", "ENUM"), "text"),
+    "DATE": "date",
+    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "timestamp"),
+    "TIME": "time",
+    "BOOLEAN": "boolean",
+}
+"""DuckDB types that authors can write constants of; all others (nested, binary, time zones, UUID) are ``other``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableContent:
+    """The content of one table.
+
+    Attributes:
+        num_rows: exact.
+        kinds, profiles: one for each column, in the table's order.
+    """
+
+    num_rows: int
+    kinds: tuple[Kind, ...]
+    profiles: tuple[ColumnProfile, ...]
+
+
+def profile_table(connection: Connection, table: TableStructure, settings: ProfileConfig) -> TableContent:
+    """Count a table's rows, sample them and describe each column."""
+    (num_rows,) = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchall()[0]
+    max_rows = max(1, min(settings.max_rows, MAX_SAMPLED_CELLS // len(table.columns)))
+    if isinstance(connection, sqlite3.Connection):
+        rows = _sample_sqlite(connection, table, num_rows, max_rows)
+        values = _columns(rows, len(table.columns))
+        kinds = [sqlite_kind(column.declared_type, own) for column, own in zip(table.columns, values, strict=True)]
+        values = [_as_kind(own, kind) for own, kind in zip(values, kinds, strict=True)]
+    else:
+        kinds = [duckdb_kind(column.declared_type) for column in table.columns]
+        rows = _sample_duckdb(connection, table, kinds, num_rows, max_rows)
+        values = _columns(rows, len(table.columns))
+    profiles = [profile_column(own, kind) for own, kind in zip(values, kinds, strict=True)]
+    return TableContent(num_rows, tuple(kinds), tuple(profiles))
+
+
+def profile_column(values: Sequence[object], kind: Kind) -> ColumnProfile:
+    """Describe the sampled values of one column; None stands for null.
+
+    A float that is no number or infinite counts as null: no constant of SQL equals it.
+    """
+    present = [value for value in values if value is not None and not _is_not_finite(value)]
+    num_sampled = len(values)
+    if not num_sampled:
+        return ColumnProfile(0, 0.0, 0)
+    null_fraction = 1 - len(present) / num_sampled
+    counts: Counter[object] = Counter(present)
+    if kind == "other" or not present:
+        return ColumnProfile(num_sampled, null_fraction, len(counts))
+    usable: list[tuple[Value, int]] = [
+        (value, count) for value, count in counts.items() if isinstance(value, (int, float, str)) and is_constant(value)
+    ]
+    # Values of one column are of one type, or of int and float: they compare.
+    usable.sort(key=lambda pair: (-pair[1], pair[0]))
+    common = tuple((value, count / num_sampled) for value, count in usable[:NUM_COMMON_VALUES])
+    minimum: Value | None = None
+    maximum: Value | None = None
+    quantiles: tuple[Value, ...] = ()
+    if kind in _ORDERED:
+        ordered: list[Value] = sorted(value for value in present if isinstance(value, (int, float, str)))  # type: ignore[type-var]
+        minimum, maximum = ordered[0], ordered[-1]
+        quantiles = tuple(ordered[round(tenth * (len(ordered) - 1) / 10)] for tenth in range(1, 10))
+    return ColumnProfile(
+        num_sampled=num_sampled,
+        null_fraction=null_fraction,
+        num_distinct=len(counts),
+        minimum=minimum,
+        maximum=maximum,
+        quantiles=quantiles,
+        common_values=common,
+        examples=_examples(usable),
+    )
+
+
+def is_constant(value: Value) -> bool:
+    """Whether an author may write the value into a query: short, printable text that is not blank, or any number."""
+    if not isinstance(value, str):
+        return True
+    return 0 < len(value) <= MAX_TEXT_CHARS and value.isprintable() and not value.isspace() and "\ufffd" not in value
+
+
+def sqlite_kind(declared_type: str, values: Sequence[object]) -> Kind:
+    """Return what an SQLite column holds: its values decide, its declared type only where there are none.
+
+    An SQLite column may hold anything under any type. A mixture of text and numbers is text.
+    """
+    present = [value for value in values if value is not None]
+    if not present:
+        return _declared_sqlite_kind(declared_type)
+    types = {type(value) for value in present}
+    if bytes in types:
+        return "other"
+    if types == {int}:
+        is_boolean = declared_type.upper().startswith("BOOL") and set(present) <= {0, 1}
+        return "boolean" if is_boolean else "integer"
+    if types <= {int, float}:
+        return "real"
+    if types == {str}:
+        return _text_kind({str(value) for value in present})
+    return "text"
+
+
+def duckdb_kind(declared_type: str) -> Kind:
+    """Return what a DuckDB column holds, from its type."""
+    if declared_type.endswith("]"):
+        return "other"
+    return _DUCKDB_KINDS.get(declared_type.partition("(")[0], "other")
+
+
+def _declared_sqlite_kind(declared_type: str) -> Kind:
+    """Return the kind that a declared type promises; the order of the tests is SQLite's own, dates aside."""
+    upper = declared_type.upper()
+    if "DATETIME" in upper or "TIMESTAMP" in upper:
+        return "timestamp"
+    if "DATE" in upper:
+        return "date"
+    if "BOOL" in upper:
+        return "boolean"
+    if "INT" in upper:
+        return "integer"
+    if any(word in upper for word in ("CHAR", "CLOB", "TEXT")):
+        return "text"
+    if "BLOB" in upper:
+        return "other"
+    if any(word in upper for word in ("REAL", "FLOA", "DOUB", "NUM", "DEC")):
+        return "real"
+    return "time" if "TIME" in upper else "text"
+
+
+def _text_kind(distinct: set[str]) -> Kind:
+    if all(_is_iso(text, _DATE, date) for text in distinct):
+        return "date"
+    if all(_is_iso(text, _TIMESTAMP, datetime) or _is_iso(text, _DATE, date) for text in distinct):
+        return "timestamp"
+    if all(_is_iso(text, _TIME, time) for text in distinct):
+        return "time"
+    return "text"
+
+
+def _is_iso(text: str, pattern: re.Pattern[str], parser: type[date] | type[time]) -> bool:
+    if not pattern.fullmatch(text):
+        return False
+    try:
+        parser.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_kind(values: list[object], kind: Kind) -> list[object]:
+    """Return the values as the column's kind has them."""
+    if kind == "boolean":
+        return [None if value is None else bool(value) for value in values]
+    if kind == "text" and any(isinstance(value, (int, float)) for value in values):
+        # Whether a number equals its text depends on the column's affinity: of a mixture only the text is a safe
+        # constant. The rest still counts as distinct values.
+        return [value if value is None or isinstance(value, str) else (value,) for value in values]
+    return values
+
+
+def _examples(usable: list[tuple[Value, int]]) -> tuple[Value, ...]:
+    """Return a few values that stand for all: the frequent ones, or where all are rare, some across their range."""
+    if len(usable) <= NUM_EXAMPLES or usable[NUM_EXAMPLES - 1][1] > 1:
+        return tuple(value for value, _ in usable[:NUM_EXAMPLES])
+    ordered: list[Value] = sorted(value for value, _ in usable)  # type: ignore[type-var]
+    last = len(ordered) - 1
+    return tuple(ordered[round(step * last / (NUM_EXAMPLES - 1))] for step in range(NUM_EXAMPLES))
+
+
+def _columns(rows: Iterable[Sequence[object]], num_columns: int) -> list[list[object]]:
+    columns: list[list[object]] = [[] for _ in range(num_columns)]
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    return columns
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _sample_sqlite(
+    connection: sqlite3.Connection, table: TableStructure, num_rows: int, max_rows: int
+) -> Iterable[Sequence[object]]:
+    # Of long text the beginning is enough, of a blob that it is one.
+    selected = ", ".join(
+        f"CASE typeof({name}) WHEN 'text' THEN substr({name}, 1, {4 * MAX_TEXT_CHARS}) WHEN 'blob' THEN x'' ELSE {name} END"
+        for name in (quote(column.name) for column in table.columns)
+    )
+    source = f"SELECT {selected} FROM {quote(table.name)}"
+    if num_rows <= max_rows:
+        return connection.execute(source)
+    rowid = next((name for name in ("rowid", "_rowid_", "oid") if table.find(name) is None), None)
+    if table.has_rowid and rowid is not None:
+        low, high = connection.execute(f"SELECT min({rowid}), max({rowid}) FROM {quote(table.name)}").fetchone()
+        return _blocks_sqlite(
+            connection, f"{source} WHERE {rowid} >= ? AND {rowid} < ? ORDER BY {rowid} LIMIT ?", low, high, max_rows
+        )
+    # No way to jump into the middle: walk, and keep every n-th row.
+    stride = -(-num_rows // max_rows)
+    position = iter(range(num_rows + 1))
+    connection.create_function("rayfactory_row_position", 0, lambda: next(position))
+    return connection.execute(f"{source} WHERE rayfactory_row_position() % {stride} = 0")
+
+
+def _blocks_sqlite(
+    connection: sqlite3.Connection, query: str, low: int, high: int, max_rows: int
+) -> Iterable[Sequence[object]]:
+    """Yield runs of consecutive rows, evenly spread over the row ids; no row twice."""
+    block_rows = -(-max_rows // NUM_BLOCKS)
+    for block in range(NUM_BLOCKS):
+        start = low + (high - low + 1) * block // NUM_BLOCKS
+        end = low + (high - low + 1) * (block + 1) // NUM_BLOCKS
+        yield from connection.execute(query, (start, end, block_rows))
+
+
+def _sample_duckdb(
+    connection: Connection, table: TableStructure, kinds: Sequence[Kind], num_rows: int, max_rows: int
+) -> Iterable[Sequence[object]]:
+    selected = ", ".join(
+        _duckdb_expression(quote(column.name), kind) for column, kind in zip(table.columns, kinds, strict=True)
+    )
+    source = f"SELECT {selected} FROM {quote(table.name)}"
+    if num_rows <= max_rows:
+        yield from _stream(connection, source)
+        return
+    block_rows = -(-max_rows // NUM_BLOCKS)
+    rowid = "rowid" if table.find("rowid") is None else None
+    if rowid is None:
+        yield from _stream(connection, f"{source} LIMIT {max_rows}")
+        return
+    for block in range(NUM_BLOCKS):
+        start = num_rows * block // NUM_BLOCKS
+        yield from _stream(connection, f"{source} WHERE rowid >= {start} AND rowid < {start + block_rows}")
+
+
+def _stream(connection: Connection, sql: str) -> Iterable[Sequence[object]]:
+    cursor = connection.execute(sql)
+    while rows := cursor.fetchmany(2_048):
+        yield from rows
+
+
+def _duckdb_expression(name: str, kind: Kind) -> str:
+    if kind == "other":
+        return f"CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
+    if kind == "real":
+        return f"CAST({name} AS DOUBLE)"
+    if kind == "text":
+        return f"substr(CAST({name} AS VARCHAR), 1, {4 * MAX_TEXT_CHARS})"
+    if kind in ("date", "timestamp"):
+        return f"CASE WHEN isfinite({name}) THEN CAST({name} AS VARCHAR) END"
+    if kind == "time":
+        return f"CAST({name} AS VARCHAR)"
+    return name
