@@ -7,6 +7,7 @@ user can change is wrong; 130 interrupted before the run could end cleanly.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -90,12 +91,15 @@ def _command(words: Sequence[str]) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
         return 0
-    run(config)
-    return 0
+    return run(config, shlex.join(["python", "-m", "rayfactory", *words]))
 
 
-def run(config: Config) -> None:
-    """Do the task that the settings name.
+def run(config: Config, command: str) -> int:
+    """Do the task that the settings name; return the exit code.
+
+    Args:
+        config: validated settings.
+        command: what the user typed, for the message that says how to go on after an interruption.
 
     Raises:
         RayfactoryError: as the task does.
@@ -104,11 +108,12 @@ def run(config: Config) -> None:
         case "generate":
             from rayfactory import factory
 
-            factory.run(config)
+            return factory.run(config, command)
         case "download":
             from rayfactory.databases import download
 
             download.run(config)
+    return 0
 
 
 def help_text() -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 State = Literal["GEN", "EXP"]
@@ -55,6 +57,8 @@ class Request:
         tables: base tables to write about, connected by foreign keys where they can be (generation); those of the seeds
             (expansion).
         seeds: pool queries to build on; empty for generation.
+        table_use: rows of the pool that reference each table of the database, as (table, rows), for authors
+            that may choose between tables (expansion; empty for generation, whose tables are chosen already).
         num_queries: how many queries are asked for.
         rng_seed: seed of every random choice made in answering, a 64-bit integer.
     """
@@ -65,6 +69,7 @@ class Request:
     database: str
     tables: tuple[str, ...]
     seeds: tuple[Seed, ...]
+    table_use: tuple[tuple[str, int], ...]
     num_queries: int
     rng_seed: int
 
@@ -101,6 +106,59 @@ class Features:
     num_windows: int
     num_tokens: int
     ast_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What came of parsing and running one candidate (the Execution Tool's answer).
+
+    Attributes:
+        reason: why it did not run, one of `DID_NOT_RUN`; None where it ran. The fields below hold
+            as far as it came.
+        detail: what was wrong, in one line.
+        text: normalised text; the candidate's own text where it does not parse.
+        canonical: canonical form; empty where it does not parse.
+        tables: base tables, sorted, as the schema spells them.
+        features: counts over the tree; None where it does not parse.
+        row_count: rows of the result.
+        execution_ms: wall time of the database, in milliseconds.
+    """
+
+    reason: str | None
+    detail: str
+    text: str
+    canonical: str = ""
+    tables: tuple[str, ...] = ()
+    features: Features | None = None
+    row_count: int = 0
+    execution_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the Critical Agent found of one candidate.
+
+    Attributes:
+        reason: why it is not admitted, a key of `REJECT_REASONS`; None where it is.
+        detail: the particulars, in one line.
+        execution: what came of running it.
+        vector: unit embedding, float32 of the encoder's dimension; None where it did not run.
+        similarity: mean Sim of its nearest neighbours at admission, in [0, 1]; None where it has none.
+        nearest: its nearest neighbour: a query_id of an earlier round, or the position of an
+            earlier candidate of the same round (see `nearest_in_round`).
+        nearest_in_round: whether `nearest` is a position in this round.
+        nearest_similarity: Sim to that neighbour.
+    """
+
+    candidate: Candidate
+    reason: str | None
+    detail: str
+    execution: Execution
+    vector: npt.NDArray[np.float32] | None = None
+    similarity: float | None = None
+    nearest: int | None = None
+    nearest_in_round: bool = False
+    nearest_similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

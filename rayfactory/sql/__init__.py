@@ -1,4 +1,4 @@
-"""One statement as text and as a tree: parse it, name its tables, normalise it, count its parts, decide whether it may run.
+"""One statement as text and as a tree: parse, normalise, count its parts, name its tables, decide whether it may run.
 
 Everything here is a pure function of a statement and its dialect; nothing opens a database.
 """

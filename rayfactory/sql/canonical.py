@@ -14,16 +14,17 @@ from sqlglot import exp
 from rayfactory.sql.statement import normalise
 
 
-def canonical(tree: exp.Expression, dialect: str) -> str:
+def canonical(tree: exp.Expr, dialect: str) -> str:
     """Return the canonical form of a query.
 
-    The normalised text with table and output aliases renumbered by first use, operands of AND and OR, sides of
-    symmetric comparisons and IN lists sorted, comparisons pointing one way, numbers and quoting made uniform. The order of joins is kept.
+    The normalised text with table and output aliases renumbered by first use; operands of AND and OR, sides of
+    symmetric comparisons and IN lists sorted; comparisons pointing one way, numbers and quoting made uniform.
+    The order of joins is kept.
     """
     return normalise(_canonical_tree(tree, dialect), dialect)
 
 
-def skeleton(tree: exp.Expression, dialect: str) -> str:
+def skeleton(tree: exp.Expr, dialect: str) -> str:
     """Return the canonical form with every identifier as ``_`` and every literal as ``?``."""
     shape = _canonical_tree(tree, dialect)
     for node in list(shape.find_all(exp.Identifier, exp.Literal)):
@@ -35,21 +36,21 @@ def skeleton(tree: exp.Expression, dialect: str) -> str:
     return normalise(shape, dialect)
 
 
-def _canonical_tree(tree: exp.Expression, dialect: str) -> exp.Expression:
+def _canonical_tree(tree: exp.Expr, dialect: str) -> exp.Expr:
     root = exp.Subquery(this=tree.copy())  # a parent for every node, so that replacing the root works
     _sort_operands(root, dialect)
     _rename(root.this)
     for identifier in root.find_all(exp.Identifier):
         identifier.set("quoted", True)
     _sort_operands(root, dialect)
-    result: exp.Expression = root.this
+    result: exp.Expr = root.this
     return result
 
 
 # -- operands -----------------------------------------------------------------
 
 
-def _sort_operands(root: exp.Expression, dialect: str) -> None:
+def _sort_operands(root: exp.Expr, dialect: str) -> None:
     """Bring operands whose order means nothing into the order of their texts, innermost first."""
     for node in reversed(list(root.walk(bfs=True))):
         if isinstance(node, exp.Literal):
@@ -75,14 +76,14 @@ def _sort_operands(root: exp.Expression, dialect: str) -> None:
             node.set("kind", None)
 
 
-def _is_inside_same(node: exp.Expression) -> bool:
+def _is_inside_same(node: exp.Expr) -> bool:
     parent = node.parent
     while isinstance(parent, exp.Paren):
         parent = parent.parent
     return type(parent) is type(node)
 
 
-def _operands(node: exp.Expression, connector: type[exp.Expression]) -> Iterator[exp.Expression]:
+def _operands(node: exp.Expr, connector: type[exp.Expr]) -> Iterator[exp.Expr]:
     inner = node.unnest()
     if type(inner) is connector:
         yield from _operands(inner.this, connector)
@@ -165,7 +166,7 @@ class _Scope:
         return None
 
 
-def _rename(query: exp.Expression) -> None:
+def _rename(query: exp.Expr) -> None:
     try:
         _rename_query(query, _Scope(), _Names())
     except RecursionError:
@@ -173,19 +174,19 @@ def _rename(query: exp.Expression) -> None:
         return
 
 
-def _rename_query(query: exp.Expression, outer: _Scope, names: _Names) -> dict[str, str]:
+def _rename_query(query: exp.Expr, outer: _Scope, names: _Names) -> dict[str, str]:
     """Rename within one query; return old to new name of the output columns that it names."""
     scope = _Scope(parent=outer)
     _rename_ctes(query, scope, names)
     if isinstance(query, exp.Subquery):
-        outputs = _rename_query(query.this, scope, names)
-        _rename_order(query, scope, outputs, names)
-        return outputs
+        inner = _rename_query(query.this, scope, names)
+        _rename_order(query, scope, inner, names)
+        return inner
     if isinstance(query, exp.SetOperation):
-        outputs = _rename_query(query.this, scope, names)
+        left = _rename_query(query.this, scope, names)
         right = _rename_query(query.expression, scope, names)
-        _rename_order(query, scope, outputs, names)
-        return right | outputs
+        _rename_order(query, scope, left, names)
+        return right | left
     if not isinstance(query, exp.Select):
         return {}
     from_clause = query.args.get("from_")
@@ -203,7 +204,7 @@ def _rename_query(query: exp.Expression, outer: _Scope, names: _Names) -> dict[s
             projection.args["alias"].set("this", outputs[old])
     for clause in ("expressions", "joins", "laterals", "where", "prewhere", "windows", "sample"):
         _rename_columns(query.args.get(clause), scope, {}, names)
-    # GROUP BY and HAVING prefer a column of the tables to an output alias that repeats its name; ORDER BY prefers the alias.
+    # GROUP BY and HAVING prefer a column of the tables to an output alias of the same name; ORDER BY the alias.
     in_groups = {old: new for old, new in outputs.items() if old not in bare}
     for clause in ("group", "having", "qualify", "distinct"):
         _rename_columns(query.args.get(clause), scope, in_groups, names)
@@ -211,7 +212,7 @@ def _rename_query(query: exp.Expression, outer: _Scope, names: _Names) -> dict[s
     return outputs
 
 
-def _rename_ctes(query: exp.Expression, scope: _Scope, names: _Names) -> None:
+def _rename_ctes(query: exp.Expr, scope: _Scope, names: _Names) -> None:
     clause = query.args.get("with_")
     if clause is None:
         return
@@ -229,7 +230,7 @@ def _rename_ctes(query: exp.Expression, scope: _Scope, names: _Names) -> None:
         scope.ctes[old] = _Source(new, columns or outputs)
 
 
-def _rename_source(item: exp.Expression, scope: _Scope, names: _Names) -> None:
+def _rename_source(item: exp.Expr, scope: _Scope, names: _Names) -> None:
     alias = item.args.get("alias")
     if isinstance(item, exp.Table):
         cte = scope.cte(item.name.casefold()) if not item.db else None
@@ -262,7 +263,7 @@ def _rename_source(item: exp.Expression, scope: _Scope, names: _Names) -> None:
         _rename_source(item.this, scope, names)
 
 
-def _rename_order(query: exp.Expression, scope: _Scope, outputs: dict[str, str], names: _Names) -> None:
+def _rename_order(query: exp.Expr, scope: _Scope, outputs: dict[str, str], names: _Names) -> None:
     for clause in ("order", "limit", "offset"):
         _rename_columns(query.args.get(clause), scope, outputs, names)
 
@@ -273,9 +274,11 @@ def _rename_columns(part: object, scope: _Scope, outputs: dict[str, str], names:
         for item in part:
             _rename_columns(item, scope, outputs, names)
         return
-    if not isinstance(part, exp.Expression):
+    if not isinstance(part, exp.Expr):
         return
-    if isinstance(part, exp.Table) or (isinstance(part, exp.Subquery) and isinstance(part.parent, (exp.From, exp.Join))):
+    if isinstance(part, exp.Table) or (
+        isinstance(part, exp.Subquery) and isinstance(part.parent, (exp.From, exp.Join))
+    ):
         return  # renamed as a source
     if isinstance(part, (exp.Select, exp.SetOperation)):
         _rename_query(part, scope, names)

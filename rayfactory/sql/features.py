@@ -11,7 +11,7 @@ _CONDITION_CLAUSES = (exp.Where, exp.Having, exp.Qualify)
 _CONNECTORS = (exp.And, exp.Or, exp.Xor, exp.Not, exp.Paren)
 
 
-def features(tree: exp.Expression, sql: str, dialect: str) -> Features:
+def features(tree: exp.Expr, sql: str, dialect: str) -> Features:
     """Count the parts of one query.
 
     - num_joins: JOINs and further FROM items, in every scope.
@@ -52,19 +52,19 @@ def features(tree: exp.Expression, sql: str, dialect: str) -> Features:
     )
 
 
-def num_atomic_conditions(condition: exp.Expression) -> int:
+def num_atomic_conditions(condition: exp.Expr) -> int:
     """Count the conditions that AND, OR, XOR, NOT and parentheses combine, join equalities left out."""
     if isinstance(condition, _CONNECTORS):
         return sum(num_atomic_conditions(part) for part in condition.iter_expressions())
     return 0 if _joins_two_tables(condition) else 1
 
 
-def _num_case_conditions(case: exp.Case, branch: exp.Expression) -> int:
+def _num_case_conditions(case: exp.Case, branch: exp.Expr) -> int:
     # CASE x WHEN 1: the comparison with x is the one condition of the branch.
     return 1 if case.this is not None else num_atomic_conditions(branch.this)
 
 
-def _joins_two_tables(condition: exp.Expression) -> bool:
+def _joins_two_tables(condition: exp.Expr) -> bool:
     if not isinstance(condition, exp.EQ):
         return False
     left, right = condition.this.unnest(), condition.expression.unnest()
@@ -75,7 +75,7 @@ def _joins_two_tables(condition: exp.Expression) -> bool:
 
 
 def _is_window_function(function: exp.AggFunc) -> bool:
-    node: exp.Expression = function
+    node: exp.Expr = function
     while isinstance(node.parent, (exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup)) and (
         node.parent.this is node
     ):

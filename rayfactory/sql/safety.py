@@ -11,61 +11,71 @@ from sqlglot import exp
 
 from rayfactory.errors import StatementError
 
-_STRUCTURE = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_STRUCTURE = _words(
     """
-    Add Alias Aliases All And Any Between Between Boolean Bracket CTE Case Cast Collate Column ColumnDef Cube DPipe DataType
-    DataTypeParam Distinct Div Dot EQ Escape Except Exists Filter From GT GTE Glob Group GroupingSets Having HexString
-    ILike Identifier IgnoreNulls In Intersect IntDiv Interval Is Join LT LTE Lateral Like Limit List Literal Mod Mul NEQ
-    Neg Not Null NullSafeEQ NullSafeNEQ Offset Or Order Ordered Paren Placeholder PropertyEQ Qualify RespectNulls Rollup
-    Select Slice Star Struct Sub Subquery Table TableAlias Tuple Union Values Var Where Window WindowSpec With
-    WithinGroup Fetch BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitwiseLeftShift BitwiseRightShift SimilarTo Pivot
-    Lambda Kwarg Array ArrayAny AtTimeZone CollateProperty National RawString
-    """.split()
+    Add Alias Aliases All And Any Array ArrayAny AtTimeZone Between BitwiseAnd BitwiseLeftShift BitwiseNot
+    BitwiseOr BitwiseRightShift BitwiseXor Boolean Bracket CTE Case Cast Collate CollateProperty Column
+    ColumnDef Cube DPipe DataType DataTypeParam Distinct Div Dot EQ Escape Except Exists Fetch Filter From GT
+    GTE Glob Group GroupingSets Having HexString ILike Identifier IgnoreNulls In IntDiv Intersect Interval Is
+    Join Kwarg LT LTE Lambda Lateral Like Limit List Literal Mod Mul NEQ National Neg Not Null NullSafeEQ
+    NullSafeNEQ Offset Or Order Ordered Paren Pivot Placeholder PropertyEQ Qualify RawString RespectNulls Rollup
+    Select SimilarTo Slice Star Struct Sub Subquery Table TableAlias Tuple Union Values Var Where Window
+    WindowSpec With WithinGroup
+    """
 )
 """Syntax that only combines other parts. (`Placeholder` never runs: the database asks for its value.)"""
 
-_FUNCTIONS = frozenset(
+_FUNCTIONS = _words(
     """
-    Abs Acos Acosh AddMonths AnyValue ApproxDistinct ApproxQuantile ArgMax ArgMin ArrayAgg ArrayConcat ArrayContains
-    ArrayDistinct ArrayLength ArrayMax ArrayMin ArrayOverlaps ArrayPosition ArraySize ArraySlice ArraySort ArraySum ArrayToString Ascii Asin Asinh
-    Atan Atan2 Atanh Avg BitwiseAndAgg BitwiseCount BitwiseOrAgg BitwiseXorAgg Cbrt Ceil Chr Coalesce Concat ConcatWs Contains Corr
-    Cos Cosh Cot Count CountIf CovarPop CovarSamp CumeDist CurrentDate CurrentDatetime CurrentTime CurrentTimestamp
-    Date DateAdd DateBin DateDiff DateFromParts DateStrToDate DateSub DateToDateStr DateTrunc Datetime DatetimeAdd
-    DatetimeDiff DatetimeSub DatetimeTrunc Day DayOfMonth DayOfWeek DayOfWeekIso DayOfYear Dayname Degrees DenseRank
-    EndsWith Exp Extract Factorial First FirstValue Floor Format Greatest GroupConcat Grouping GroupingId Hex Hour If Initcap IsInf
-    IsNan JSONExtract JSONExtractScalar JSONType JarowinklerSimilarity Kurtosis Lag Last LastDay LastValue Lead Least Left
-    Length Levenshtein Ln Log LogicalAnd LogicalOr Lower MD5 Max Median Min Minute Mode Month Monthname MonthsBetween
-    NthValue Ntile Nullif Nvl2 Overlay Pad PercentRank PercentileCont PercentileDisc Pi Pow Quantile Quarter Radians Rank
-    RegexpExtract RegexpFullMatch RegexpILike RegexpLike RegexpReplace RegrAvgx RegrAvgy RegrCount RegrIntercept RegrR2 RegrSlope
-    RegrSxx RegrSxy RegrSyy Replace Reverse Right Round RowNumber Second Sign Sin Sinh Skewness SafeDivide Soundex Split SplitPart
-    Sqrt StartsWith Stddev StddevPop StddevSamp StrPosition StrToDate StrToTime StrToUnix String Substring
-    SubstringIndex Sum Tan Tanh Time TimeAdd TimeDiff TimeFromParts TimeStrToDate TimeStrToTime TimeSub TimeToStr
-    TimeToTimeStr TimeToUnix TimeTrunc Timestamp TimestampAdd TimestampDiff TimestampFromParts TimestampSub
-    TimestampTrunc ToChar ToNumber Translate Trim Trunc TryCast TsOrDsAdd TsOrDsDiff TsOrDsToDate TsOrDsToDateStr
-    TsOrDsToDatetime TsOrDsToTime TsOrDsToTimestamp TsOrDiToDi Typeof Unicode UnixToStr UnixToTime Upper Variance VariancePop Week
-    WeekOfYear WidthBucket Xor Year YearOfWeek YearOfWeekIso
-    """.split()
+    Abs Acos Acosh AddMonths AnyValue ApproxDistinct ApproxQuantile ArgMax ArgMin ArrayAgg ArrayConcat
+    ArrayContains ArrayDistinct ArrayLength ArrayMax ArrayMin ArrayOverlaps ArrayPosition ArraySize ArraySlice
+    ArraySort ArraySum ArrayToString Ascii Asin Asinh Atan Atan2 Atanh Avg BitwiseAndAgg BitwiseCount
+    BitwiseOrAgg BitwiseXorAgg Cbrt Ceil Chr Coalesce Concat ConcatWs Contains Corr Cos Cosh Cot Count CountIf
+    CovarPop CovarSamp CumeDist CurrentDate CurrentDatetime CurrentTime CurrentTimestamp Date DateAdd DateBin
+    DateDiff DateFromParts DateStrToDate DateSub DateToDateStr DateTrunc Datetime DatetimeAdd DatetimeDiff
+    DatetimeSub DatetimeTrunc Day DayOfMonth DayOfWeek DayOfWeekIso DayOfYear Dayname Degrees DenseRank EndsWith
+    Exp Extract Factorial First FirstValue Floor Format Greatest GroupConcat Grouping GroupingId Hex Hour If
+    Initcap IsInf IsNan JSONExtract JSONExtractScalar JSONType JarowinklerSimilarity Kurtosis Lag Last LastDay
+    LastValue Lead Least Left Length Levenshtein Ln Log LogicalAnd LogicalOr Lower MD5 Max Median Min Minute
+    Mode Month Monthname MonthsBetween NthValue Ntile Nullif Nvl2 Overlay Pad PercentRank PercentileCont
+    PercentileDisc Pi Pow Quantile Quarter Radians Rank RegexpExtract RegexpFullMatch RegexpILike RegexpLike
+    RegexpReplace RegrAvgx RegrAvgy RegrCount RegrIntercept RegrR2 RegrSlope RegrSxx RegrSxy RegrSyy Replace
+    Reverse Right Round RowNumber SafeDivide Second Sign Sin Sinh Skewness Soundex Split SplitPart Sqrt
+    StartsWith Stddev StddevPop StddevSamp StrPosition StrToDate StrToTime StrToUnix String Substring
+    SubstringIndex Sum Tan Tanh Time TimeAdd TimeDiff TimeFromParts TimeStrToDate TimeStrToTime TimeSub
+    TimeToStr TimeToTimeStr TimeToUnix TimeTrunc Timestamp TimestampAdd TimestampDiff TimestampFromParts
+    TimestampSub TimestampTrunc ToChar ToNumber Translate Trim Trunc TryCast TsOrDiToDi TsOrDsAdd TsOrDsDiff
+    TsOrDsToDate TsOrDsToDateStr TsOrDsToDatetime TsOrDsToTime TsOrDsToTimestamp Typeof Unicode UnixToStr
+    UnixToTime Upper Variance VariancePop Week WeekOfYear WidthBucket Xor Year YearOfWeek YearOfWeekIso
+    """
 )
 """Functions that read nothing but their arguments (and the clock), by sqlglot's class."""
 
 _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
-    "sqlite": frozenset(
+    "sqlite": _words(
         """
-        julianday date time datetime strftime unixepoch timediff total instr printf format char hex ifnull iif nullif
-        typeof unicode quote likelihood likely unlikely glob like substr ltrim rtrim min max changes_never sign
-        group_concat string_agg ceiling degrees radians mod log2 log10 trunc acosh octet_length concat concat_ws
-        """.split()
+        acosh ceiling changes_never char concat concat_ws date datetime degrees format glob group_concat hex
+        ifnull iif instr julianday like likelihood likely log10 log2 ltrim max min mod nullif octet_length
+        printf quote radians rtrim sign strftime string_agg substr time timediff total trunc typeof unicode
+        unixepoch unlikely
+        """
     ),
-    "duckdb": frozenset(
+    "duckdb": _words(
         """
-        ceiling list_value list_sum list_avg list_sort list_distinct list_contains list_aggregate len array_length
-        bit_count gcd lcm even isfinite printf format bar position strpos instr contains prefix suffix starts_with ends_with ltrim
-        rtrim list_extract array_extract histogram bool_and bool_or fsum sumkahan favg product geomean entropy mad kurtosis_pop sem
-        regr_slope quantile_cont quantile_disc approx_quantile arg_min arg_max min_by max_by
-        datepart date_part datesub date_sub datetrunc dayname monthname last_day make_date make_timestamp make_time century decade
-        millennium era weekday isodow isoyear yearweek epoch epoch_ms julian strip_accents damerau_levenshtein hamming jaccard
-        jaro_similarity nfc_normalize bit_length octet_length ord add subtract multiply divide fdiv fmod
-        """.split()
+        add approx_quantile arg_max arg_min array_extract array_length bar bit_count bit_length bool_and bool_or
+        ceiling century contains damerau_levenshtein date_part date_sub datepart datesub datetrunc dayname
+        decade divide ends_with entropy epoch epoch_ms era even favg fdiv fmod format fsum gcd geomean hamming
+        histogram instr isfinite isodow isoyear jaccard jaro_similarity julian kurtosis_pop last_day lcm len
+        list_aggregate list_avg list_contains list_distinct list_extract list_sort list_sum list_value ltrim mad
+        make_date make_time make_timestamp max_by millennium min_by monthname multiply nfc_normalize
+        octet_length ord position prefix printf product quantile_cont quantile_disc regr_slope rtrim sem
+        starts_with strip_accents strpos subtract suffix sumkahan weekday yearweek
+        """
     ),
 }
 """Further functions that sqlglot knows only by name."""
@@ -73,7 +83,7 @@ _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
 _STATEMENTS = (exp.Select, exp.SetOperation, exp.Subquery)
 
 
-def check_safe(tree: exp.Expression, dialect: str) -> None:
+def check_safe(tree: exp.Expr, dialect: str) -> None:
     """Return if the statement is one SELECT (WITH, set operations) made of known-safe parts only.
 
     Raises:
@@ -110,4 +120,4 @@ def _spelling(node: object) -> str:
         return str(node.name)
     if isinstance(node, exp.Func):
         return node.sql_name()
-    return type(node).__name__ if isinstance(node, exp.Expression) else str(node)
+    return type(node).__name__ if isinstance(node, exp.Expr) else str(node)

@@ -9,7 +9,7 @@ from sqlglot.errors import SqlglotError
 from rayfactory.errors import StatementError
 
 
-def parse(sql: str, dialect: str) -> exp.Expression:
+def parse(sql: str, dialect: str) -> exp.Expr:
     """Return the syntax tree of the one statement in `sql`.
 
     Raises:
@@ -31,7 +31,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def normalise(tree: exp.Expression, dialect: str) -> str:
+def normalise(tree: exp.Expr, dialect: str) -> str:
     """Return the statement in one line, lower-cased, without comments, as sqlglot spells it."""
     return tree.sql(dialect=dialect, comments=False).lower()
 
@@ -41,7 +41,7 @@ def num_tokens(sql: str, dialect: str) -> int:
     return len(sqlglot.tokenize(sql, dialect=dialect))
 
 
-def base_tables(tree: exp.Expression) -> tuple[str, ...]:
+def base_tables(tree: exp.Expr) -> tuple[str, ...]:
     """Return the tables and views that the statement reads, as it spells them, in order of appearance, each once.
 
     Names that a WITH clause introduces are not tables where they are visible: in the later members of
@@ -56,7 +56,7 @@ def base_tables(tree: exp.Expression) -> tuple[str, ...]:
 
 def _names_a_cte(table: exp.Table) -> bool:
     name = table.name.casefold()
-    inner: exp.Expression = table
+    inner: exp.Expr = table
     node = table.parent
     while node is not None:
         if isinstance(node, exp.With):
@@ -76,5 +76,5 @@ def _introduces(clause: exp.With, name: str) -> bool:
     return any(cte.alias.casefold() == name for cte in clause.expressions)
 
 
-def _position(clause: exp.With, member: exp.Expression) -> int:
+def _position(clause: exp.With, member: exp.Expr) -> int:
     return next(i for i, cte in enumerate(clause.expressions) if cte is member)

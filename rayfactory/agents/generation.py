@@ -1,0 +1,54 @@
+"""The Generation Agent: new query structures over the tables of a request (equation 9, figure 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+from rayfactory.databases.engine import Engine
+from rayfactory.databases.schema import Schema
+from rayfactory.models.grammar import write_queries
+from rayfactory.records import Candidate, Request
+
+OFFLINE_MODEL = "offline-grammar"
+"""What `model` says in the pool for queries that this agent's rule wrote."""
+
+
+def generate(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
+    """Answer a generation request by the agent's rule, the schema grammar.
+
+    Args:
+        request: with the tables to write about.
+        schema: of the request's database.
+        engine: for bounded look-ups of rows that satisfy a join.
+    """
+    queries = write_queries(schema, request.tables, request.num_queries, random.Random(request.rng_seed), engine)
+    return as_candidates(request, schema.dialect, queries, OFFLINE_MODEL)
+
+
+def as_candidates(request: Request, dialect: str, queries: Sequence[str], model: str) -> list[Candidate]:
+    """Return what an author wrote as candidates, in its order.
+
+    `prompt_sha256` covers what the author was asked: the request with its tables, seeds and random seed.
+    """
+    asked = repr(
+        (request.origin, request.database, request.tables, request.seeds, request.num_queries, request.rng_seed)
+    )
+    return [
+        Candidate(
+            round=request.round,
+            request=request.index,
+            ordinal=ordinal,
+            origin=request.origin,
+            database=request.database,
+            dialect=dialect,
+            sql=text.strip().rstrip(";").rstrip(),
+            num_request_tables=len(request.tables),
+            seed_ids=tuple(seed.query_id for seed in request.seeds),
+            model=model,
+            prompt_sha256=hashlib.sha256(asked.encode()).hexdigest(),
+            cost_usd=0.0,
+        )
+        for ordinal, text in enumerate(queries[: request.num_queries])
+    ]

@@ -1,0 +1,135 @@
+"""The Management Agent: explore or exploit, for which databases, and when to stop (equation 1, section 5.2.5).
+
+The plan of round t rests on the evaluations of rounds up to t - 2, because round t - 1 is still being judged
+when round t is planned; of round t - 1 only its plan is known. A run that resumes plans in the same way, so
+it plans the same rounds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+from rayfactory.config import ManagementConfig, RoundConfig
+from rayfactory.records import Evaluation, State
+
+LAG = 2
+"""Round t is planned on the evaluations of rounds up to t - LAG."""
+
+
+class ManagementAgent:
+    """The rule behind one method, `decide`; it keeps nothing between calls."""
+
+    def __init__(self, management: ManagementConfig, rounds: RoundConfig) -> None:
+        self._management = management
+        self._round = rounds
+
+    def decide(
+        self,
+        num_requests: int,
+        states: Sequence[State],
+        evaluations: Sequence[Evaluation],
+        num_tables: Mapping[str, int],
+        admitted: Mapping[str, int],
+        requested: Mapping[str, int],
+    ) -> tuple[State, list[str]]:
+        """Return the state of the next round and the database of each of its requests.
+
+        The arguments are those of `decide_state` and `allocate_requests`.
+        """
+        state = decide_state(states, evaluations, self._management)
+        return state, allocate_requests(num_requests, num_tables, admitted, requested, self._round.queries_per_request)
+
+
+def decide_state(states: Sequence[State], evaluations: Sequence[Evaluation], config: ManagementConfig) -> State:
+    """Return the state of the next round, S_{t+1} of equation 1.
+
+    Exploration during the warm-up; then exploitation, until a round of it runs badly or repeats the pool, which
+    is answered by `exploration_rounds` rounds of exploration.
+
+    Args:
+        states: of all rounds planned so far, judged or not.
+        evaluations: of the judged rounds 0, 1, .. known to this plan.
+        config: thresholds.
+    """
+    if len(states) < config.warmup_rounds:
+        return "GEN"
+    exploring = 0
+    for state in reversed(states[config.warmup_rounds :]):
+        if state == "EXP":
+            break
+        exploring += 1
+    if exploring:
+        return "GEN" if exploring < config.exploration_rounds else "EXP"
+    warmup = [e.mean_similarity for e in evaluations[: config.warmup_rounds] if e.mean_similarity is not None]
+    newest = evaluations[-1] if evaluations else None
+    # An exploitation round that was answered already must not be answered again while its successors are being judged.
+    if newest is None or newest.state == "GEN" or "GEN" in states[newest.round + 1 :]:
+        return "EXP"
+    if newest.executability <= config.min_executability:
+        return "GEN"
+    if newest.mean_similarity is not None:
+        limit = config.max_mean_similarity
+        if warmup:
+            limit = min(limit, sum(warmup) / len(warmup) + config.max_similarity_rise)
+        if newest.mean_similarity >= limit:
+            return "GEN"
+    return "EXP"
+
+
+def allocate_requests(
+    num_requests: int,
+    num_tables: Mapping[str, int],
+    admitted: Mapping[str, int],
+    requested: Mapping[str, int],
+    queries_per_request: int,
+) -> list[str]:
+    """Return the database of each request: those with the fewest rows for each of their tables come first.
+
+    A database counts at least half of what was asked of it, so that one which yields little cannot hold up
+    the others.
+
+    Args:
+        num_requests: requests of the round.
+        num_tables: tables with rows, at least 1, of each database of the run.
+        admitted: rows of each database that the plan knows of.
+        requested: queries asked for so far, of each database, rounds not yet judged included.
+        queries_per_request: queries that a request asks for.
+    """
+    order = {database: position for position, database in enumerate(num_tables)}
+    expected = {database: max(admitted.get(database, 0), 0.5 * requested.get(database, 0)) for database in num_tables}
+    heap = [(expected[database] / num_tables[database], order[database], database) for database in num_tables]
+    heapq.heapify(heap)
+    chosen = []
+    for _ in range(num_requests):
+        _, position, database = heap[0]
+        chosen.append(database)
+        expected[database] += queries_per_request
+        heapq.heapreplace(heap, (expected[database] / num_tables[database], position, database))
+    # Requests for one database stand together, so that what is cached of it is used while it is warm.
+    return sorted(chosen, key=order.__getitem__)
+
+
+def is_exhausted(evaluations: Sequence[Evaluation], config: ManagementConfig) -> bool:
+    """Return whether the last `exhausted_rounds` rounds admitted nothing at all."""
+    last = evaluations[-config.exhausted_rounds :]
+    return len(last) == config.exhausted_rounds and all(sum(e.admitted.values()) == 0 for e in last)
+
+
+def is_saturated(expansion_ratio: float, pool_similarities: Sequence[float], config: ManagementConfig) -> bool:
+    """Return whether the pool is saturated (paper, section 5.2.5).
+
+    Expansion has written most of it, and its mean similarity has been rising: the least-squares slope over the
+    last `saturation_rounds` rounds is positive and the last value exceeds the first.
+
+    Args:
+        expansion_ratio: rows from expansion over all rows, in [0, 1].
+        pool_similarities: the pool-wide mean similarity after each round so far.
+        config: thresholds.
+    """
+    window = pool_similarities[-config.saturation_rounds :]
+    if expansion_ratio < config.saturation_expansion_ratio or len(window) < max(2, config.saturation_rounds):
+        return False
+    middle = (len(window) - 1) / 2
+    slope = sum((position - middle) * value for position, value in enumerate(window))
+    return slope > 0 and window[-1] > window[0]

@@ -1,0 +1,166 @@
+"""The plan of one round: what the Management Agent decides, carried out by the two selection agents.
+
+A plan is a function of the settings, the seed, the schemas and what is known of earlier rounds; see
+`agents.management.LAG` for what that is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
+from rayfactory.agents.table_selection import Ask, Use, expect
+from rayfactory.config import Config
+from rayfactory.databases.schema import Schema
+from rayfactory.records import Evaluation, Request, Seed, State
+from rayfactory.tools.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One round: its state and its requests."""
+
+    round: int
+    state: State
+    requests: tuple[Request, ...]
+
+    @property
+    def num_queries(self) -> int:
+        """Queries asked for in total."""
+        return sum(request.num_queries for request in self.requests)
+
+
+@dataclass
+class Knowledge:
+    """What a plan may know of the rounds before it.
+
+    Attributes:
+        statistics, shelf, evaluations: of the judged rounds that the plan rests on.
+        states: of every round planned so far.
+        requested: queries asked for so far, of each database, in every round planned so far.
+        under_way: (database, tables, num_queries) of the requests of rounds planned but not in `statistics`.
+    """
+
+    statistics: Statistics = field(default_factory=Statistics)
+    shelf: SeedShelf = field(default_factory=SeedShelf)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    requested: Counter[str] = field(default_factory=Counter)
+    under_way: list[tuple[str, Sequence[str], int]] = field(default_factory=list)
+
+    def learn(self, rows: pa.Table, evaluation: Evaluation) -> None:
+        """Take in one judged round: its rows of R and its evaluation."""
+        self.statistics.add(rows)
+        self.shelf.add(rows)
+        self.evaluations.append(evaluation)
+
+
+class PlanningAgents(Protocol):
+    """The three agents that make a plan, wherever they run."""
+
+    def decide(
+        self,
+        num_requests: int,
+        states: Sequence[State],
+        evaluations: Sequence[Evaluation],
+        num_tables: Mapping[str, int],
+        admitted: Mapping[str, int],
+        requested: Mapping[str, int],
+    ) -> tuple[State, list[str]]:
+        """`ManagementAgent.decide`."""
+
+    def select_tables(self, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
+        """`TableSelectionAgent.select`."""
+
+    def select_seeds(
+        self, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
+    ) -> list[list[PoolSeed]]:
+        """`SeedSelectionAgent.select`."""
+
+
+def plan_round(
+    config: Config,
+    schemas: Mapping[str, Schema],
+    knowledge: Knowledge,
+    max_queries: int | None,
+    agents: PlanningAgents,
+) -> Plan:
+    """Plan the next round.
+
+    Args:
+        config: of the run.
+        schemas: of its databases, each with at least one table with rows.
+        knowledge: what the plan may rest on.
+        max_queries: queries that the budget of candidates leaves; None for no limit.
+        agents: who decides.
+    """
+    number = len(knowledge.states)
+    sizes = _request_sizes(config, max_queries)
+    state, databases = agents.decide(
+        len(sizes),
+        knowledge.states,
+        knowledge.evaluations,
+        {name: len(schema.populated) for name, schema in schemas.items()},
+        knowledge.statistics.rows,
+        knowledge.requested,
+    )
+    asks = [
+        (database, size, _rng_seed(config.seed, number, index))
+        for index, (database, size) in enumerate(zip(databases, sizes, strict=True))
+    ]
+    use = _expected_use(knowledge, databases)
+    shelves = {name: knowledge.shelf.of(name) for name in dict.fromkeys(databases)} if state == "EXP" else {}
+    # A database without seeds is explored first, whatever the state.
+    exploring = [ask for ask in asks if not shelves.get(ask[0])]
+    exploiting = [ask for ask in asks if shelves.get(ask[0])]
+    tables_of = iter(agents.select_tables(exploring, use) if exploring else ())
+    seeds_of = iter(agents.select_seeds(exploiting, shelves, use) if exploiting else ())
+    requests = []
+    for index, (database, size, rng_seed) in enumerate(asks):
+        if shelves.get(database):
+            seeds = next(seeds_of)
+            requests.append(
+                Request(
+                    number,
+                    index,
+                    "expansion",
+                    database,
+                    seed_tables(seeds),
+                    tuple(Seed(seed.query_id, seed.sql) for seed in seeds),
+                    tuple(sorted((name, round(rows)) for name, rows in use.get(database, {}).items())),
+                    size,
+                    rng_seed,
+                )
+            )
+        else:
+            requests.append(Request(number, index, "generation", database, next(tables_of), (), (), size, rng_seed))
+    return Plan(number, state, tuple(requests))
+
+
+def _request_sizes(config: Config, max_queries: int | None) -> list[int]:
+    """Return how many queries each request of the round asks for; none where the budget is spent."""
+    size, count = config.round.queries_per_request, config.round.requests
+    if max_queries is None or max_queries >= size * count:
+        return [size] * count
+    whole, rest = divmod(max(0, max_queries), size)
+    return [size] * whole + ([rest] if rest else [])
+
+
+def _rng_seed(seed: int, number: int, index: int) -> int:
+    """Return the seed of one request's random choices: 64 bits that share nothing with its neighbours'."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{number}/{index}".encode(), digest_size=8).digest(), "big")
+
+
+def _expected_use(knowledge: Knowledge, databases: Sequence[str]) -> Use:
+    """Return the rows that reference each table: counted, plus what the requests under way will probably add."""
+    use: Use = {name: dict(knowledge.statistics.table_use(name)) for name in dict.fromkeys(databases)}
+    for database, tables, num_queries in knowledge.under_way:
+        if database in use:
+            expect(use, database, tables, num_queries)
+    return use

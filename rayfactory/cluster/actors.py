@@ -1,0 +1,199 @@
+"""The long-lived Ray actors of a run: what holds a model, an index or a database connection.
+
+Actors are plain classes wrapped by `ray.remote` in `Crew`. CPU shares are small because an author, a
+worker and a dataset task take turns: what is admitted at most is a few of each for every CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayfactory.agents.critical import reject
+from rayfactory.agents.expansion import expand
+from rayfactory.agents.generation import generate
+from rayfactory.config import Config
+from rayfactory.databases.engine import Database
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import StatementError
+from rayfactory.records import Candidate, Execution, Request
+from rayfactory.sql import canonical, normalise, parse
+from rayfactory.tools.embedding import Embedder
+from rayfactory.tools.execution import Connections, ExecutionTool
+from rayfactory.tools.retrieval import QueryIndex
+from rayfactory.tools.similarity import Signature
+from rayfactory.tools.tree_edit import Tree, flatten
+
+
+class GenerationAgent:
+    """The Generation Agent with its own database connections."""
+
+    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
+        self._schemas = schemas
+        self._connections = Connections(databases, config.execution)
+
+    def answer(self, request: Request) -> list[Candidate]:
+        """Return the candidates that a generation request asked for."""
+        return generate(request, self._schemas[request.database], self._connections.get(request.database))
+
+
+class ExpansionAgent:
+    """The Expansion Agent with its own database connections."""
+
+    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
+        self._schemas = schemas
+        self._connections = Connections(databases, config.execution)
+
+    def answer(self, request: Request) -> list[Candidate]:
+        """Return the candidates that an expansion request asked for."""
+        return expand(request, self._schemas[request.database], self._connections.get(request.database))
+
+
+class ToolWorker:
+    """The Execution Tool and the encoder, which every candidate passes before it is compared."""
+
+    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
+        self._config = config
+        self._execution = ExecutionTool(databases, schemas, config.execution)
+        self._embedder: Embedder | None = None
+
+    def warm_up(self) -> int:
+        """Load the encoder; return the dimension of its vectors."""
+        self._embedder = Embedder(self._config.embedding)
+        return self._embedder.dimension
+
+    def execute(self, work: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
+        """Run candidates given as (database, sql, examined), in order."""
+        return [self._execution.run(database, sql, examined) for database, sql, examined in work]
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the unit vectors, float32[N, D], of normalised texts."""
+        if self._embedder is None:
+            self.warm_up()
+        assert self._embedder is not None
+        return self._embedder.encode(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A candidate that ran, on its way to admission.
+
+    Attributes:
+        position: place within its round; decides who is compared with whom.
+    """
+
+    position: int
+    candidate: Candidate
+    execution: Execution
+    vector: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The Critical Agent's answer for one contender; `nearest` is an id of `CriticalAgent.admit`."""
+
+    reason: str | None
+    detail: str
+    similarity: float | None
+    nearest: int | None
+    nearest_similarity: float | None
+
+
+class CriticalAgent:
+    """The Critical Agent with the Retrieval Tool, for some of the databases.
+
+    It holds, of each of its databases, an index of what the pool has and the canonical forms. Ids are those of the
+    pool; a candidate of the round under way has the id `first_id + position` until the round is committed.
+    """
+
+    def __init__(self, config: Config, dialects: Mapping[str, str]) -> None:
+        self._config = config.critic
+        self._dialects = dialects
+        self._indexes: dict[str, QueryIndex] = {}
+        self._canonical: dict[str, set[str]] = {}
+        self._round: list[tuple[str, int, str]] = []
+
+    def load(self, rows: pa.Table, vectors: pa.Table) -> int:
+        """Take committed rows of R and E into the index; return how many were of this agent's databases."""
+        count = 0
+        for query_id, database, sql, vector in zip(
+            rows["query_id"].to_pylist(),
+            rows["database"].to_pylist(),
+            rows["sql"].to_pylist(),
+            vectors["vector"].to_numpy(),
+            strict=True,
+        ):
+            if database not in self._dialects:
+                continue
+            dialect = self._dialects[database]
+            tree = parse(sql, dialect)
+            signature = Signature(normalise(tree, dialect), flatten(tree), np.asarray(vector, dtype=np.float32))
+            self._index(database).add(query_id, signature)
+            self._canonical.setdefault(database, set()).add(canonical(tree, dialect))
+            count += 1
+        return count
+
+    def admit(self, contenders: Sequence[Contender], first_id: int) -> list[Decision]:
+        """Decide about candidates of the round under way, in order; what is admitted is compared with from then on.
+
+        Args:
+            contenders: in the order of their positions, later ones than in earlier calls for this round.
+            first_id: id of position 0; greater than every id of the pool.
+        """
+        return [self._admit(contender, first_id) for contender in contenders]
+
+    def commit(self, ids: Mapping[int, int]) -> None:
+        """Give what the round under way admitted its lasting ids, and drop what the pool did not take.
+
+        Args:
+            ids: query_id of each position of the round that is in the pool.
+        """
+        for database in dict.fromkeys(database for database, _, _ in self._round):
+            entries = [(entry, form) for name, entry, form in self._round if name == database]
+            first = entries[0][0]
+            kept = [ids[entry] for entry, _ in entries if entry in ids]
+            self._index(database).renumber(first, kept)
+            self._canonical[database].difference_update(form for entry, form in entries if entry not in ids)
+        self._round = []
+
+    def _admit(self, contender: Contender, first_id: int) -> Decision:
+        candidate, execution = contender.candidate, contender.execution
+        index = self._index(candidate.database)
+        known = self._canonical.setdefault(candidate.database, set())
+        signature = Signature(execution.text, _tree(candidate), contender.vector)
+        neighbours = index.search(signature)
+        nearest = neighbours[0] if neighbours else None
+        similarity = sum(n.similarity for n in neighbours) / len(neighbours) if neighbours else None
+        refusal = reject(
+            candidate.origin,
+            len(execution.tables),
+            candidate.num_request_tables,
+            execution.canonical in known,
+            nearest.similarity if nearest else None,
+            self._config,
+        )
+        if refusal is None:
+            entry = first_id + contender.position
+            index.add(entry, signature)
+            known.add(execution.canonical)
+            self._round.append((candidate.database, entry, execution.canonical))
+        reason, detail = refusal or (None, "")
+        return Decision(
+            reason, detail, similarity, nearest.id if nearest else None, nearest.similarity if nearest else None
+        )
+
+    def _index(self, database: str) -> QueryIndex:
+        if database not in self._indexes:
+            self._indexes[database] = QueryIndex(self._config)
+        return self._indexes[database]
+
+
+def _tree(candidate: Candidate) -> Tree | None:
+    try:
+        return flatten(parse(candidate.sql, candidate.dialect))
+    except StatementError:
+        return None

@@ -1,0 +1,296 @@
+"""The crew of a run: its actors, and the four things a round asks of them: plan, produce, judge, commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from rayfactory.agents.management import ManagementAgent
+from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent
+from rayfactory.agents.table_selection import Ask, TableSelectionAgent, Use
+from rayfactory.cluster.actors import Contender, CriticalAgent, Decision, ExpansionAgent, GenerationAgent, ToolWorker
+from rayfactory.cluster.dataflow import run_and_embed
+from rayfactory.cluster.session import Session
+from rayfactory.config import Config
+from rayfactory.databases.engine import Database
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import EngineError, RayfactoryError
+from rayfactory.records import Candidate, Evaluation, Execution, Request, State, Verdict
+
+MAX_ATTEMPTS = 3
+"""How often a round is judged, or a request answered, when actors are lost."""
+
+REQUESTS_PER_AUTHOR = 2
+"""Requests in flight for each author: one that is answered and one that waits."""
+
+logger = logging.getLogger("rayfactory.cluster")
+
+LoadPool = Callable[[], Iterable[tuple[pa.Table, pa.Table]]]
+"""Gives (R, E) of the committed rounds, for an index that has to be built."""
+
+
+class Crew:
+    """The actors of one run on one Ray cluster.
+
+    What an actor knows can be made again: connections and models by starting it, the index from the pool. So an actor
+    that is lost costs the work that it had in hand and nothing else.
+
+    Args:
+        config: of the run.
+        session: the cluster.
+        databases: of the run, by name.
+        schemas: of the run, by database name.
+        load_pool: reads the committed rounds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        session: Session,
+        databases: Mapping[str, Database],
+        schemas: Mapping[str, Schema],
+        load_pool: LoadPool,
+    ) -> None:
+        import ray
+
+        self._config = config
+        self._load_pool = load_pool
+        self._dialects = {name: schema.dialect for name, schema in schemas.items()}
+        num_workers = config.cluster.workers or session.num_cpus
+        shared = ray.put(dict(databases)), ray.put(dict(schemas))
+
+        def start(agent: type, name: str, num_cpus: float, *args: Any) -> Any:
+            options = {"num_cpus": num_cpus, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+            return ray.remote(agent).options(name=name, **options).remote(*args)
+
+        # The tool workers start first: loading the encoder is what a new run waits for.
+        self._tools = [start(ToolWorker, f"tools-{i}", 0.25, config, *shared) for i in range(num_workers)]
+        for tool in self._tools:
+            tool.warm_up.remote()
+        self._generation = [start(GenerationAgent, f"generation-{i}", 0.1, config, *shared) for i in range(num_workers)]
+        self._expansion = [start(ExpansionAgent, f"expansion-{i}", 0.1, config, *shared) for i in range(num_workers)]
+        self._management = start(ManagementAgent, "management", 0, config.management, config.round)
+        self._table_selection = start(TableSelectionAgent, "table_selection", 0, config.table_selection, shared[1])
+        self._seed_selection = start(SeedSelectionAgent, "seed_selection", 0, config.seed_selection, shared[1])
+        self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
+        self._critics: list[Any] = []
+        self._start_critics()
+
+    # -- plan -----------------------------------------------------------------
+
+    def decide(
+        self,
+        num_requests: int,
+        states: Sequence[State],
+        evaluations: Sequence[Evaluation],
+        num_tables: Mapping[str, int],
+        admitted: Mapping[str, int],
+        requested: Mapping[str, int],
+    ) -> tuple[State, list[str]]:
+        """Ask the Management Agent for the state of the next round and its databases."""
+        arguments = (num_requests, list(states), list(evaluations), dict(num_tables), dict(admitted), dict(requested))
+        result: tuple[State, list[str]] = _ask(lambda: self._management.decide.remote(*arguments))
+        return result
+
+    def select_tables(self, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
+        """Ask the Table Selection Agent for the tables of each request."""
+        result: list[tuple[str, ...]] = _ask(lambda: self._table_selection.select.remote(list(asks), use))
+        return result
+
+    def select_seeds(
+        self, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
+    ) -> list[list[PoolSeed]]:
+        """Ask the Seed Selection Agent for the seeds of each request."""
+        stock = {name: list(seeds) for name, seeds in shelves.items()}
+        result: list[list[PoolSeed]] = _ask(lambda: self._seed_selection.select.remote(list(asks), stock, use))
+        return result
+
+    # -- produce --------------------------------------------------------------
+
+    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Candidate]:
+        """Have the authors answer the requests; return the candidates in the order of the requests.
+
+        Args:
+            requests: of one round.
+            on_answer: called with the number of candidates of each answer as it comes in.
+
+        Raises:
+            EngineError: a request could not be answered.
+        """
+        import ray
+
+        authors = {"generation": self._generation, "expansion": self._expansion}
+        answers: list[list[Candidate] | None] = [None] * len(requests)
+        waiting = list(range(len(requests)))[::-1]
+        attempts = [0] * len(requests)
+        load = {author: 0 for group in authors.values() for author in group}
+        in_flight: dict[Any, tuple[int, Any]] = {}
+        while waiting or in_flight:
+            while waiting:
+                author = min(authors[requests[waiting[-1]].origin], key=load.__getitem__)
+                if load[author] >= REQUESTS_PER_AUTHOR:
+                    break
+                index = waiting.pop()
+                load[author] += 1
+                in_flight[author.answer.remote(requests[index])] = index, author
+            done, _ = ray.wait(list(in_flight), num_returns=1)
+            index, author = in_flight.pop(done[0])
+            load[author] -= 1
+            try:
+                answer: list[Candidate] = ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                attempts[index] += 1
+                _raise_own(error)
+                if attempts[index] >= MAX_ATTEMPTS:
+                    raise EngineError(f"request {requests[index]} could not be answered: {_brief(error)}") from error
+                logger.warning("an author was lost (%s); its request is asked again", _brief(error))
+                waiting.append(index)
+                continue
+            answers[index] = answer
+            on_answer(len(answer))
+        return [candidate for answer in answers if answer is not None for candidate in answer]
+
+    # -- judge ----------------------------------------------------------------
+
+    def judge(
+        self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
+    ) -> list[Verdict]:
+        """Judge the candidates of one round; return a verdict for each, in order.
+
+        Args:
+            candidates: in order.
+            first_id: query_id that follows those of the pool.
+            on_verdicts: called with verdicts as they come in; a round that is judged again starts over.
+
+        Raises:
+            EngineError: the round could not be judged although it was tried several times.
+        """
+        import ray
+
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return self._judge(candidates, first_id, on_verdicts)
+            except ray.exceptions.RayError as error:
+                _raise_own(error)
+                if attempt == MAX_ATTEMPTS:
+                    raise EngineError(f"the round could not be judged: {_brief(error)}") from error
+                logger.warning("an actor was lost (%s); the round is judged again", _brief(error))
+                self._start_critics()
+        raise AssertionError("unreachable")
+
+    def _judge(
+        self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
+    ) -> list[Verdict]:
+        import ray
+
+        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]]]] = []
+        verdicts: list[Verdict] = []
+
+        def collect() -> None:
+            positions, executions, vectors, decisions = pending.pop(0)
+            decided: dict[int, Decision] = {}
+            for places, reference in decisions:
+                decided.update(zip(places, ray.get(reference), strict=True))
+            block = [
+                _verdict(candidates[position], execution, vector, decided.get(position), first_id)
+                for position, execution, vector in zip(positions, executions, vectors, strict=True)
+            ]
+            verdicts.extend(block)
+            on_verdicts(block)
+
+        for positions, executions, vectors in run_and_embed(candidates, self._tools, self._config.embedding.batch_size):
+            by_shard: dict[int, list[Contender]] = {}
+            for position, execution, vector in zip(positions, executions, vectors, strict=True):
+                if execution.reason is None:
+                    assert vector is not None
+                    contender = Contender(position, candidates[position], execution, vector)
+                    by_shard.setdefault(self._shard_of[contender.candidate.database], []).append(contender)
+            # A critic takes calls in the order in which they were made, so blocks meet the index in order.
+            decisions = [
+                ([c.position for c in contenders], self._critics[shard].admit.remote(contenders, first_id))
+                for shard, contenders in by_shard.items()
+            ]
+            pending.append((positions, executions, vectors, decisions))
+            if len(pending) > 1:
+                collect()
+        while pending:
+            collect()
+        return verdicts
+
+    # -- commit ---------------------------------------------------------------
+
+    def commit(self, ids: Mapping[int, int]) -> None:
+        """Tell the critics which query_id each admitted position of the round has got."""
+        import ray
+
+        try:
+            ray.get([critic.commit.remote(dict(ids)) for critic in self._critics])
+        except ray.exceptions.RayActorError as error:
+            logger.warning("a critic was lost (%s); its index is built again from the pool", _brief(error))
+            self._start_critics()
+
+    def _start_critics(self) -> None:
+        import ray
+
+        for critic in self._critics:
+            ray.kill(critic)
+        shards = range(self._config.cluster.index_shards)
+        self._critics = [
+            ray.remote(CriticalAgent)
+            .options(num_cpus=0.1, max_restarts=0)
+            .remote(self._config, {name: self._dialects[name] for name, i in self._shard_of.items() if i == shard})
+            for shard in shards
+        ]
+        for rows, vectors in self._load_pool():
+            tables = ray.put(rows), ray.put(vectors)
+            ray.get([critic.load.remote(*tables) for critic in self._critics])
+
+
+def _verdict(
+    candidate: Candidate, execution: Execution, vector: Any, decision: Decision | None, first_id: int
+) -> Verdict:
+    if decision is None:
+        return Verdict(candidate, execution.reason, execution.detail, execution)
+    in_round = decision.nearest is not None and decision.nearest >= first_id
+    return Verdict(
+        candidate,
+        decision.reason,
+        decision.detail,
+        execution,
+        vector,
+        decision.similarity,
+        decision.nearest - first_id if decision.nearest is not None and in_round else decision.nearest,
+        in_round,
+        decision.nearest_similarity,
+    )
+
+
+def _ask(call: Callable[[], Any]) -> Any:
+    """Return what an agent that keeps nothing between calls answers, asking again if it is lost."""
+    import ray
+
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        try:
+            return ray.get(call())
+        except ray.exceptions.RayError as error:
+            _raise_own(error)
+            if attempt == MAX_ATTEMPTS:
+                raise EngineError(f"an agent could not be reached: {_brief(error)}") from error
+    raise AssertionError("unreachable")
+
+
+def _raise_own(error: Exception) -> None:
+    """Raise the cause if it is one of our own errors, which repeating would not mend."""
+    cause = getattr(error, "cause", None)
+    while cause is not None:
+        if isinstance(cause, RayfactoryError):
+            raise cause from None
+        cause = getattr(cause, "cause", None) or cause.__cause__
+
+
+def _brief(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

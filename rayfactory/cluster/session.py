@@ -1,0 +1,73 @@
+"""Starting or joining a Ray cluster, and leaving it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rayfactory.config import ClusterConfig
+from rayfactory.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A connection to a Ray cluster.
+
+    Attributes:
+        num_cpus: CPUs of the cluster, at least 1.
+        dashboard: address of the Ray dashboard, empty where there is none.
+    """
+
+    num_cpus: int
+    dashboard: str
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[Session]:
+    """Join the cluster at `config.address`, or start one on this machine, for the length of a with statement.
+
+    Raises:
+        ConfigError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    try:
+        if config.address:
+            context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            context = ray.init(
+                address="local",
+                include_dashboard=config.dashboard,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise ConfigError(
+            f"no Ray cluster could be reached at cluster.address={config.address!r} ({reason}); "
+            "start one with `ray start --head`, or leave cluster.address out to have one started here"
+        ) from None
+    try:
+        _quieten_ray_data()
+        url = context.dashboard_url or ""
+        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        yield Session(max(1, cpus), f"http://{url}" if url else "")
+    finally:
+        ray.shutdown()
+
+
+def _quieten_ray_data() -> None:
+    """Keep Ray Data's own progress bars and notices off the terminal, which the panel owns."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    context.execution_options.preserve_order = True
+    for name in ("ray.data", "ray.serve", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,466 @@
+"""The loop: plan, produce, judge, commit. Read this first.
+
+While a round is judged, the next one is planned and produced. So the plan of round t rests on the rounds up to
+t - 2, also in a run that resumes, and the pool is the same however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from rayfactory.agents.critical import evaluate
+from rayfactory.agents.management import LAG, is_exhausted, is_saturated
+from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round
+from rayfactory.cluster.crew import Crew
+from rayfactory.cluster.session import connected
+from rayfactory.config import Config
+from rayfactory.databases.benchmark import load_schemas, open_benchmark
+from rayfactory.databases.engine import Database
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import RunDirError
+from rayfactory.pool import PlannedRequest, Pool, check_run_dir, opened
+from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Candidate, Request, Verdict
+from rayfactory.reports.monitor import Monitor, Progress
+from rayfactory.reports.summary import STOP_REASONS, StopReason, summarise
+from rayfactory.tools.statistics import Statistics
+
+logger = logging.getLogger("rayfactory")
+
+# Settings that change what is done or shown, and not which rows the pool gets.
+_NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display")
+
+
+def run(config: Config, command: str) -> int:
+    """Grow the pool of a run until it stops; return the exit code: 0, or 130 where the user interrupted it.
+
+    Args:
+        config: of the run, validated.
+        command: what the user typed, for the message that says how to go on.
+
+    Raises:
+        UserError: the databases or the run directory cannot be used.
+        EngineError: the engine failed; what is committed stays.
+    """
+    run_dir = Path(config.run_dir)
+    databases, schemas = open_databases(config)
+    identity = run_identity(config, schemas)
+    check_run_dir(run_dir, identity)
+    progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
+    monitor = Monitor(progress, config.display)
+    with opened(run_dir, identity) as pool, _interrupted_by_sigterm():
+        check_target(config, pool)
+        reason = _stop_reason(config, pool, _Counted(pool))
+        if reason is not None:
+            monitor.say(f"{run_dir} is complete: {pool.num_rows} rows, {STOP_REASONS[reason]}.")
+            if not _is_written(pool, reason, config.target):
+                _finish(config, pool, schemas, identity, reason, pool.wall_s, monitor)
+            return 0
+        clock = Clock(pool.wall_s)
+        try:
+            with connected(config.cluster) as session, monitor.showing():
+                progress.dashboard = session.dashboard
+                monitor.say(_greeting(config, schemas, pool, session.dashboard))
+                loop = Loop(config, schemas, pool, monitor, progress, clock)
+                progress.activity = "starting the agents"
+                monitor.tick(now=True)
+                reason = loop.run(Crew(config, session, databases, schemas, loop.committed_tables))
+        except KeyboardInterrupt:
+            _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)
+            monitor.say(f"Go on with: {command}")
+            return 130
+        _finish(config, pool, schemas, identity, reason, clock.wall_s, monitor)
+    return 0
+
+
+def open_databases(config: Config) -> tuple[dict[str, Database], dict[str, Schema]]:
+    """Return the databases of the run and their schemas, by name.
+
+    Raises:
+        UserError: they are missing or cannot be used.
+    """
+    data_dir = Path(config.data_dir)
+    benchmark = open_benchmark(config.benchmark, data_dir)
+    schemas = {s.database: s for s in load_schemas(benchmark, config.profile, config.execution, data_dir)}
+    return {database.name: database for database in benchmark.databases if database.name in schemas}, schemas
+
+
+def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any]:
+    """Return what makes a run this run: benchmark, seed, and a digest of all that can change R."""
+    settings = asdict(config)
+    for name in _NOT_IN_IDENTITY:
+        del settings[name]
+    del settings["benchmark"]["root"]
+    covered = {"settings": settings, "fingerprints": {name: schema.fingerprint for name, schema in schemas.items()}}
+    digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+    return {"benchmark": config.benchmark.name, "seed": config.seed, "config_sha256": digest}
+
+
+def check_target(config: Config, pool: Pool) -> None:
+    """Return if the target can still be met exactly.
+
+    Raises:
+        RunDirError: the pool has more rows than the target.
+    """
+    if config.target is not None and config.target < pool.num_rows:
+        raise RunDirError(
+            f"run_dir {str(pool.run_dir)!r} has {pool.num_rows} rows already, more than target={config.target}; "
+            "ask for at least as many, or choose another run_dir"
+        )
+
+
+class Clock:
+    """Seconds of work on a run, over all its processes."""
+
+    def __init__(self, before_s: float) -> None:
+        self._before_s = before_s
+        self._started = time.monotonic()
+
+    @property
+    def wall_s(self) -> float:
+        return self._before_s + time.monotonic() - self._started
+
+
+class _Counted:
+    """Counts over every committed round, for the stopping rules and the monitor."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.statistics = Statistics()
+        self.pool_similarities: list[float] = []
+        for manifest in pool.manifests:
+            self.add(pool.rows(manifest.round, manifest.round))
+
+    def add(self, rows: pa.Table) -> None:
+        self.statistics.add(rows)
+        if self.statistics.mean_similarity is not None:
+            self.pool_similarities.append(self.statistics.mean_similarity)
+
+
+class Workers(PlanningAgents, Protocol):
+    """What the loop asks of the agents, wherever they run; `cluster.crew.Crew` has them on Ray."""
+
+    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Candidate]:
+        """Have the authors answer the requests of a round."""
+
+    def judge(
+        self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
+    ) -> list[Verdict]:
+        """Judge the candidates of a round."""
+
+    def commit(self, ids: Mapping[int, int]) -> None:
+        """Learn which query_id each admitted position of the round has got."""
+
+
+class Loop:
+    """One process's work on a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        schemas: Mapping[str, Schema],
+        pool: Pool,
+        monitor: Monitor,
+        progress: Progress,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._schemas = schemas
+        self._pool = pool
+        self._monitor = monitor
+        self._progress = progress
+        self._clock = clock
+        self._counted = _Counted(pool)
+        self._knowledge = _knowledge_before(pool)
+        self._warned = False
+        for manifest in pool.manifests:
+            progress.commit(manifest.evaluation)
+        progress.admitted_before = progress.admitted
+        progress.tables = sum(len(schema.populated) for schema in schemas.values())
+        self._show_counts()
+
+    def run(self, crew: Workers) -> StopReason:
+        """Go round until there is a reason to stop."""
+        background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="produce")
+        try:
+            produced = self._start_producing(crew, background)
+            while produced is not None:
+                plan, future = produced
+                candidates = self._wait_for(future)
+                # What is known now is what a resumed run would know: everything before the round that is under way.
+                self._learn_up_to(plan.round - 1)
+                produced = self._start_producing(crew, background)
+                self._commit(crew, plan, self._judge(crew, plan, candidates))
+                reason = _stop_reason(self._config, self._pool, self._counted)
+                if reason is not None:
+                    return reason
+                self._warn_if_saturated()
+        finally:
+            # What is still being written is not needed any more; leaving Ray ends it.
+            background.shutdown(wait=False, cancel_futures=True)
+        return "max_candidates"
+
+    # -- plan and produce -------------------------------------------------------
+
+    def _start_producing(
+        self, crew: Workers, background: ThreadPoolExecutor
+    ) -> tuple[Plan, Future[list[Candidate]]] | None:
+        """Plan the next round and have it written in the background; None where the budget is spent."""
+        known = self._knowledge
+        budget = self._config.max_candidates
+        plan = plan_round(
+            self._config, self._schemas, known, None if budget is None else budget - known.requested.total(), crew
+        )
+        if not plan.requests:
+            return None
+        known.states.append(plan.state)
+        known.requested.update(
+            {
+                name: sum(r.num_queries for r in plan.requests if r.database == name)
+                for name in dict.fromkeys(r.database for r in plan.requests)
+            }
+        )
+        known.under_way = [(r.database, r.tables, r.num_queries) for r in plan.requests]
+        self._progress.answered = 0
+        return plan, background.submit(crew.produce, plan.requests, self._on_answer)
+
+    def _on_answer(self, num_candidates: int) -> None:
+        self._progress.answered += num_candidates
+
+    def _wait_for(self, future: Future[list[Candidate]]) -> list[Candidate]:
+        while True:
+            try:
+                return future.result(timeout=0.5)
+            except TimeoutError:
+                if future.done():
+                    raise
+                self._monitor.tick()
+
+    def _learn_up_to(self, last_round: int) -> None:
+        """Let the next plan rest on the committed rounds up to `last_round`."""
+        for number in range(len(self._knowledge.evaluations), last_round + 1):
+            self._knowledge.learn(self._pool.rows(number, number), self._pool.manifests[number].evaluation)
+
+    # -- judge and commit -------------------------------------------------------
+
+    def _judge(self, crew: Workers, plan: Plan, candidates: Sequence[Candidate]) -> list[Verdict]:
+        def on_verdicts(verdicts: Sequence[Verdict]) -> None:
+            self._progress.judge(list(verdicts))
+            self._monitor.tick()
+
+        self._progress.begin_round(plan.round, plan.state, len(candidates))
+        self._monitor.tick()
+        return crew.judge(candidates, self._pool.num_rows, on_verdicts)
+
+    def _commit(self, crew: Workers, plan: Plan, verdicts: Sequence[Verdict]) -> None:
+        room = None if self._config.target is None else self._config.target - self._pool.num_rows
+        verdicts = without_surplus(verdicts, room)
+        first_id = self._pool.num_rows
+        admitted = [position for position, verdict in enumerate(verdicts) if verdict.reason is None]
+        ids = {position: first_id + i for i, position in enumerate(admitted)}
+        tables = round_tables(verdicts, ids)
+        evaluation = evaluate(plan.round, plan.state, [r.database for r in plan.requests], verdicts)
+        requests = [PlannedRequest(r.origin, r.database, r.tables, r.num_queries) for r in plan.requests]
+        self._pool.commit(tables, requests, evaluation, self._clock.wall_s)
+        crew.commit({first_id + position: query_id for position, query_id in ids.items()})
+        self._counted.add(tables["R"])
+        self._progress.commit(evaluation)
+        self._show_counts()
+        self._monitor.tick(now=True)
+
+    def committed_tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Yield (R, E) of each committed round, for an index that has to be built."""
+        for manifest in self._pool.manifests:
+            yield (
+                self._pool.rows(manifest.round, manifest.round),
+                self._pool.vectors(manifest.round, manifest.round),
+            )
+
+    def _show_counts(self) -> None:
+        statistics = self._counted.statistics
+        self._progress.expansion = statistics.expansion
+        self._progress.similarity = statistics.mean_similarity
+        self._progress.tables_covered = sum(len(counts) for counts in statistics.table_rows.values())
+
+    def _warn_if_saturated(self) -> None:
+        if not self._warned and _is_saturated(self._config, self._counted):
+            self._warned = True
+            self._monitor.say("The pool looks saturated: most of it is from expansion and its similarity is rising.")
+
+
+def _knowledge_before(pool: Pool) -> Knowledge:
+    """Return what the plan of the next round rests on when a run is opened."""
+    knowledge = Knowledge()
+    for manifest in pool.manifests:
+        knowledge.states.append(manifest.evaluation.state)
+        for request in manifest.plan:
+            knowledge.requested[request.database] += request.num_queries
+    for manifest in pool.manifests[: len(pool.manifests) - LAG + 1]:
+        knowledge.learn(pool.rows(manifest.round, manifest.round), manifest.evaluation)
+    if pool.manifests:
+        knowledge.under_way = [(r.database, r.tables, r.num_queries) for r in pool.manifests[-1].plan]
+    return knowledge
+
+
+def _stop_reason(config: Config, pool: Pool, counted: _Counted) -> StopReason | None:
+    """Return why the run is over after the committed rounds, or None where it goes on."""
+    if config.target is not None and pool.num_rows >= config.target:
+        return "target"
+    if is_exhausted([manifest.evaluation for manifest in pool.manifests], config.management):
+        return "exhausted"
+    if config.target is None and _is_saturated(config, counted):
+        return "saturated"
+    requested = sum(request.num_queries for manifest in pool.manifests for request in manifest.plan)
+    if config.max_candidates is not None and requested >= config.max_candidates:
+        return "max_candidates"
+    return None
+
+
+def _is_saturated(config: Config, counted: _Counted) -> bool:
+    return is_saturated(counted.statistics.expansion_ratio, counted.pool_similarities, config.management)
+
+
+def without_surplus(verdicts: Sequence[Verdict], room: int | None) -> list[Verdict]:
+    """Return the verdicts with all admitted ones after the first `room` rejected as ``surplus``; None: no limit."""
+    kept = 0
+    result = []
+    for verdict in verdicts:
+        if verdict.reason is None:
+            kept += 1
+            if room is not None and kept > room:
+                verdict = replace(verdict, reason="surplus", detail="the target was reached")
+        result.append(verdict)
+    return result
+
+
+def round_tables(verdicts: Sequence[Verdict], ids: Mapping[int, int]) -> dict[str, pa.Table]:
+    """Return R, E and rejects of one round.
+
+    Args:
+        verdicts: one for each candidate, in order.
+        ids: query_id of each position that is admitted.
+    """
+    rows, vectors, rejects = [], [], []
+    for position, verdict in enumerate(verdicts):
+        candidate, execution = verdict.candidate, verdict.execution
+        origin = {"database": candidate.database, "sql": candidate.sql, "origin": candidate.origin}
+        if position not in ids:
+            rejects.append(
+                {
+                    **origin,
+                    "round": candidate.round,
+                    "reason": verdict.reason,
+                    "detail": verdict.detail,
+                    "model": candidate.model,
+                }
+            )
+            continue
+        assert execution.features is not None
+        assert verdict.vector is not None
+        nearest = verdict.nearest
+        rows.append(
+            {
+                **origin,
+                "query_id": ids[position],
+                "dialect": candidate.dialect,
+                "tables": list(execution.tables),
+                "round": candidate.round,
+                "model": candidate.model,
+                "prompt_sha256": candidate.prompt_sha256,
+                "seed_ids": list(candidate.seed_ids),
+                "row_count": execution.row_count,
+                "execution_ms": execution.execution_ms,
+                "similarity": verdict.similarity,
+                "nearest_id": ids[nearest] if nearest is not None and verdict.nearest_in_round else nearest,
+                "nearest_similarity": verdict.nearest_similarity,
+                **asdict(execution.features),
+                "cost_usd": candidate.cost_usd,
+            }
+        )
+        vectors.append({"query_id": ids[position], "database": candidate.database, "vector": verdict.vector})
+    return {
+        "R": pa.Table.from_pylist(rows, schema=R_SCHEMA),
+        "E": pa.Table.from_pylist(vectors, schema=E_SCHEMA),
+        "rejects": pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA),
+    }
+
+
+def _finish(
+    config: Config,
+    pool: Pool,
+    schemas: Mapping[str, Schema],
+    identity: Mapping[str, Any],
+    reason: StopReason,
+    wall_s: float,
+    monitor: Monitor,
+) -> None:
+    """Write the summary and say where the results are."""
+    summary = summarise(pool.run_dir, identity, schemas, pool.manifests, config.target, reason, wall_s)
+    pool.write_summary(summary)
+    monitor.say(_farewell(pool.run_dir, summary))
+
+
+def _is_written(pool: Pool, reason: StopReason, target: int | None) -> bool:
+    """Return whether `summary.json` tells of this end of the run already."""
+    try:
+        summary = json.loads((pool.run_dir / "summary.json").read_text(encoding="utf-8"))
+        return bool((summary["stop_reason"], summary["target"], summary["admitted"]) == (reason, target, pool.num_rows))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _greeting(config: Config, schemas: Mapping[str, Schema], pool: Pool, dashboard: str) -> str:
+    tables = sum(len(schema.populated) for schema in schemas.values())
+    goal = f"{config.target} queries" if config.target else "queries until the pool is saturated"
+    resumed = f", {pool.num_rows} of them here from {pool.next_round} rounds before" if pool.manifests else ""
+    lines = [f"{config.benchmark.name}: {goal} over {len(schemas)} database(s) with {tables} tables{resumed}."]
+    if dashboard:
+        lines.append(f"Ray dashboard: {dashboard} (sign in with what `ray get-auth-token` prints)")
+    return "\n".join(lines)
+
+
+def _farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in list(summary["rejected"].items())[:4])
+    similarity = summary["mean_similarity"]
+    return "\n".join(
+        [
+            f"Stopped: {STOP_REASONS[summary['stop_reason']]}.",
+            f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
+            (
+                f"  executability {summary['executability']:.3f}, non-empty {summary['non_empty_rate']:.3f}, mean similarity "
+                f"{'none' if similarity is None else f'{similarity:.3f}'}, tables {summary['tables_covered']} of "
+                f"{summary['tables']} (Gini {summary['table_gini']:.2f}), {summary['wall_s']:.0f} s, "
+                f"${summary['cost_usd']:.2f}"
+            ),
+            f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
+            f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
+        ]
+    )
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Treat SIGTERM, which a scheduler sends before it takes a machine away, like Ctrl-C."""
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, as in a notebook's worker: the caller owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,214 @@
+"""What a person sees while a run goes on: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rayfactory.config import DisplayConfig
+from rayfactory.records import Evaluation, State, Verdict
+
+
+@dataclass
+class Progress:
+    """The state of a run as a person follows it. The engine writes it, the monitor shows it.
+
+    Attributes:
+        activity: what is going on, in a few words.
+        admitted, candidates, ran, expansion: rows and candidates of all committed rounds.
+        round_admitted, round_judged, round_asked: of the round that is being judged.
+        answered: candidates that the authors have written for the round after it.
+        similarity: mean similarity of the pool, in [0, 1]; None while there is none.
+        admitted_before: rows that were there when this process started; rates leave them out.
+    """
+
+    title: str
+    target: int | None
+    activity: str = "starting"
+    dashboard: str = ""
+    state: State | None = None
+    round: int = 0
+    admitted: int = 0
+    candidates: int = 0
+    ran: int = 0
+    expansion: int = 0
+    round_admitted: int = 0
+    round_judged: int = 0
+    round_asked: int = 0
+    answered: int = 0
+    similarity: float | None = None
+    tables_covered: int = 0
+    tables: int = 0
+    cost_usd: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    admitted_before: int = 0
+    started: float = field(default_factory=time.monotonic)
+    first_verdict: float | None = None
+
+    def begin_round(self, number: int, state: State, asked: int) -> None:
+        """A round goes to the critics."""
+        self.round, self.state, self.round_asked = number, state, asked
+        self.round_admitted = self.round_judged = 0
+        self.activity = "judging"
+
+    def judge(self, verdicts: list[Verdict]) -> None:
+        """Verdicts of the round have come in."""
+        self.first_verdict = self.first_verdict or time.monotonic()
+        self.round_judged += len(verdicts)
+        self.round_admitted += sum(verdict.reason is None for verdict in verdicts)
+
+    def commit(self, evaluation: Evaluation) -> None:
+        """The round is in the pool."""
+        self.admitted += sum(evaluation.admitted.values())
+        self.candidates += evaluation.candidates
+        self.ran += round(evaluation.executability * evaluation.candidates)
+        self.reasons.update(evaluation.reasons)
+        self.round_admitted = self.round_judged = 0
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Rows admitted in a second since this process judged its first candidate; None before that."""
+        if self.first_verdict is None:
+            return None
+        elapsed = time.monotonic() - self.started
+        return (self.admitted + self.round_admitted - self.admitted_before) / elapsed if elapsed > 0 else None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the target is reached at this rate; None where that cannot be told."""
+        rate = self.rate_per_s
+        if not rate or self.target is None:
+            return None
+        return max(0.0, (self.target - self.admitted - self.round_admitted) / rate)
+
+
+class Monitor:
+    """Shows a `Progress`.
+
+    Args:
+        progress: what to show; read whenever the display is drawn.
+        config: how.
+        console: where to; standard output by default.
+    """
+
+    def __init__(self, progress: Progress, config: DisplayConfig, console: Console | None = None) -> None:
+        self._progress = progress
+        self._interval_s = config.interval_s
+        self._console = console or Console(highlight=False)
+        self._mode = config.mode
+        if self._mode == "auto":
+            self._mode = "panel" if self._console.is_terminal else "lines"
+        self._last_line_at = float("-inf")
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Keep the display up to date for the length of a with statement."""
+        if self._mode != "panel":
+            yield
+            return
+        with Live(
+            console=self._console, get_renderable=lambda: panel(self._progress), refresh_per_second=4, transient=True
+        ):
+            yield
+
+    def tick(self, *, now: bool = False) -> None:
+        """Write a plain line if one is due: every interval, or at once."""
+        if self._mode != "lines":
+            return
+        if now or time.monotonic() - self._last_line_at >= self._interval_s:
+            self._last_line_at = time.monotonic()
+            self._console.print(line(self._progress), soft_wrap=True, markup=False)
+
+    def say(self, message: str) -> None:
+        """Write a message that stays on the screen."""
+        if self._mode != "none":
+            self._console.print(message, soft_wrap=True, markup=False)
+
+
+def line(progress: Progress) -> str:
+    """Return the progress in one line of plain text."""
+    now = progress.admitted + progress.round_admitted
+    parts = [f"{now} of {progress.target} admitted" if progress.target else f"{now} admitted"]
+    if progress.state is not None:
+        judged = (
+            f"{progress.round_judged} of {progress.round_asked} judged" if progress.round_judged else progress.activity
+        )
+        parts.append(f"round {progress.round} {progress.state} ({judged})")
+    else:
+        parts.append(progress.activity)
+    if progress.candidates:
+        parts.append(f"executability {progress.ran / progress.candidates:.3f}")
+    if progress.similarity is not None:
+        parts.append(f"similarity {progress.similarity:.3f}")
+    if progress.tables_covered:
+        parts.append(f"tables {progress.tables_covered} of {progress.tables}")
+    if progress.rate_per_s:
+        parts.append(f"{progress.rate_per_s:.1f} rows/s")
+    if progress.remaining_s is not None:
+        parts.append(f"about {_duration(progress.remaining_s)} left")
+    if progress.reasons:
+        parts.append("rejected " + _reasons(progress.reasons))
+    return " | ".join(parts)
+
+
+def panel(progress: Progress) -> RenderableType:
+    """Return the progress as a panel."""
+    now = progress.admitted + progress.round_admitted
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim", no_wrap=True)
+    rows.add_column()
+    left = f", about {_duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
+    rate = f"{progress.rate_per_s:.1f} rows/s{left}" if progress.rate_per_s else "no rows yet"
+    goal = f"{now:,} of {progress.target:,}" if progress.target else f"{now:,}"
+    rows.add_row("admitted", f"{goal}   {rate}")
+    if progress.target:
+        rows.add_row("", ProgressBar(total=progress.target, completed=min(now, progress.target), width=48))
+    rows.add_row("doing", Text.assemble(*_doing(progress)))
+    if progress.candidates:
+        share = progress.expansion / progress.admitted if progress.admitted else 0.0
+        similarity = "none yet" if progress.similarity is None else f"{progress.similarity:.3f}"
+        rows.add_row(
+            "quality",
+            f"executability {progress.ran / progress.candidates:.3f}   mean similarity {similarity}   "
+            f"from expansion {share:.0%}",
+        )
+        rows.add_row("tables", f"{progress.tables_covered} of {progress.tables} used")
+        rows.add_row("rejected", _reasons(progress.reasons) or "none")
+    rows.add_row("cost", f"${progress.cost_usd:.2f}")
+    if progress.dashboard:
+        rows.add_row("dashboard", Text(f"{progress.dashboard}   (sign in with what `ray get-auth-token` prints)"))
+    return Panel(Group(rows), title=progress.title, title_align="left", expand=False)
+
+
+def _doing(progress: Progress) -> Iterator[tuple[str, str] | str]:
+    if progress.state is None:
+        yield progress.activity
+        return
+    meaning = "exploring" if progress.state == "GEN" else "exploiting"
+    yield (f"{progress.state}", "bold green" if progress.state == "GEN" else "bold cyan")
+    yield f" ({meaning})  round {progress.round}: {progress.round_judged} of {progress.round_asked} judged"
+    if progress.answered:
+        yield f", {progress.answered} written for the next"
+
+
+def _reasons(reasons: Counter[str]) -> str:
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count}" for reason, count in ordered[:4])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

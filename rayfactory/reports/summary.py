@@ -1,0 +1,117 @@
+"""`summary.json`: what a run has made, in figures that another program reads."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from rayfactory import __version__
+from rayfactory.databases.schema import Schema
+from rayfactory.pool import Manifest, connect
+from rayfactory.records import DID_NOT_RUN
+from rayfactory.tools.statistics import gini
+
+StopReason = Literal["target", "saturated", "exhausted", "max_candidates", "max_cost", "interrupted"]
+
+STOP_REASONS: dict[StopReason, str] = {
+    "target": "the pool has the rows that were asked for",
+    "saturated": "new queries only repeat the pool",
+    "exhausted": "many rounds in a row admitted nothing",
+    "max_candidates": "max_candidates was reached",
+    "max_cost": "max_cost_usd was reached",
+    "interrupted": "the run was interrupted",
+}
+"""Why a run ends."""
+
+_PACKAGES = ("ray", "duckdb", "sqlglot", "faiss-cpu", "sentence-transformers", "torch", "numpy", "pyarrow")
+
+
+def summarise(
+    run_dir: Path,
+    identity: Mapping[str, Any],
+    schemas: Mapping[str, Schema],
+    manifests: Sequence[Manifest],
+    target: int | None,
+    stop_reason: StopReason,
+    wall_s: float,
+) -> dict[str, Any]:
+    """Return the contents of `summary.json`, computed from the committed rounds.
+
+    Rates are shares in [0, 1]; a rate over nothing is 0. `executability` is over all candidates; `non_empty_rate`,
+    `mean_similarity` and `expansion_ratio` are over the rows of R; `table_gini` is over all base tables with rows.
+
+    Args:
+        run_dir: of the run.
+        identity: `benchmark`, `seed` and `config_sha256`.
+        schemas: of its databases.
+        manifests: of its committed rounds.
+        target: rows asked for.
+        stop_reason: why the run ended.
+        wall_s: seconds of work on the run, over all its processes.
+    """
+    connection = connect(run_dir)
+    try:
+        figures = connection.execute(
+            "SELECT count(*), count(*) FILTER (origin = 'expansion'), count(*) FILTER (row_count > 0), "
+            "avg(similarity), coalesce(sum(cost_usd), 0) FROM R"
+        ).fetchone()
+        use = connection.execute("SELECT database, unnest(tables) AS name, count(*) FROM R GROUP BY ALL").fetchall()
+        rejected = dict(
+            connection.execute("SELECT reason, count(*) FROM rejects GROUP BY 1 ORDER BY 2 DESC, 1").fetchall()
+        )
+    finally:
+        connection.close()
+    assert figures is not None
+    admitted, expansion, non_empty, mean_similarity, cost_usd = figures
+    candidates = admitted + sum(rejected.values())
+    did_not_run = sum(count for reason, count in rejected.items() if reason in DID_NOT_RUN)
+    counts = Counter({(database, name): count for database, name, count in use})
+    populated = [(name, table.name) for name, schema in schemas.items() for table in schema.populated]
+    return {
+        "benchmark": identity["benchmark"],
+        "databases": len(schemas),
+        "tables": sum(len(schema.tables) for schema in schemas.values()),
+        "tables_covered": sum(counts[key] > 0 for key in populated),
+        "stop_reason": stop_reason,
+        "target": target,
+        "admitted": admitted,
+        "candidates": candidates,
+        "generation": admitted - expansion,
+        "expansion": expansion,
+        "expansion_ratio": _share(expansion, admitted),
+        "executability": _share(candidates - did_not_run, candidates),
+        "non_empty_rate": _share(non_empty, admitted),
+        "admission_rate": _share(admitted, candidates),
+        "rejected": rejected,
+        "mean_similarity": mean_similarity,
+        "table_gini": gini(counts[key] for key in populated),
+        "tokens_in": 0,
+        "tokens_out": 0,
+        "cost_usd": cost_usd,
+        "cost_usd_per_1000": 1000 * _share(cost_usd, admitted),
+        "rounds": len(manifests),
+        "wall_s": round(wall_s, 3),
+        "queries_per_second": _share(admitted, wall_s),
+        "seed": identity["seed"],
+        "config_sha256": identity["config_sha256"],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, rayfactory and the packages that shape a run."""
+    found = {"python": platform.python_version(), "rayfactory": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

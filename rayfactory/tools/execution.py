@@ -1,0 +1,121 @@
+"""The Execution Tool: parse one candidate, decide whether it may run, run it, and say what came of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rayfactory import sql
+from rayfactory.config import ExecutionConfig
+from rayfactory.databases.engine import Database, Engine, connect
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import StatementError
+from rayfactory.records import Execution
+
+MAX_OPEN_DATABASES = 16
+"""Connections that one tool keeps open; the one that was used longest ago is closed for a new one."""
+
+MAX_DETAIL_CHARACTERS = 300
+"""Database messages are cut to this; some repeat the whole statement."""
+
+
+def examine(text: str, dialect: str) -> Execution:
+    """Parse one candidate and decide whether it may run, without running it.
+
+    Returns:
+        An `Execution` whose reason is None where it may run, ``parse`` or ``refused`` otherwise.
+    """
+    try:
+        tree = sql.parse(text, dialect)
+    except StatementError as error:
+        return Execution(error.reason, _one_line(str(error)), text=" ".join(text.lower().split()))
+    normalised = sql.normalise(tree, dialect)
+    examined = Execution(
+        None,
+        "",
+        text=normalised,
+        canonical=sql.canonical(tree, dialect),
+        tables=sql.base_tables(tree),
+        features=sql.features(tree, text, dialect),
+    )
+    try:
+        sql.check_safe(tree, dialect)
+    except StatementError as error:
+        return replace(examined, reason=error.reason, detail=_one_line(str(error)))
+    return examined
+
+
+class ExecutionTool:
+    """Runs candidates on the databases of a run, one at a time.
+
+    Args:
+        databases: of the run, by name.
+        schemas: of the run, by database name.
+        limits: bounds on one statement.
+    """
+
+    def __init__(
+        self, databases: Mapping[str, Database], schemas: Mapping[str, Schema], limits: ExecutionConfig
+    ) -> None:
+        self._connections = Connections(databases, limits)
+        self._names = {
+            name: {table.name.casefold(): (table.name,) for table in schema.tables}
+            | {view.name.casefold(): view.base_tables for view in schema.views}
+            for name, schema in schemas.items()
+        }
+
+    def run(self, database: str, text: str, examined: Execution) -> Execution:
+        """Run one candidate that `examine` lets pass, and complete what it found.
+
+        Raises:
+            DatabaseError: the database cannot be opened any more.
+        """
+        if examined.reason is not None:
+            return examined
+        names = self._names[database]
+        unknown = [name for name in examined.tables if name.casefold() not in names]
+        if unknown:
+            return replace(examined, reason="error", detail=f"no such table: {unknown[0]}")
+        tables = tuple(sorted({base for name in examined.tables for base in names[name.casefold()]}))
+        try:
+            result = self._connections.get(database).run(text)
+        except StatementError as error:
+            return replace(examined, tables=tables, reason=error.reason, detail=_one_line(str(error)))
+        return replace(examined, tables=tables, row_count=result.row_count, execution_ms=round(result.elapsed_ms, 3))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._connections.close()
+
+
+class Connections:
+    """Open engines by database name, at most `MAX_OPEN_DATABASES` at a time."""
+
+    def __init__(self, databases: Mapping[str, Database], limits: ExecutionConfig) -> None:
+        self._databases = databases
+        self._limits = limits
+        self._open: OrderedDict[str, Engine] = OrderedDict()
+
+    def get(self, database: str) -> Engine:
+        """Return the engine of a database, opening it where it is not open.
+
+        Raises:
+            DatabaseError: it cannot be opened.
+        """
+        if database in self._open:
+            self._open.move_to_end(database)
+        else:
+            if len(self._open) >= MAX_OPEN_DATABASES:
+                self._open.popitem(last=False)[1].close()
+            self._open[database] = connect(self._databases[database], self._limits)
+        return self._open[database]
+
+    def close(self) -> None:
+        """Close every engine."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:MAX_DETAIL_CHARACTERS]
