@@ -12,6 +12,19 @@ from dataclasses import dataclass, field
 
 
 @dataclass
+class DownloadConfig:
+    """One file that a benchmark publishes."""
+
+    url: str = "???"
+    # Name under which it is kept; empty: the last part of the address.
+    file_name: str = ""
+    # Checksum that the benchmark publishes, in hexadecimal; empty: it publishes none.
+    sha256: str = ""
+    # Room that the file and what is in it need, in GB (10^9 bytes).
+    disk_gb: float = 0.0
+
+
+@dataclass
 class BenchmarkConfig:
     """Which databases a run works on (`+benchmark=...`)."""
 
@@ -22,6 +35,10 @@ class BenchmarkConfig:
     scale_factor: float = 0.01
     # Names of the databases to use, out of those found; empty: all of them.
     databases: list[str] = field(default_factory=list)
+    # What `task=download` fetches and unpacks.
+    downloads: list[DownloadConfig] = field(default_factory=list)
+    # How to get the benchmark by hand: a sentence for the message that says it is missing.
+    manual: str = ""
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import hashlib
 import json
 import logging
@@ -13,20 +15,23 @@ from pathlib import Path
 import duckdb
 
 from rayfactory.config import BenchmarkConfig, ExecutionConfig, ProfileConfig
-from rayfactory.databases import tpcds
+from rayfactory.databases import imdb, tpcds
 from rayfactory.databases.cache import read_cached, write_cached
 from rayfactory.databases.catalogue import Catalogue, TableStructure, read_catalogue, resolve_foreign_keys
-from rayfactory.databases.engine import Connection, Database, open_connection
+from rayfactory.databases.engine import Database, open_connection
 from rayfactory.databases.fingerprint import content_sha256, quick_sha256
+from rayfactory.databases.folders import benchmark_folders, dialect_of, own_databases, published_databases
+from rayfactory.databases.keys import infer_foreign_keys
 from rayfactory.databases.metadata import Metadata, read_descriptions, read_tables_files
 from rayfactory.databases.profile import TableContent, profile_table
 from rayfactory.databases.roles import Facts, role_of
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
+from rayfactory.databases.tabular import is_tabular, load_files, table_files
 from rayfactory.errors import BenchmarkError, DatabaseError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1
+CACHE_VERSION = 3
 """Part of the name of every cached schema: raised whenever the reading of a schema changes."""
 
 
@@ -50,17 +55,136 @@ def open_benchmark(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
     Raises:
         BenchmarkError: they are missing or cannot be used; the message names the remedy.
     """
-    if config.name == "tpcds":
-        database = tpcds.make_tpcds(config.scale_factor, data_dir)
-        metadata = Metadata(
-            tpcds.PRIMARY_KEYS, tpcds.FOREIGN_KEYS, identity=tpcds.content_identity(config.scale_factor)
+    try:
+        benchmark = _open(config, data_dir)
+    except OSError as error:
+        raise BenchmarkError(
+            f"{str(error.filename)!r} cannot be read ({error.strerror}); check benchmark.root={config.root!r}"
+        ) from error
+    databases = sorted(benchmark.databases, key=lambda database: database.name)
+    if config.databases:
+        by_name = {database.name: database for database in databases}
+        for name in config.databases:
+            if name not in by_name:
+                near = difflib.get_close_matches(name, by_name, n=3) or sorted(by_name)[:3]
+                raise BenchmarkError(
+                    f"benchmark.databases names {name!r}, which is none of the {len(by_name)} databases found; "
+                    f"there is {', '.join(map(repr, near))}"
+                )
+        databases = [by_name[name] for name in sorted(set(config.databases))]
+    return dataclasses.replace(benchmark, databases=tuple(databases))
+
+
+def _open(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
+    root = Path(config.root).expanduser() if config.root else data_dir / config.name
+    match config.name:
+        case "tpcds":
+            return _open_tpcds(config, root)
+        case "spider" | "bird":
+            return _open_published(config, root)
+        case "imdb":
+            return _open_imdb(config, root, data_dir)
+        case "custom":
+            if not config.root:
+                raise BenchmarkError(
+                    "benchmark.root is not set; give an SQLite or DuckDB file, a folder of them, or a folder of CSV or "
+                    "Parquet files: benchmark.root=PATH"
+                )
+            return _open_own(config, root, data_dir)
+        case _:
+            raise BenchmarkError(
+                f"there is no benchmark {config.name!r}; there are tpcds, imdb, spider, bird and custom"
+            )
+
+
+def _open_tpcds(config: BenchmarkConfig, root: Path) -> Benchmark:
+    database = tpcds.make_tpcds(config.scale_factor, root)
+    identity = tpcds.content_identity(config.scale_factor)
+    metadata = Metadata(tpcds.PRIMARY_KEYS, tpcds.FOREIGN_KEYS, identity=identity, keys_are_complete=True)
+    return Benchmark("tpcds", (database,), {database.name: metadata})
+
+
+def _open_published(config: BenchmarkConfig, root: Path) -> Benchmark:
+    folders = benchmark_folders(config.name, root) if root.is_dir() else []
+    databases: dict[str, Database] = {}
+    metadata: dict[str, Metadata] = {}
+    for folder in folders:
+        for database in published_databases(folder):
+            databases.setdefault(database.name, database)
+        # The schema file lies beside the folder or, where that was unpacked deeper, a level up.
+        for name, known in read_tables_files([folder, folder.parent, folder.parent.parent]).items():
+            metadata.setdefault(name, known)
+    if not databases:
+        raise BenchmarkError(_missing(config, root, "no folder of <database>/<database>.sqlite"))
+    return Benchmark(config.name, tuple(databases.values()), metadata)
+
+
+def _open_imdb(config: BenchmarkConfig, root: Path, data_dir: Path) -> Benchmark:
+    metadata = Metadata(imdb.PRIMARY_KEYS, imdb.FOREIGN_KEYS, keys_are_complete=True)
+    if root.is_file():
+        return Benchmark("imdb", (Database("imdb", _dialect(root), str(root)),), {"imdb": metadata})
+    if root.is_dir():
+        # What was loaded from CSV files lies beside them, under a name of its own.
+        files = [path for _, path in own_databases(root) if not path.name.startswith("imdb-")]
+        if len(files) == 1:
+            return Benchmark("imdb", (Database("imdb", _dialect(files[0]), str(files[0])),), {"imdb": metadata})
+        for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+            if (folder / "title.csv").is_file():
+                database, identity = imdb.load_imdb(folder, data_dir)
+                return Benchmark("imdb", (database,), {"imdb": dataclasses.replace(metadata, identity=identity)})
+    raise BenchmarkError(_missing(config, root, "neither a database file nor title.csv and the other CSV files"))
+
+
+def _open_own(config: BenchmarkConfig, root: Path, data_dir: Path) -> Benchmark:
+    folder = data_dir / "custom"
+    if is_tabular(root):
+        return _open_tables(root.stem, [root], folder)
+    if root.is_file():
+        database = Database(root.stem, _dialect(root), str(root))
+        return Benchmark("custom", (database,))
+    if not root.is_dir():
+        raise BenchmarkError(f"there is no file or folder {str(root)!r}; check benchmark.root={config.root!r}")
+    found = own_databases(root)
+    if found:
+        chosen = [(name, path) for name, path in found if not config.databases or name in config.databases]
+        # A wrong name is for the caller to complain about, a wrong file only if it is to be used.
+        return Benchmark("custom", tuple(Database(name, _dialect(path), str(path)) for name, path in chosen or found))
+    if files := table_files(root):
+        return _open_tables(root.resolve().name, files, folder)
+    raise BenchmarkError(
+        f"the folder {str(root)!r} holds no database (.sqlite, .db, .duckdb) and no CSV or Parquet file; "
+        f"check benchmark.root={config.root!r}"
+    )
+
+
+def _open_tables(name: str, files: list[Path], folder: Path) -> Benchmark:
+    database, identity = load_files(name, files, folder)
+    return Benchmark("custom", (database,), {database.name: Metadata(identity=identity)})
+
+
+def _dialect(path: Path) -> str:
+    dialect = dialect_of(path)
+    if dialect is None:
+        what = (
+            "is empty" if path.stat().st_size == 0 else "is neither an SQLite nor a DuckDB database, or it is encrypted"
         )
-        return Benchmark("tpcds", (database,), {database.name: metadata})
-    root = Path(config.root)
-    paths = sorted(path for path in root.glob("*/*.sqlite") if path.stem == path.parent.name)
-    folders = [root, root.parent]
-    databases = tuple(Database(path.stem, "sqlite", str(path)) for path in paths)
-    return Benchmark(config.name, databases, read_tables_files(folders))
+        raise BenchmarkError(
+            f"the file {str(path)!r} {what}; give an unencrypted copy, or name the databases to use in "
+            "benchmark.databases"
+        )
+    return dialect
+
+
+def _missing(config: BenchmarkConfig, root: Path, what: str) -> str:
+    """Return the message for a benchmark that is not there, with every way to get it."""
+    ways = []
+    if config.downloads:
+        ways.append(f"fetch it with: python -m rayfactory +benchmark={config.name} task=download")
+    if config.manual:
+        ways.append(config.manual)
+    ways.append("or, where you have it already, give its place: benchmark.root=PATH")
+    state = f"{str(root)!r} holds {what}" if root.exists() else f"there is no file or folder {str(root)!r}"
+    return f"benchmark {config.name!r} is not there ({state}).\n  " + "\n  ".join(ways)
 
 
 def load_schemas(
@@ -74,7 +198,14 @@ def load_schemas(
     """
     num_found = 0
     for database in benchmark.databases:
-        schema = load_schema(benchmark, database, profile, limits, data_dir)
+        try:
+            schema = load_schema(benchmark, database, profile, limits, data_dir)
+        except DatabaseError as error:
+            if len(benchmark.databases) == 1:
+                raise
+            raise DatabaseError(
+                f"{error}. To go on without it, name the others in benchmark.databases=[...]"
+            ) from error
         if schema.populated:
             num_found += 1
             yield schema
@@ -82,7 +213,10 @@ def load_schemas(
             what = "rows" if schema.tables else "tables"
             logger.warning("database %r (%s) has no %s; it is left out", database.name, database.path, what)
     if not num_found:
-        raise BenchmarkError(f"no database of benchmark {benchmark.name!r} has any rows; give others in benchmark.root")
+        places = ", ".join(repr(database.path) for database in benchmark.databases[:3])
+        raise BenchmarkError(
+            f"there is nothing to write about: no table with rows in {places}; fill it, or give another benchmark.root"
+        )
 
 
 def load_schema(
@@ -93,20 +227,22 @@ def load_schema(
     Raises:
         DatabaseError: it cannot be read.
     """
+    path = Path(database.path)
     metadata = benchmark.metadata.get(database.name, Metadata())
+    if (folder := path.parent / "database_description").is_dir():
+        metadata = dataclasses.replace(metadata, descriptions=read_descriptions(folder))
+    if not path.is_file():
+        raise DatabaseError(f"database {database.name!r}: there is no file {database.path!r}; check benchmark.root")
     try:
-        key = _digest(
-            CACHE_VERSION, database.name, quick_sha256(Path(database.path)), asdict(profile), metadata.to_json()
-        )
+        quick = quick_sha256(path)
+        key = _digest(CACHE_VERSION, duckdb.__version__, database.name, quick, asdict(profile), metadata.to_json())
         cached_path = data_dir / "schemas" / f"{key}.json"
         cached = read_cached(cached_path)
         if cached is not None:
             return cached
-        content = metadata.identity or content_sha256(Path(database.path))
+        content = metadata.identity or content_sha256(path)
     except OSError as error:
-        raise DatabaseError(
-            f"database {database.name!r} ({database.path}): cannot be read ({error.strerror})"
-        ) from error
+        raise DatabaseError(f"database {database.name!r} ({path}): cannot be read ({error.strerror})") from error
     schema = read_schema(database, metadata, profile, limits, fingerprint=_digest(content, metadata.to_json()))
     write_cached(cached_path, schema)
     return schema
@@ -125,10 +261,13 @@ def read_schema(
         catalogue = _with_metadata(read_catalogue(connection), metadata)
         _check_width(database, catalogue, profile)
         contents = {table.name: profile_table(connection, table, profile) for table in catalogue.tables}
+        if not metadata.keys_are_complete:
+            inferred = infer_foreign_keys(connection, catalogue, contents)
+            catalogue = dataclasses.replace(catalogue, foreign_keys=(*catalogue.foreign_keys, *inferred))
     except (sqlite3.Error, duckdb.Error, MemoryError) as error:
         raise DatabaseError(
-            f"database {database.name!r} ({database.path}): its content cannot be read ({error}); it may be damaged: give a "
-            "whole copy, or leave it out with benchmark.databases"
+            f"database {database.name!r} ({database.path}): its content cannot be read ({error}); it may be damaged: "
+            "give a whole copy, or leave it out with benchmark.databases"
         ) from error
     finally:
         connection.close()
@@ -152,9 +291,7 @@ def _with_metadata(catalogue: Catalogue, metadata: Metadata) -> Catalogue:
         names = [table.find(name) for name in primary_keys.get(table.name.casefold(), ())]
         known = tuple(name for name in names if name is not None)
         if not table.primary_key and known and len(known) == len(names):
-            table = TableStructure(
-                table.name, table.columns, known, table.unique_keys, table.has_rowid, table.description
-            )
+            table = dataclasses.replace(table, primary_key=known)
         tables.append(table)
     foreign_keys = resolve_foreign_keys(tables, (*catalogue.foreign_keys, *metadata.foreign_keys))
     return Catalogue(tuple(tables), foreign_keys, catalogue.views)
@@ -165,7 +302,8 @@ def _check_width(database: Database, catalogue: Catalogue, profile: ProfileConfi
         if len(table.columns) > profile.max_columns:
             raise DatabaseError(
                 f"database {database.name!r}: table {table.name!r} has {len(table.columns)} columns, more than "
-                f"profile.max_columns={profile.max_columns}; raise that, or leave the database out with benchmark.databases"
+                f"profile.max_columns={profile.max_columns}; raise that, split the table, or leave the "
+                "database out with benchmark.databases"
             )
 
 

@@ -62,9 +62,9 @@ def write_cached(path: Path, schema: Schema) -> None:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(schema_to_json(schema), file, ensure_ascii=False)
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink()
             raise
     except OSError as error:
         logger.warning("the schema of %s cannot be kept in %s (%s)", schema.database, path.parent, error)

@@ -76,8 +76,8 @@ def resolve_foreign_keys(
 ) -> tuple[ForeignKey, ...]:
     """Return the foreign keys in the tables' own spelling, each once.
 
-    Benchmarks declare keys that lead nowhere: to a table or a column that does not exist, or to the column itself. Those
-    are left out.
+    Benchmarks declare keys that lead nowhere: to a table or a column that does not exist, or to the column itself.
+    Those are left out.
     """
     by_name = {table.name.casefold(): table for table in tables}
     resolved: dict[tuple[str, frozenset[tuple[str, str]], str], ForeignKey] = {}
@@ -104,16 +104,14 @@ def _read_sqlite(connection: sqlite3.Connection) -> Catalogue:
     tables: list[TableStructure] = []
     foreign_keys: list[ForeignKey] = []
     # In the order of their creation, which PRAGMA table_list does not keep.
-    order = [
-        name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid")
-    ]
+    created = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid").fetchall()
     # Tables of the kinds `virtual` and `shadow` belong to an extension such as full-text search.
     plain = {
         name: bool(without_rowid)
         for schema, name, kind, _, without_rowid, _ in connection.execute("PRAGMA table_list").fetchall()
         if schema == "main" and kind == "table" and not name.lower().startswith("sqlite_")
     }
-    for name in order:
+    for (name,) in created:
         if name not in plain:
             continue
         tables.append(_read_sqlite_table(connection, name, has_rowid=not plain[name]))
@@ -223,7 +221,7 @@ def _views(definitions: dict[str, str], table_names: list[str], dialect: str) ->
 
 def _names_read(sql: str, dialect: str) -> set[str]:
     """Return the names of tables and views that a view's definition reads, folded; empty where it does not parse."""
-    import sqlglot  # noqa: PLC0415  half a second, for the few databases that have views
+    import sqlglot  # half a second, for the few databases that have views
     from sqlglot import exp
 
     try:

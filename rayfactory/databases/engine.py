@@ -305,8 +305,8 @@ def _open_sqlite(database: Database, path: Path, limits: ExecutionConfig) -> sql
         raise DatabaseError(
             f"database {database.name!r} ({path}): the file is encrypted or is no SQLite database; give a plain copy"
         )
-    # Opening a database in WAL mode writes beside it, even when only reading. Where no log is waiting there is nothing
-    # to miss by calling the file immutable.
+    # Opening a database in WAL mode writes beside it, even when only reading. Where no log is waiting there is
+    # nothing to miss by calling the file immutable.
     uses_wal = header[18:20] == b"\x02\x02"
     wal = path.with_name(path.name + "-wal")
     immutable = uses_wal and not (wal.is_file() and wal.stat().st_size)
@@ -318,8 +318,8 @@ def _open_sqlite(database: Database, path: Path, limits: ExecutionConfig) -> sql
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _SQLITE_MAX_VALUE_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _SQLITE_MAX_PATTERN_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        # Sorting and materialised subqueries count as memory rather than fill a disk. The limit is the process's: it can
-        # only be lowered.
+        # Sorting and materialised subqueries count as memory rather than fill a disk. The limit is the process's: it
+        # can only be lowered.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA hard_heap_limit = {limits.memory_mb * 2**20}")
         connection.execute("PRAGMA trusted_schema = OFF")

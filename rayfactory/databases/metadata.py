@@ -29,12 +29,14 @@ class Metadata:
         primary_keys: columns by table.
         descriptions: one line by (table, column), both case-folded.
         identity: where not empty, stands for the content of the file, whose bytes differ from one making to the next.
+        keys_are_complete: whether no foreign key is left to be inferred.
     """
 
     primary_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
     descriptions: Mapping[tuple[str, str], str] = field(default_factory=dict)
     identity: str = ""
+    keys_are_complete: bool = False
 
     def to_json(self) -> str:
         """Return a text that differs whenever the metadata do."""
@@ -44,6 +46,7 @@ class Metadata:
                 [[k.table, k.columns, k.referenced_table, k.referenced_columns, k.source] for k in self.foreign_keys],
                 sorted(self.descriptions.items()),
                 self.identity,
+                self.keys_are_complete,
             ],
             ensure_ascii=False,
         )

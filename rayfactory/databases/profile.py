@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sqlite3
@@ -18,11 +19,15 @@ from rayfactory.databases.schema import ColumnProfile, Kind, Value
 MAX_SAMPLED_CELLS = 4_000_000
 """Rows times columns of one sample, which bounds memory for wide tables."""
 
-NUM_BLOCKS = 100
-"""A table that is not read whole is read in this many runs of consecutive rows, evenly spread."""
+NUM_BLOCKS = 1_000
+"""A table of SQLite that is not read whole is read in this many short runs of rows."""
 
 MAX_TEXT_CHARS = 80
 """Longer text is no constant that anybody would write in a query."""
+
+_KEPT_CHARS = 4 * MAX_TEXT_CHARS
+_GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, are spread evenly and never periodic."""
 
 NUM_COMMON_VALUES = 20
 NUM_EXAMPLES = 5
@@ -100,7 +105,7 @@ def profile_column(values: Sequence[object], kind: Kind) -> ColumnProfile:
     maximum: Value | None = None
     quantiles: tuple[Value, ...] = ()
     if kind in _ORDERED:
-        ordered: list[Value] = sorted(value for value in present if isinstance(value, (int, float, str)))  # type: ignore[type-var]
+        ordered: list[Value] = sorted(value for value in present if isinstance(value, (int, float, str)))
         minimum, maximum = ordered[0], ordered[-1]
         quantiles = tuple(ordered[round(tenth * (len(ordered) - 1) / 10)] for tenth in range(1, 10))
     return ColumnProfile(
@@ -180,7 +185,7 @@ def _text_kind(distinct: set[str]) -> Kind:
     return "text"
 
 
-def _is_iso(text: str, pattern: re.Pattern[str], parser: type[date] | type[time]) -> bool:
+def _is_iso(text: str, pattern: re.Pattern[str], parser: type[date | time]) -> bool:
     if not pattern.fullmatch(text):
         return False
     try:
@@ -205,7 +210,7 @@ def _examples(usable: list[tuple[Value, int]]) -> tuple[Value, ...]:
     """Return a few values that stand for all: the frequent ones, or where all are rare, some across their range."""
     if len(usable) <= NUM_EXAMPLES or usable[NUM_EXAMPLES - 1][1] > 1:
         return tuple(value for value, _ in usable[:NUM_EXAMPLES])
-    ordered: list[Value] = sorted(value for value, _ in usable)  # type: ignore[type-var]
+    ordered: list[Value] = sorted(value for value, _ in usable)
     last = len(ordered) - 1
     return tuple(ordered[round(step * last / (NUM_EXAMPLES - 1))] for step in range(NUM_EXAMPLES))
 
@@ -226,9 +231,10 @@ def _sample_sqlite(
     connection: sqlite3.Connection, table: TableStructure, num_rows: int, max_rows: int
 ) -> Iterable[Sequence[object]]:
     # Of long text the beginning is enough, of a blob that it is one.
+    names = [quote(column.name) for column in table.columns]
     selected = ", ".join(
-        f"CASE typeof({name}) WHEN 'text' THEN substr({name}, 1, {4 * MAX_TEXT_CHARS}) WHEN 'blob' THEN x'' ELSE {name} END"
-        for name in (quote(column.name) for column in table.columns)
+        f"CASE typeof({name}) WHEN 'text' THEN substr({name}, 1, {_KEPT_CHARS}) WHEN 'blob' THEN x'' ELSE {name} END"
+        for name in names
     )
     source = f"SELECT {selected} FROM {quote(table.name)}"
     if num_rows <= max_rows:
@@ -236,25 +242,32 @@ def _sample_sqlite(
     rowid = next((name for name in ("rowid", "_rowid_", "oid") if table.find(name) is None), None)
     if table.has_rowid and rowid is not None:
         low, high = connection.execute(f"SELECT min({rowid}), max({rowid}) FROM {quote(table.name)}").fetchone()
-        return _blocks_sqlite(
-            connection, f"{source} WHERE {rowid} >= ? AND {rowid} < ? ORDER BY {rowid} LIMIT ?", low, high, max_rows
-        )
-    # No way to jump into the middle: walk, and keep every n-th row.
-    stride = -(-num_rows // max_rows)
-    position = iter(range(num_rows + 1))
-    connection.create_function("rayfactory_row_position", 0, lambda: next(position))
-    return connection.execute(f"{source} WHERE rayfactory_row_position() % {stride} = 0")
+        block = f"{source} WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+        rows = [row for bounds in _blocks(low, high, max_rows) for row in connection.execute(block, bounds)]
+        if 2 * len(rows) >= max_rows:
+            return rows
+    # No way to jump into the middle, or large gaps between the row ids: walk.
+    positions = itertools.count()
+    connection.create_function("rayfactory_sampled", 0, lambda: _is_sampled(next(positions), max_rows / num_rows))
+    return connection.execute(f"{source} WHERE rayfactory_sampled()")
 
 
-def _blocks_sqlite(
-    connection: sqlite3.Connection, query: str, low: int, high: int, max_rows: int
-) -> Iterable[Sequence[object]]:
-    """Yield runs of consecutive rows, evenly spread over the row ids; no row twice."""
-    block_rows = -(-max_rows // NUM_BLOCKS)
-    for block in range(NUM_BLOCKS):
-        start = low + (high - low + 1) * block // NUM_BLOCKS
-        end = low + (high - low + 1) * (block + 1) // NUM_BLOCKS
-        yield from connection.execute(query, (start, end, block_rows))
+def _blocks(low: int, high: int, max_rows: int) -> Iterable[tuple[int, int, int]]:
+    """Yield (first row id, last row id, rows) of short runs of rows, one in each of as many equal stretches.
+
+    Where in its stretch a run begins varies: evenly spaced runs over a calendar would all fall into the same month.
+    """
+    num_blocks = min(NUM_BLOCKS, max_rows)
+    block_rows = -(-max_rows // num_blocks)
+    for block in range(num_blocks):
+        first = low + (high - low + 1) * block // num_blocks
+        last = low + (high - low + 1) * (block + 1) // num_blocks - 1
+        slack = max(0, last - first + 1 - block_rows)
+        yield first + int(slack * (block * _GOLDEN % 1)), last, block_rows
+
+
+def _is_sampled(position: int, share: float) -> bool:
+    return position * _GOLDEN % 1 < share
 
 
 def _sample_duckdb(
@@ -264,17 +277,11 @@ def _sample_duckdb(
         _duckdb_expression(quote(column.name), kind) for column, kind in zip(table.columns, kinds, strict=True)
     )
     source = f"SELECT {selected} FROM {quote(table.name)}"
-    if num_rows <= max_rows:
-        yield from _stream(connection, source)
-        return
-    block_rows = -(-max_rows // NUM_BLOCKS)
-    rowid = "rowid" if table.find("rowid") is None else None
-    if rowid is None:
-        yield from _stream(connection, f"{source} LIMIT {max_rows}")
-        return
-    for block in range(NUM_BLOCKS):
-        start = num_rows * block // NUM_BLOCKS
-        yield from _stream(connection, f"{source} WHERE rowid >= {start} AND rowid < {start + block_rows}")
+    if num_rows > max_rows:
+        # Columns are read in one fast pass; the hash of the position draws the same rows every time.
+        share = round(max_rows / num_rows * 2**32)
+        source += f" QUALIFY hash(row_number() OVER ()) >> 32 < {share}"
+    return _stream(connection, source)
 
 
 def _stream(connection: Connection, sql: str) -> Iterable[Sequence[object]]:
@@ -289,7 +296,7 @@ def _duckdb_expression(name: str, kind: Kind) -> str:
     if kind == "real":
         return f"CAST({name} AS DOUBLE)"
     if kind == "text":
-        return f"substr(CAST({name} AS VARCHAR), 1, {4 * MAX_TEXT_CHARS})"
+        return f"substr(CAST({name} AS VARCHAR), 1, {_KEPT_CHARS})"
     if kind in ("date", "timestamp"):
         return f"CASE WHEN isfinite({name}) THEN CAST({name} AS VARCHAR) END"
     if kind == "time":

@@ -10,36 +10,56 @@ from rayfactory.databases.schema import ColumnProfile, Kind, Role
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
-_MEASURE_WORDS = frozenset(
-    "amount amt price cost quantity qty count total sum avg average mean balance salary income revenue sales profit loss tax "
-    "fee fees charge discount budget capacity population height weight length width depth area size space ft sqft percent "
-    "percentage pct rate ratio score scores points goals wins losses age votes attendance employees students staff "
-    "enrollment distance speed duration minutes hours days years months weeks seconds value worth volume share shares stock "
-    "assets killed injured deaths temperature pressure power horsepower mpg gdp elevation altitude rating ratings gross "
-    "credit credits estimate dep_count vehicles passengers seats rooms pages bytes followers likes views cash num payment "
-    "bonus commission market horsepower displacement cylinders".split()
-)
-_CODE_WORDS = frozenset(
-    "year yr month mo moy dom dow doy qoy day quarter week hour hr minute second zip zipcode postal postcode seq sequence "
-    "latitude lat longitude lng lon offset gmt utc rank ranking position pos order round season version edition level "
-    "floor grade class code channel track lane area_code time built founded established opened since index priority port "
-    "model section chapter episode series issue gate division decade century phase step stage".split()
-)
-_IDENTIFIER_WORDS = frozenset(
-    "phone telephone mobile cell fax email mail url uri website webpage homepage link login username user password token "
-    "hash uuid guid ssn isbn issn ean upc sku vin iban imei serial barcode ip mac license plate passport md5sum".split()
-)
-_CATEGORY_WORDS = frozenset(
-    "type types status state country nationality gender sex category class kind color colour region continent city county "
-    "province district language currency genre brand industry sector department major role party religion flag level "
-    "method mode group grade rating title_type size unit units position "
-    "result outcome shift season weekday format platform tier segment".split()
-)
-_TEXT_WORDS = frozenset(
-    "name names title description desc details detail comment comments note notes text address street line summary content "
-    "remark remarks abstract body message author manager hours".split()
-)
-_ID_WORDS = frozenset({"id", "ids", "sk", "pk", "key", "uid", "no", "num", "nr", "number"})
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MEASURE_WORDS = _words("""
+    age altitude amount amt area asian assets attendance average avg balance bonus bronze budget bytes capacity
+    cash charge commission cost count credit credits cylinders days deaths discount displacement distance duration
+    earnings elevation employees enrollment estimate expense expenses fee fees followers ft gdp goals gold gross
+    height horsepower hours income injured killed kills length likes loss losses market mean minutes money months
+    mpg num pages passengers payment pct percent percentage points population power pressure price profit qty
+    quantity quota rate rating ratings ratio revenue rooms salary sales score scores seats seconds shares silver
+    size space speed sqft staff stock students sum tax temperature tonnage total value vehicles viewers views
+    volume votes wages weeks weight width wins worth years
+""")
+_CODE_WORDS = _words("""
+    built century channel chapter class code date datetime day decade division dom dow doy edition episode
+    established floor founded gate gmt grade group hour hr index issue lane lat latitude level lng lon longitude
+    minute mo model month moy mth offset opened order phase port pos position postal postcode priority qoy quarter
+    rank ranking round season second section seq sequence series since stage step time track type utc version week
+    year yr zip zipcode
+""")
+_IDENTIFIER_WORDS = _words("""
+    barcode cell ean email fax guid hash homepage iban imei ip isbn issn license login mac md5sum mobile passport
+    password phone plate serial sku ssn telephone token upc uri url username uuid vin webpage website
+""")
+_CATEGORY_WORDS = _words("""
+    brand category city class color colour continent country county currency department district flag format gender
+    genre grade group industry language level major method mode month nationality outcome party platform position
+    province rating region religion result role season sector segment sex shift size state status tier type types
+    unit units weekday
+""")
+_REFERENCE_WORDS = _words("""
+    advisor category city class color colour country department district flag genre group instructor language major
+    manager method mode nationality party region status supervisor type types
+""")
+"""A number called so stands for something else: nobody adds up cities."""
+
+_TEXT_WORDS = _words("""
+    abstract address author body comment comments content desc description detail details hours line manager
+    message name names note notes remark remarks street suite summary text title
+""")
+_NUMBER_WORDS = _words("no num nr number nbr")
+_ID_WORDS = _words("id ids pk key uid")
+_NUMERIC_TEXT = re.compile(r"[+-]?\d+([.,]\d+)?")
+_ID_RHYMES = _words("""
+    acid aid amid android arid asteroid avid avoid bid braid candid covid did fluid forbid grid hid hybrid kid lid
+    liquid maid mermaid mid orchid overpaid paid plaid prepaid raid rapid rid said skid solid squid steroid stupid
+    unpaid valid vivid void
+""")
 
 MAX_CATEGORIES = 50
 """More distinct values than this make no grouping that fits on a page, unless the name says otherwise."""
@@ -68,10 +88,10 @@ class Facts:
 def role_of(facts: Facts) -> Role:
     """Return what an analyst would do with a column."""
     profile = facts.profile
-    if facts.kind == "other" or (profile.num_sampled and profile.null_fraction == 1):
-        return "opaque"
+    if facts.kind == "other" or (profile.num_sampled and profile.num_distinct == 0):
+        return "key" if facts.in_key else "opaque"
     if facts.kind in ("date", "timestamp"):
-        return "key" if facts.in_key and profile.unique else "date"
+        return "date"
     if facts.in_key:
         return "key"
     if facts.kind == "boolean":
@@ -89,60 +109,81 @@ def words_of(name: str) -> tuple[str, ...]:
 
 def _text_role(facts: Facts, words: tuple[str, ...]) -> Role:
     profile = facts.profile
-    last = words[-1] if words else ""
-    num_values = round(profile.num_sampled * (1 - profile.null_fraction))
-    rows_per_value = num_values / profile.num_distinct if profile.num_distinct else 0.0
-    if {"zip", "zipcode", "postcode", "postal"} & set(words):
+    if profile.num_sampled and profile.num_distinct <= 1 and not profile.common_values:
+        return "opaque"  # blank throughout, or one and the same long text
+    named = set(words)
+    rows_per_value = _rows_per_value(profile)
+    few = profile.num_distinct <= 12 and rows_per_value >= 2
+    if few and words[-1:] and words[-1] not in _TEXT_WORDS and named & {"type", "status", "category", "flag"}:
+        return "category"
+    if named & {"zip", "zipcode", "postcode", "postal"}:
         return "code"
-    if set(words) & _IDENTIFIER_WORDS:
+    if named & _IDENTIFIER_WORDS:
         # A flag about mail or phones is no address.
         return "category" if profile.num_distinct <= 3 and rows_per_value >= 2 else "identifier"
-    is_free_text = bool(set(words) & _TEXT_WORDS)
-    if (
-        last in ("id", "ids", "uid", "key", "no", "num", "nr", "number")
-        and "street" not in words
-        and "suite" not in words
-    ):
+    if _ends_in(words, _ID_WORDS | _NUMBER_WORDS) and not named & {"street", "suite"}:
         return "category" if profile.num_distinct <= 12 and rows_per_value >= 10 else "identifier"
-    if is_free_text or {"street", "suite"} & set(words):
-        return "category" if profile.num_distinct <= 30 and rows_per_value >= 20 and "street" not in words else "text"
-    if set(words) & _CATEGORY_WORDS and profile.num_distinct <= MAX_NAMED_CATEGORIES:
-        return "category" if profile.num_distinct <= 12 or rows_per_value >= 1.5 else "text"
-    if profile.num_distinct <= MAX_CATEGORIES and rows_per_value >= 2:
+    if named & {"street", "suite", "address"}:
+        return "text"
+    if named & _TEXT_WORDS:
+        return "category" if profile.num_distinct <= 30 and rows_per_value >= 20 else "text"
+    is_named_category = bool(named & _CATEGORY_WORDS) and profile.num_distinct <= MAX_NAMED_CATEGORIES
+    if is_named_category and (profile.num_distinct <= 12 or rows_per_value >= 1.5):
+        return "category"
+    if _is_numeric_text(profile):
+        return "code"
+    if profile.num_distinct <= MAX_CATEGORIES and (few or rows_per_value >= 3):
         return "category"
     return "text"
 
 
 def _number_role(facts: Facts, words: tuple[str, ...]) -> Role:
     profile = facts.profile
+    named = set(words)
     last = words[-1] if words else ""
+    is_integer = facts.kind == "integer"
     if last == "sk":
         return "key"
-    if set(words) & _IDENTIFIER_WORDS and last not in ("count", "num"):
+    if named & _IDENTIFIER_WORDS and last not in ("count", "num"):
         return "identifier"
-    if last in _ID_WORDS and "of" not in words:
-        if last in ("id", "ids", "uid", "pk", "key"):
-            names_something = profile.unique and profile.num_sampled > 1
-            return "key" if names_something and facts.kind == "integer" else "code"
-        rows_per_value = profile.num_sampled / max(1, profile.num_distinct)
-        return "identifier" if rows_per_value < 2 and profile.num_sampled > 1 else "code"
+    if _ends_in(words, _ID_WORDS):
+        return "key" if is_integer and profile.unique and profile.num_sampled > 1 else "code"
+    if _ends_in(words, _NUMBER_WORDS) and "of" not in named:
+        return "identifier" if _rows_per_value(profile) < 2 and profile.num_sampled > 1 else "code"
     if _names_a_sibling(facts):
         return "code"
     if last in _MEASURE_WORDS:
         return "measure"
-    if set(words) & _CODE_WORDS:
-        return "measure" if facts.kind == "real" and last == "time" else "code"
-    if facts.kind == "integer" and any(
-        word in facts.declared_type.upper() for word in ("DATE", "TIME", "YEAR", "BOOL")
-    ):
+    if named & _CODE_WORDS:
+        return "measure" if not is_integer and last == "time" else "code"
+    declared = facts.declared_type.upper()
+    if is_integer and any(word in declared for word in ("DATE", "TIME", "YEAR")):
         return "code"
-    if set(words) & _MEASURE_WORDS:
+    if named & _MEASURE_WORDS:
         return "measure"
-    if _looks_like_year(facts):
+    if is_integer and (named & _REFERENCE_WORDS or _looks_like_year(profile)):
         return "code"
-    if facts.kind == "integer" and profile.num_distinct == 2 and profile.minimum == 0 and profile.maximum == 1:
+    if is_integer and profile.num_distinct <= 2 and {profile.minimum, profile.maximum} <= {0, 1}:
         return "category"
     return "measure"
+
+
+def _rows_per_value(profile: ColumnProfile) -> float:
+    num_values = round(profile.num_sampled * (1 - profile.null_fraction))
+    return num_values / profile.num_distinct if profile.num_distinct else 0.0
+
+
+def _ends_in(words: tuple[str, ...], endings: frozenset[str]) -> bool:
+    """Whether a name ends in one of the words, also where it is written in one: ``userid``."""
+    if not words:
+        return False
+    return words[-1] in endings or ("id" in endings and words[-1].endswith("id") and words[-1] not in _ID_RHYMES)
+
+
+def _is_numeric_text(profile: ColumnProfile) -> bool:
+    return bool(profile.common_values) and all(
+        isinstance(value, str) and _NUMERIC_TEXT.fullmatch(value) for value, _ in profile.common_values
+    )
 
 
 def _names_a_sibling(facts: Facts) -> bool:
@@ -152,6 +193,6 @@ def _names_a_sibling(facts: Facts) -> bool:
     return any(f"{folded}{ending}" in siblings for ending in ("_name", "_desc", "_description", "name"))
 
 
-def _looks_like_year(facts: Facts) -> bool:
-    low, high = facts.profile.minimum, facts.profile.maximum
+def _looks_like_year(profile: ColumnProfile) -> bool:
+    low, high = profile.minimum, profile.maximum
     return isinstance(low, int) and isinstance(high, int) and low >= 1500 and high <= 2100 and low != high

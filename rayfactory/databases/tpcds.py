@@ -1,11 +1,10 @@
 """TPC-DS: its data, made on first use by DuckDB's own generator, and its keys, which that generator does not declare.
 
-Source: TPC-DS Standard Specification, version 3.2, sections 2.3 and 2.4 (and the primary and foreign keys of its logical schema).
+Source: TPC-DS Standard Specification, version 3.2, sections 2.3 and 2.4.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -168,8 +167,8 @@ FOREIGN_KEYS: tuple[ForeignKey, ...] = (
 """Every foreign key of the specification."""
 
 
-def make_tpcds(scale_factor: float, data_dir: Path) -> Database:
-    """Return the TPC-DS database of a scale factor, generating it where it is not there yet.
+def make_tpcds(scale_factor: float, folder: Path) -> Database:
+    """Return the TPC-DS database of a scale factor in a folder, generating it where it is not there yet.
 
     Raises:
         BenchmarkError: the scale factor is not positive, the generator is not installed, or the disk is full.
@@ -178,19 +177,19 @@ def make_tpcds(scale_factor: float, data_dir: Path) -> Database:
         raise BenchmarkError(
             f"benchmark.scale_factor={scale_factor:g} makes no TPC-DS data; give a positive number, such as 0.01 or 1"
         )
-    path = data_dir / "tpcds" / f"tpcds_sf{scale_factor:g}.duckdb"
+    path = folder / f"tpcds_sf{scale_factor:g}.duckdb"
     if not path.exists():
         extension = _extension()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             # In a folder of its own, then renamed: two processes that start at once both end with a whole file.
-            with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as folder:
-                made = Path(folder) / path.name
+            with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as making:
+                made = Path(making) / path.name
                 _generate(made, scale_factor, extension)
-                os.replace(made, path)
+                made.replace(path)
         except (OSError, duckdb.Error) as error:
             raise BenchmarkError(
-                f"TPC-DS data of scale factor {scale_factor:g} could not be made in {str(path.parent)!r} ({error}); "
+                f"TPC-DS data of scale factor {scale_factor:g} could not be made in {str(folder)!r} ({error}); "
                 "make room there, or set data_dir to another folder"
             ) from error
     return Database("tpcds", "duckdb", str(path))
@@ -203,7 +202,7 @@ def content_identity(scale_factor: float) -> str:
 
 def _extension() -> Path:
     try:
-        import duckdb_extension_tpcds  # noqa: PLC0415  only the first use needs it
+        import duckdb_extension_tpcds  # only the first use needs it
     except ImportError as error:
         raise BenchmarkError(
             f"the TPC-DS generator is not installed; run: pip install duckdb-extension-tpcds=={duckdb.__version__}"
