@@ -1,0 +1,324 @@
+"""Typed expressions over a scope: what to group by, what to measure, how to aggregate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from rayfactory.databases.schema import Kind
+from rayfactory.models.predicates import alike
+from rayfactory.models.scope import Field, Scope, with_role
+from rayfactory.models.syntax import date_part, date_period, literal, number, quotient, snake
+
+MAX_GROUPS = 60
+"""A grouping into more groups than this does not fit on a page."""
+
+_DECIMAL = re.compile(r"DECIMAL\((\d+)\s*,\s*(\d+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """An expression with the name that its output deserves.
+
+    Attributes:
+        num_distinct: estimated distinct values; 0 where it does not matter.
+        uses: SQL of the fields in it, by which two expressions are told apart.
+        weight: how often an analyst would choose it.
+        kind: what its values are.
+    """
+
+    sql: str
+    name: str
+    num_distinct: float = 0
+    uses: tuple[str, ...] = ()
+    weight: float = 1.0
+    kind: Kind = "real"
+
+
+def dimensions(scope: Scope) -> list[Expression]:
+    """Return what rows can be grouped by: categories, codes, periods of dates and bands of measures."""
+    found: list[Expression] = []
+    dialect = scope.dialect
+    for field in with_role(scope, "category", "code"):
+        column = field.column
+        if column.kind == "other" or not 2 <= field.num_distinct <= MAX_GROUPS:
+            continue
+        if column.role == "code" and _is_unique(field):
+            continue
+        weight = 2.0 if column.role == "category" else 1.0
+        found.append(Expression(field.sql, field.label, field.num_distinct, (field.sql,), weight, column.kind))
+        if column.kind == "text" and column.profile.null_fraction > 0.01:
+            filled = f"COALESCE({field.sql}, 'unknown')"
+            found.append(Expression(filled, field.label, field.num_distinct, (field.sql,), 0.7, "text"))
+    for field in with_role(scope, "date"):
+        found.extend(_periods(field, dialect))
+    for field in with_role(scope, "text"):
+        # First letters of names: a register, as it were.
+        if field.column.kind == "text" and field.column.profile.num_distinct > 30:
+            initial = f"SUBSTR({field.sql}, 1, 1)"
+            found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.15, "text"))
+    for field in with_role(scope, "measure"):
+        band = bands(field, dialect)
+        if band is not None:
+            found.append(band)
+    return found
+
+
+def _is_unique(field: Field) -> bool:
+    return field.column.profile.unique and field.column.profile.num_sampled > 1
+
+
+def _periods(field: Field, dialect: str) -> list[Expression]:
+    values = [value for value in field.present or field.column.profile.quantiles if isinstance(value, str)]
+    if not values or field.column.kind not in ("date", "timestamp"):
+        return []
+    years = len({value[:4] for value in values})
+    months = len({value[:7] for value in values})
+    found: list[Expression] = []
+    base = field.label.removesuffix("_date").removesuffix("_time").removesuffix("date") or "date"
+    base = "" if base == "d" else f"{base}_"
+    uses = (field.sql,)
+    if years >= 2:
+        found.append(Expression(date_part("year", field.sql, dialect), f"{base}year", years, uses, 1.5, "integer"))
+        found.append(Expression(date_period("year", field.sql, dialect), f"{base}year", years, uses, 0.4, "date"))
+    if years <= 12:
+        quarter = date_period("quarter", field.sql, dialect)
+        found.append(Expression(quarter, f"{base}quarter", 4 * years, uses, 0.8, "date"))
+    if months >= 2 and years <= 8:
+        found.append(
+            Expression(date_period("month", field.sql, dialect), f"{base}month", 12 * years, uses, 1.3, "date")
+        )
+    if months >= 2:
+        month = date_part("month", field.sql, dialect)
+        found.append(Expression(month, f"{base}month_of_year", 12, uses, 0.6, "integer"))
+        weekday = date_part("weekday", field.sql, dialect)
+        found.append(Expression(weekday, f"{base}weekday", 7, uses, 0.5, "integer"))
+    return found
+
+
+def thresholds(field: Field) -> list[float]:
+    """Return up to three distinct round numbers that part the values of a measure, ascending."""
+    values = sorted(value for value in field.present if isinstance(value, (int, float)))
+    if len(values) < 12:
+        values = [value for value in field.column.profile.quantiles if isinstance(value, (int, float))]
+    if not values or values[0] == values[-1]:
+        return []
+    cuts: list[float] = []
+    for quarter in (1, 2, 3):
+        at = values[quarter * len(values) // 4]
+        cut = float(f"{at:.1g}") if abs(at) >= 10 else float(f"{at:.2g}")
+        cut = int(cut) if float(cut).is_integer() else cut
+        if values[0] < cut <= values[-1] and cut not in cuts:
+            cuts.append(cut)
+    return sorted(cuts)
+
+
+_BANDS = (("low", "high"), ("low", "medium", "high"), ("low", "medium", "high", "very high"))
+
+
+def bands(field: Field, dialect: str) -> Expression | None:
+    """Return a CASE that sorts a measure into two to four bands; None where its values do not part."""
+    if not field.is_number:
+        return None
+    cuts = thresholds(field)
+    if not cuts:
+        return None
+    names = _BANDS[len(cuts) - 1]
+    arms = " ".join(f"WHEN {field.sql} < {number(cut)} THEN '{name}'" for cut, name in zip(cuts, names, strict=False))
+    sql = f"CASE {arms} ELSE '{names[len(cuts)]}' END"
+    return Expression(sql, f"{field.label}_band", len(cuts) + 1, (field.sql,), 0.5, "text")
+
+
+def measures(scope: Scope) -> list[Expression]:
+    """Return what can be summed and averaged: measures, and sums, differences and products of measures of one source."""
+    fields = [field for field in with_role(scope, "measure") if field.is_number]
+    varied = [field for field in fields if field.num_distinct >= 2] or fields
+    # A measure of a dimension counts once for each row of the grain: it is averaged, and summed only at its own grain.
+    found = [
+        Expression(field.sql, field.label, field.num_distinct, (field.sql,), _grain_weight(scope, field))
+        for field in varied
+    ]
+    for left, right in combinations(varied, 2):
+        if left.source == right.source and _can_calculate(left) and _can_calculate(right):
+            found.extend(_arithmetic(left, right, scope.dialect, _grain_weight(scope, left)))
+    return found
+
+
+def _grain_weight(scope: Scope, field: Field) -> float:
+    return 1.0 if field.table.name == scope.grain.name else 0.25
+
+
+_QUANTITY = frozenset("quantity qty units count num number hours days weeks seats".split())
+_PRICE = frozenset("price cost rate fee wage salary".split())
+
+
+def _can_calculate(field: Field) -> bool:
+    """Whether products and differences of the column stay well within its type."""
+    minimum, maximum = field.column.profile.minimum, field.column.profile.maximum
+    if not isinstance(minimum, (int, float)) or not isinstance(maximum, (int, float)):
+        return False
+    declared = field.column.declared_type.upper()
+    if declared.startswith(("U", "TINYINT", "SMALLINT", "HUGEINT", "FLOAT")):
+        return False
+    sized = _DECIMAL.match(declared)
+    if sized and int(sized.group(1)) > 15:
+        return False
+    return max(abs(minimum), abs(maximum)) < 20_000
+
+
+def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[Expression]:
+    found: list[Expression] = []
+    a, b = left.label.split("_")[-1], right.label.split("_")[-1]
+    uses = (left.sql, right.sql)
+    for x, y, last_x, last_y in ((left, right, a, b), (right, left, b, a)):
+        if last_x in _QUANTITY and last_y in _PRICE:
+            name = f"{y.label.removesuffix('_price').removesuffix('_cost')}_value"
+            found.append(Expression(f"{x.sql} * {y.sql}", name, 1000, uses, weight))
+    if alike(left, right) and _mean(left) != _mean(right):
+        big, small = (left, right) if _mean(left) > _mean(right) else (right, left)
+        name = f"{big.label}_less_{small.label}" if len(big.label + small.label) < 26 else f"{big.label}_margin"
+        found.append(Expression(f"{big.sql} - {small.sql}", name, 1000, uses, 0.25 * weight))
+        share = quotient(small.sql, big.sql, dialect)
+        found.append(Expression(share, f"{small.label}_ratio", 1000, uses, 0.15 * weight))
+    return found
+
+
+def _mean(field: Field) -> float:
+    values = [value for value in field.present or field.column.profile.quantiles if isinstance(value, (int, float))]
+    return sum(values) / len(values) if values else 0.0
+
+
+def counted_things(scope: Scope) -> list[Expression]:
+    """Return what can be counted distinctly: keys of other tables and identifiers, named after what they stand for."""
+    found: list[Expression] = []
+    for field in with_role(scope, "key", "identifier", "text"):
+        profile = field.column.profile
+        if profile.num_distinct < 3 or field.column.kind == "other":
+            continue
+        at_grain = field.table.name == scope.grain.name
+        if at_grain and _is_unique(field):
+            continue
+        if field.column.role == "key" and not at_grain:
+            continue
+        name = "num_" + plural(field.label.removesuffix("_sk").removesuffix("_id").removesuffix("_key"))
+        found.append(Expression(field.sql, name, profile.num_distinct, (field.sql,), 1.0 if at_grain else 0.4))
+    return found
+
+
+def plural(word: str) -> str:
+    """Return the plural of a noun in snake case, by the common rules of English."""
+    if word.endswith(("s", "x", "ch", "sh")):
+        return word if word.endswith("s") else f"{word}es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return f"{word[:-1]}ies"
+    return f"{word}s"
+
+
+def aggregates(scope: Scope) -> list[Expression]:
+    """Return aggregates over the rows of a group, conditional ones included."""
+    dialect = scope.dialect
+    rows = "num_" + plural(snake(scope.grain.name) or "row")
+    found = [Expression("COUNT(*)", rows if len(rows) < 28 else "num_rows", uses=("*",), weight=1.6, kind="integer")]
+    for thing in counted_things(scope):
+        found.append(
+            Expression(f"COUNT(DISTINCT {thing.sql})", thing.name, uses=thing.uses, weight=0.5, kind="integer")
+        )
+    for measure in measures(scope):
+        found.extend(_of_measure(measure, dialect))
+    for field in with_role(scope, "date"):
+        if field.column.kind in ("date", "timestamp"):
+            base = field.label.removesuffix("_date")
+            found.append(Expression(f"MIN({field.sql})", f"first_{base}", 9, (field.sql,), 0.15, field.column.kind))
+            found.append(Expression(f"MAX({field.sql})", f"last_{base}", 9, (field.sql,), 0.15, field.column.kind))
+    found.extend(conditional_aggregates(scope))
+    return found
+
+
+def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
+    name, uses, w = measure.name, measure.uses, measure.weight
+    summable = not any(word in name for word in ("price", "rate", "ratio", "percent", "percentage", "age", "rating"))
+    found = [
+        Expression(f"AVG({measure.sql})", f"avg_{name}", 9, uses, w),
+        Expression(f"ROUND(AVG({measure.sql}), 2)", f"avg_{name}", 9, uses, 0.7 * w),
+        Expression(f"MAX({measure.sql})", f"max_{name}", 9, uses, 0.4 * w),
+        Expression(f"MIN({measure.sql})", f"min_{name}", 9, uses, 0.3 * w),
+    ]
+    if w >= 0.2 and summable:
+        found.append(Expression(f"SUM({measure.sql})", f"total_{name}", 9, uses, 2.2 * w if w > 0.25 else 0.1))
+    if dialect == "duckdb":
+        found.append(Expression(f"MEDIAN({measure.sql})", f"median_{name}", 9, uses, 0.25 * w))
+        found.append(Expression(f"QUANTILE_CONT({measure.sql}, 0.9)", f"p90_{name}", 9, uses, 0.1 * w))
+        found.append(Expression(f"STDDEV_SAMP({measure.sql})", f"stddev_{name}", 9, uses, 0.08 * w))
+    return found
+
+
+def conditional_aggregates(scope: Scope) -> list[Expression]:
+    """Return counts and sums of the rows of one category, or beyond a threshold: CASE and FILTER."""
+    found: list[Expression] = []
+    sums = [measure for measure in measures(scope) if measure.weight >= 1.0][:3]
+    for field in with_role(scope, "category"):
+        if not 2 <= field.num_distinct <= 8 or field.column.kind not in ("text", "boolean", "integer"):
+            continue
+        values = list(dict.fromkeys(sorted(field.present, key=str))) or [
+            v for v, _ in field.column.profile.common_values
+        ]
+        for value in values[:3]:
+            condition = f"{field.sql} = {literal(value, field.column.kind, scope.dialect)}"
+            word = snake(str(value)) if isinstance(value, str) and len(str(value)) > 1 else ""
+            word = word or f"{field.label}_{snake(str(value))}"
+            found.extend(_filtered(condition, word, (field.sql,), sums))
+    for field in with_role(scope, "measure"):
+        if field.is_number and (cuts := thresholds(field)):
+            found.extend(_filtered(f"{field.sql} > {number(cuts[-1])}", f"high_{field.label}", (field.sql,), []))
+    return found
+
+
+def _filtered(condition: str, word: str, uses: tuple[str, ...], sums: Sequence[Expression]) -> list[Expression]:
+    found = [
+        Expression(f"COUNT(*) FILTER (WHERE {condition})", f"num_{word}", 9, uses, 0.12, "integer"),
+        Expression(f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)", f"num_{word}", 9, uses, 0.15, "integer"),
+        Expression(
+            f"ROUND(100.0 * SUM(CASE WHEN {condition} THEN 1 ELSE 0 END) / COUNT(*), 1)", f"pct_{word}", 9, uses, 0.12
+        ),
+    ]
+    for measure in sums:
+        if uses[0] in measure.uses:
+            continue
+        both = (*uses, *measure.uses)
+        case = f"SUM(CASE WHEN {condition} THEN {measure.sql} ELSE 0 END)"
+        found.append(Expression(case, f"{word}_{measure.name}", 9, both, 0.08))
+        found.append(
+            Expression(f"SUM({measure.sql}) FILTER (WHERE {condition})", f"{word}_{measure.name}", 9, both, 0.05)
+        )
+    return found
+
+
+def entities(scope: Scope) -> list[tuple[Field, ...]]:
+    """Return, for each source other than the grain, the one or two columns that tell its rows apart for a reader."""
+    found: list[tuple[Field, ...]] = []
+    for source in dict.fromkeys(field.source for field in scope.fields):
+        own = [field for field in scope.fields if field.source == source]
+        if own[0].table.name == scope.grain.name and len({field.source for field in scope.fields}) > 1:
+            continue
+        names = [field for field in own if field.column.role == "text" and field.column.kind == "text"]
+        ids = [field for field in own if field.column.role == "identifier"]
+        keys = [
+            field for field in own if field.column.name in field.table.primary_key and len(field.table.primary_key) == 1
+        ]
+        names = [field for field in names if _reads_as_name(field)] or []
+        chosen = (*ids[:1], *names[: 2 if not ids else 1]) or tuple(keys[:1])
+        if chosen and all(field.num_distinct >= 2 for field in chosen):
+            found.append(chosen)
+    return found
+
+
+def _reads_as_name(field: Field) -> bool:
+    values = [value for value in field.present or field.column.profile.examples if isinstance(value, str)]
+    return bool(values) and sum(map(len, values)) / len(values) <= 40
+
+
+def renamed(expression: Expression, sql: str) -> Expression:
+    """Return the expression with another text and the same name."""
+    return replace(expression, sql=sql)

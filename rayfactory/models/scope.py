@@ -1,0 +1,206 @@
+"""What the expressions of one SELECT can see: its sources, their columns, and one row that is known to be there."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rayfactory.databases.profile import is_constant
+from rayfactory.databases.schema import Column, Schema, Table, Value
+from rayfactory.models.cfg import is_plain
+from rayfactory.models.syntax import quote_name, snake
+
+MAX_COLUMNS = 60
+"""Columns of one table that a grammar looks at; wider tables lend a spread of theirs."""
+
+
+MIN_SAMPLE = 12
+"""Fewer rows than this tell little of how a column is spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Nothing is known of a column in the witness row (other than that it is null)."""
+
+
+MISSING = Missing()
+
+WitnessValue = Value | None | Missing
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column as the expressions of a scope see it.
+
+    Attributes:
+        source: alias of the source that it belongs to.
+        sql: reference to it, quoted and qualified as the scope's style demands.
+        qualified: the same with its qualifier in any case, for use inside a nested query.
+        label: a readable name for it in snake case, without the table's prefix.
+        table: base table that the column is from.
+        witness: its value in the witness row; None is null.
+        sample: its values in some rows of the scope, the witness row among them; what is known of the column after joining.
+    """
+
+    source: str
+    sql: str
+    qualified: str
+    label: str
+    table: Table
+    column: Column
+    witness: WitnessValue = MISSING
+    sample: tuple[WitnessValue, ...] = ()
+
+    @property
+    def is_number(self) -> bool:
+        return self.column.kind in ("integer", "real")
+
+    @property
+    def present(self) -> tuple[Value, ...]:
+        """The values of the sample that are constants."""
+        return tuple(value for value in self.sample if value is not None and not isinstance(value, Missing))
+
+    @property
+    def num_distinct(self) -> int:
+        """Distinct values to reckon with: of the column, or fewer where a sample of the scope shows that few occur."""
+        overall = self.column.profile.num_distinct
+        seen = len(set(self.present))
+        if len(self.sample) < MIN_SAMPLE or seen > len(self.sample) / 3:
+            return overall
+        return min(overall, seen if seen < 2 else 2 * seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The sources of one SELECT.
+
+    Attributes:
+        dialect: ``duckdb`` or ``sqlite``.
+        from_sql: what follows FROM.
+        joins: join conditions that stand in WHERE (comma joins), to go before all others.
+        fields: columns of all sources, in their order.
+        num_rows: estimated rows before any predicate.
+        grain: base table of which the scope holds one row each (its other sources are joined many to one).
+    """
+
+    dialect: str
+    from_sql: str
+    joins: tuple[str, ...]
+    fields: tuple[Field, ...]
+    num_rows: float
+    grain: Table
+
+    def field(self, source: str, column: str) -> Field:
+        """Return the field of a source's column.
+
+        Raises:
+            KeyError: the scope has none such.
+        """
+        for field in self.fields:
+            if field.source == source and field.column.name == column:
+                return field
+        raise KeyError(f"no column {column!r} of {source!r}")
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The base tables whose columns are in sight, each once."""
+        return tuple({field.table.name: field.table for field in self.fields}.values())
+
+
+def usable_columns(table: Table) -> tuple[Column, ...]:
+    """Return the columns that can be written about: all of a narrow table, keys and a spread of a wide one."""
+    columns = [column for column in table.columns if column.name and is_plain(column.name)]
+    if len(columns) <= MAX_COLUMNS:
+        return tuple(columns)
+    step = len(columns) / MAX_COLUMNS
+    kept = {columns[int(position * step)].name for position in range(MAX_COLUMNS)} | set(table.primary_key)
+    keys = [column.name for column in columns if column.role == "key"][:MAX_COLUMNS]
+    kept.update(keys)
+    return tuple(column for column in columns if column.name in kept)
+
+
+def label_of(table: Table, column: Column) -> str:
+    """Return a readable name: the column's words without the prefix that all columns of its table share."""
+    name = column.name
+    names = [own.name for own in table.columns]
+    if len(names) > 2:
+        prefix = os.path.commonprefix(names)
+        cut = prefix.rfind("_") + 1
+        if 0 < cut < len(name):
+            name = name[cut:]
+    return snake(name) or "value"
+
+
+def fields_of(table: Table, alias: str, *, qualify: bool) -> tuple[Field, ...]:
+    """Return the fields of one base table under an alias."""
+    prefix = quote_name(alias) + "."
+    return tuple(
+        Field(
+            source=alias,
+            sql=(prefix if qualify else "") + quote_name(column.name),
+            qualified=prefix + quote_name(column.name),
+            label=label_of(table, column),
+            table=table,
+            column=column,
+        )
+        for column in usable_columns(table)
+    )
+
+
+def base_scope(schema: Schema, aliases: Mapping[str, str], witness: Mapping[tuple[str, str], object] | None) -> Scope:
+    """Return the scope of given aliases of base tables, every column qualified.
+
+    Raises:
+        KeyError: the database has no such table.
+    """
+    fields: list[Field] = []
+    tables = [schema.table(name) for name in aliases.values()]
+    for alias, table in zip(aliases, tables, strict=True):
+        fields.extend(fields_of(table, alias, qualify=True))
+    from_sql = ", ".join(
+        f"{quote_name(table.name)} AS {quote_name(alias)}" for alias, table in zip(aliases, tables, strict=True)
+    )
+    grain = max(tables, key=lambda table: table.num_rows)
+    scope = Scope(schema.dialect, from_sql, (), tuple(fields), float(grain.num_rows), grain)
+    if witness is None:
+        return scope
+    return with_sample(scope, {key: (value,) for key, value in witness.items()}, 0)
+
+
+def with_sample(scope: Scope, columns: Mapping[tuple[str, str], Sequence[object]], witness: int) -> Scope:
+    """Return the scope with the values of some of its rows, keyed by (alias, column), and one of them as witness."""
+    fields: list[Field] = []
+    for field in scope.fields:
+        values = columns.get((field.source, field.column.name))
+        if values is None:
+            fields.append(field)
+        else:
+            sample = tuple(as_constant(value) for value in values)
+            fields.append(replace(field, sample=sample, witness=sample[witness]))
+    return replace(scope, fields=tuple(fields))
+
+
+def as_constant(value: object) -> WitnessValue:
+    """Return what a database handed over as a constant that a query may hold; MISSING where it cannot."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else MISSING
+    if isinstance(value, decimal.Decimal):
+        return float(value) if value.is_finite() else MISSING
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, str) and is_constant(value):
+        return value
+    return MISSING
+
+
+def with_role(scope: Scope, *roles: str) -> Sequence[Field]:
+    """Return the fields that have one of the roles and hold at least one value."""
+    return [field for field in scope.fields if field.column.role in roles and field.column.profile.num_distinct > 0]
