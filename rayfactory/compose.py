@@ -68,8 +68,11 @@ def compose(overrides: Sequence[str]) -> Config:
             benchmark is named.
     """
     words = [_prepare(override) for override in overrides]
-    if not any(word.startswith("+benchmark=") for word in words):
+    named = [word for word in words if word.startswith("+benchmark=")]
+    if not named:
         raise ConfigError(f"no benchmark is named. Add one of: {_choices('benchmark')}")
+    if len(named) > 1:
+        raise ConfigError(f"a run works on one benchmark, not on {' and '.join(named)}. Start one run for each")
     config = _merge(words)
     config.data_dir = config.data_dir or default_data_dir()
     return absolute(config)
@@ -112,7 +115,7 @@ def _prepare(text: str) -> str:
         return f"+{name}={value}" if name in WITHOUT_DEFAULT else f"{name}={value}"
     if name not in settings():
         raise ConfigError(
-            f"there is no setting {sign + name!r}.{_near(name, settings())} See them all with +benchmark=tpcds --cfg job"
+            f"there is no setting {sign + name!r}.{_near(name, settings())} +benchmark=tpcds --cfg job prints all"
         )
     if dataclasses.is_dataclass(settings()[name]):
         raise ConfigError(f"{name!r} is a group of settings. Set one of them: {', '.join(_members(name))}")
@@ -125,7 +128,7 @@ def _prepare(text: str) -> str:
 def _split(text: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(\+{0,2})([^\s=+~]+)=(.*)", text, flags=re.DOTALL)
     if match is None:
-        raise ConfigError(f"{text!r} is no setting. Write NAME=VALUE, for instance target=100")
+        raise ConfigError(f"{text!r} is no setting. Write NAME=VALUE without spaces, for instance target=100")
     return match[1], match[2], match[3]
 
 

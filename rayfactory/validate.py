@@ -78,11 +78,9 @@ def validate(config: Config) -> None:
         ConfigError: the first value that cannot be, with what it has to be.
     """
     for name, rule in RULES.items():
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
+        value = _get(config, name)
         if value is not None and not rule.holds(value):
-            raise ConfigError(f"{name} has to be {rule.requirement}, not {value!r}. Set {name}=...")
+            raise ConfigError(f"{name} has to be {rule.requirement}, not {value!r}; {_remedy(name)}")
     weights = (config.critic.token_weight, config.critic.ast_weight, config.critic.embedding_weight)
     if not math.isclose(sum(weights), 1.0, abs_tol=1e-9):
         raise ConfigError(
@@ -91,6 +89,20 @@ def validate(config: Config) -> None:
         )
     _one_of("task", config.task, TASKS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
+
+
+def _get(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _remedy(name: str) -> str:
+    default = _get(Config(), name)
+    if name == "run_dir":
+        return "for instance run_dir=runs/first"
+    return f"leave {name} out for no limit" if default is None else f"the default is {name}={default}"
 
 
 def _one_of(name: str, value: str, choices: Collection[str]) -> None:

@@ -51,7 +51,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def room(name: str) -> str:
-    return name.split(".")[0]
+    return name.partition(".")[0]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
@@ -69,7 +69,7 @@ def test_module_imports_only_what_stands_left_of_it(path):
 def test_heavy_library_has_one_owner(path):
     """Ray, FAISS, sentence-transformers, OpenAI's client, vLLM and Hydra are each imported in one place only."""
     for name in imports(path):
-        owner = OWNERS.get(name.split(".")[0])
+        owner = OWNERS.get(name.partition(".")[0])
         if owner is not None:
             assert re.fullmatch(owner, dotted(path)), f"{dotted(path)} imports {name}, which only {owner} may"
 

@@ -1,0 +1,184 @@
+"""The settings: every choice in conf/ composes, and every value that cannot be is refused with its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from rayfactory.compose import compose, config_dir, default_data_dir, groups, settings
+from rayfactory.config import Config
+from rayfactory.errors import ConfigError
+from rayfactory.validate import RULES, TASKS, validate
+
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes_and_is_valid(group, choice):
+    """Each file of conf/ is a set of settings that a run can start from."""
+    words = [f"+{group}={choice}"] if group == "benchmark" else ["+benchmark=tpcds", f"{group}={choice}"]
+    validate(compose(words))
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_says_what_it_is(group, choice):
+    """The first line of each choice is a comment, which --help shows."""
+    text = (config_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert groups()[group][choice].endswith(".")
+
+
+@pytest.mark.parametrize("benchmark", groups()["benchmark"])
+def test_a_benchmark_keeps_its_name_and_run_dir(benchmark):
+    """The choice decides the benchmark's name, and the pool goes to runs/<benchmark>."""
+    config = compose([f"+benchmark={benchmark}"])
+    assert config.benchmark.name == benchmark
+    assert Path(config.run_dir) == Path.cwd() / "runs" / benchmark
+
+
+def test_defaults_are_those_of_the_dataclasses():
+    """conf/ adds nothing to the defaults but the choice of groups and the two folders."""
+    config = dataclasses.asdict(compose(["+benchmark=tpcds"]))
+    expected = dataclasses.asdict(Config())
+    expected["benchmark"]["name"] = "tpcds"
+    for folder in ("run_dir", "data_dir"):
+        del config[folder], expected[folder]
+    assert config == expected
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_a_prefix_changes_nothing(prefix):
+    """Hydra's three ways to write an override mean the same here, for groups and for settings."""
+    config = compose([f"{prefix}benchmark=spider", f"{prefix}target=7", f"{prefix}cluster=existing"])
+    assert (config.benchmark.name, config.target, config.cluster.address) == ("spider", 7, "auto")
+
+
+@examples(max_examples=50, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1))
+def test_any_path_arrives_as_it_was_written(name):
+    """A folder may be called anything: spaces, quotes, commas, brackets, backslashes, any script.
+
+    Only Hydra's own interpolation (``${``) keeps its meaning.
+    """
+    assume("${" not in name)
+    root = f"/data/{name}"
+    assert compose(["+benchmark=custom", f"benchmark.root={root}"]).benchmark.root == os.path.normpath(root)
+
+
+def test_paths_are_absolute_and_home_is_expanded(tmp_path, monkeypatch):
+    """Workers may run in another folder, so a relative path is completed at once; an address is left alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = compose(["+benchmark=custom", "benchmark.root=~/shop.sqlite", "run_dir=here", "data_dir=s3://bucket/data"])
+    assert config.benchmark.root == "/home/someone/shop.sqlite"
+    assert config.run_dir == str(tmp_path / "here")
+    assert config.data_dir == "s3://bucket/data"
+
+
+@pytest.mark.parametrize(
+    ("cache_home", "expected"),
+    [
+        ("/var/cache", "/var/cache/rayfactory"),
+        ("", "/home/someone/.cache/rayfactory"),
+        ("relative", "/home/someone/.cache/rayfactory"),
+    ],
+)
+def test_data_dir_follows_the_xdg_specification(monkeypatch, cache_home, expected):
+    """XDG_CACHE_HOME is honoured where it is absolute."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("XDG_CACHE_HOME", cache_home)
+    assert default_data_dir() == compose(["+benchmark=tpcds"]).data_dir == expected
+
+
+def test_compose_leaves_no_trace(tmp_path, monkeypatch):
+    """Composing changes neither the working directory nor its content."""
+    monkeypatch.chdir(tmp_path)
+    compose(["+benchmark=tpcds"])
+    assert Path.cwd() == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+def test_compose_again_gives_the_same_and_shares_nothing():
+    """Two calls give equal settings that can be changed apart."""
+    first, second = compose(["+benchmark=tpcds"]), compose(["+benchmark=tpcds"])
+    assert first == second
+    first.benchmark.databases.append("x")
+    assert second.benchmark.databases == []
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, hint in settings().items() if hint in (int, float, int | None, float | None)]
+)
+def test_every_number_has_a_rule(name):
+    """A number without a bound is a setting somebody forgot to think about."""
+    assert name in RULES
+
+
+def test_every_rule_has_a_setting():
+    """No rule outlives its setting."""
+    assert set(RULES) <= set(settings())
+
+
+BAD_VALUES = [
+    *[(name, value) for name in RULES for value in (-1, math.nan) if settings()[name] is not str],
+    *[(name, 0) for name in ("target", "max_candidates", "critic.k", "execution.timeout_s", "round.requests")],
+    *[(name, 1.1) for name in ("management.min_executability", "critic.max_similarity")],
+    *[(name, math.inf) for name in ("execution.timeout_s", "max_cost_usd", "seed")],
+    *[(name, value) for name in ("run_dir", "embedding.model") for value in ("", " ")],
+    ("seed", 2**63),
+    ("task", "generat"),
+    ("display.mode", "loud"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
+def test_impossible_value_is_refused_with_its_name_and_value(name, value):
+    """The message holds the setting, the value and what to write instead."""
+    config = Config(run_dir="runs/x")
+    *sections, key = name.split(".")
+    owner = config
+    for section in sections:
+        owner = getattr(owner, section)
+    setattr(owner, key, value)
+    with pytest.raises(ConfigError) as error:
+        validate(config)
+    assert name in str(error.value)
+    assert repr(value) in str(error.value)
+
+
+def weighted(token: float, ast: float, embedding: float) -> Config:
+    config = Config(run_dir="runs/x")
+    config.critic = dataclasses.replace(config.critic, token_weight=token, ast_weight=ast, embedding_weight=embedding)
+    return config
+
+
+@given(*[st.floats(0, 1)] * 2)
+def test_weights_that_sum_to_one_are_valid(first, second):
+    """However the whole is cut into three, it is accepted: rounding does not count."""
+    low, high = sorted((first, second))
+    validate(weighted(low, high - low, 1 - high))
+
+
+@given(*[st.floats(0, 1)] * 3)
+def test_weights_that_do_not_sum_to_one_are_refused(token, ast, embedding):
+    """Weights are shares of one similarity."""
+    assume(abs(token + ast + embedding - 1) > 1e-6)
+    with pytest.raises(ConfigError, match="sum to 1"):
+        validate(weighted(token, ast, embedding))
+
+
+def test_no_limit_is_valid():
+    """Settings that may be null take null."""
+    validate(compose(["+benchmark=tpcds", "target=null", "max_candidates=null", "max_cost_usd=null"]))
+
+
+def test_tasks_are_told():
+    """Every task says what it does."""
+    assert all(TASKS.values())
