@@ -56,8 +56,9 @@ Options
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Messages for people go to standard error."""
     words = sys.argv[1:] if argv is None else list(argv)
+    typed = sys.orig_argv if argv is None else ["rayfactory", *words]
     try:
-        return _command(words)
+        return _command(words, shlex.join(typed))
     except RayfactoryError as error:
         _complain(str(error))
         return error.exit_code
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _command(words: Sequence[str]) -> int:
+def _command(words: Sequence[str], typed: str) -> int:
     if "--help" in words or "-h" in words:
         print(help_text(), end="")
         return 0
@@ -91,7 +92,7 @@ def _command(words: Sequence[str]) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
         return 0
-    return run(config, shlex.join(["python", "-m", "rayfactory", *words]))
+    return run(config, typed)
 
 
 def run(config: Config, command: str) -> int:
@@ -113,7 +114,9 @@ def run(config: Config, command: str) -> int:
             from rayfactory.databases import download
 
             download.run(config)
-    return 0
+            return 0
+        case task:
+            raise AssertionError(f"task {task!r} passed the validation")
 
 
 def help_text() -> str:
