@@ -1,0 +1,365 @@
+"""One SELECT over tables as the rewritings see it: its tables, what it can group by and measure, its conditions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlglot
+from sqlglot import exp
+
+from rayfactory.databases.engine import Engine
+from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
+from rayfactory.models import expressions
+from rayfactory.models.naming import column, identifier, new_name, plain_name
+from rayfactory.models.scope import Scope, fields_of
+from rayfactory.models.scopes import Source, own_nodes, sources_of, table_name
+
+MAX_JOINED_ROWS = 400_000
+"""Estimated rows of a join beyond which no table is added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a rewriting may know besides the tree.
+
+    Attributes:
+        seeds: the resolved seeds, for recombination.
+        table_use: rows of the pool that reference each table; the less used are favoured.
+    """
+
+    schema: Schema
+    seeds: tuple[exp.Expression, ...]
+    engine: Engine | None
+    table_use: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """An expression over a block with the name that an output of it would have.
+
+    Attributes:
+        alias: of the source that it is over.
+        column: what it stands for, where it is one column.
+    """
+
+    expression: exp.Expression
+    name: str
+    alias: str
+    column: Column | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One SELECT of a resolved query.
+
+    Attributes:
+        sources: by folded alias, in FROM order.
+        grain: aliases of the sources whose rows are not repeated by the joins, as far as foreign keys tell.
+    """
+
+    select: exp.Select
+    sources: dict[str, Source]
+    grain: frozenset[str]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The base tables by alias as written."""
+        return {source.alias: source.table for source in self.sources.values() if source.table is not None}
+
+    def column_of(self, node: exp.Expression) -> Column | None:
+        """Return what a column node of this block's own sources stands for."""
+        if not isinstance(node, exp.Column):
+            return None
+        source = self.sources.get(node.table.casefold())
+        return None if source is None else source.columns.get(node.name.casefold())
+
+
+def block_of(select: exp.Select, schema: Schema) -> Block:
+    """Return the view of one SELECT of a resolved query."""
+    sources = sources_of(select, schema)
+    repeated: set[str] = set()
+    for child, parent in _references(select, sources, schema):
+        # A table whose key is pointed to by another has each of its rows once for every one of the other's.
+        if child != parent:
+            repeated.add(parent)
+    grain = [folded for folded in sources if folded not in repeated]
+    # Two tables that each have many rows for one of a third repeat each other.
+    return Block(select, sources, frozenset(grain if len(grain) == 1 else grain[:1]))
+
+
+def blocks(tree: exp.Expression, schema: Schema) -> list[Block]:
+    """Return every SELECT of a resolved query that reads a base table, outermost first."""
+    found = [block_of(select, schema) for select in tree.find_all(exp.Select)]
+    return [block for block in found if block.tables]
+
+
+def root_select(tree: exp.Expression) -> exp.Select | None:
+    """Return the outermost SELECT; None for a set operation."""
+    return tree if isinstance(tree, exp.Select) else None
+
+
+def joins_of(select: exp.Select) -> list[exp.Join]:
+    """Return the JOINs of a SELECT."""
+    return list(select.args.get("joins") or [])
+
+
+def is_used_outside(select: exp.Select) -> bool:
+    """Whether another part of the statement rests on what this SELECT shows."""
+    return select.parent is not None
+
+
+# -- conditions ---------------------------------------------------------------
+
+
+def conjuncts(select: exp.Select, clause: str = "where") -> list[exp.Expression]:
+    """Return the conditions that AND combines in WHERE or HAVING."""
+    where = select.args.get(clause)
+    return [] if where is None else _operands(where.this)
+
+
+def _operands(node: exp.Expression) -> list[exp.Expression]:
+    if isinstance(node, exp.And):
+        return [*_operands(node.this), *_operands(node.expression)]
+    return [node]
+
+
+def set_conjuncts(select: exp.Select, conditions: Sequence[exp.Expression], clause: str = "where") -> None:
+    """Replace the conditions of WHERE or HAVING."""
+    if not conditions:
+        select.set(clause, None)
+        return
+    parts = [exp.paren(part.copy(), copy=False) if isinstance(part, exp.Or) else part.copy() for part in conditions]
+    combined = exp.and_(*parts, copy=False) if len(parts) > 1 else parts[0]
+    select.set(clause, exp.Where(this=combined) if clause == "where" else exp.Having(this=combined))
+
+
+def add_conjunct(select: exp.Select, condition: exp.Expression, clause: str = "where") -> None:
+    """Add one condition to WHERE or HAVING."""
+    set_conjuncts(select, [*conjuncts(select, clause), condition], clause)
+
+
+def is_join_condition(condition: exp.Expression) -> bool:
+    """Whether a condition equates columns of two sources."""
+    return (
+        isinstance(condition, exp.EQ)
+        and isinstance(condition.this, exp.Column)
+        and isinstance(condition.expression, exp.Column)
+        and condition.this.table.casefold() != condition.expression.table.casefold()
+    )
+
+
+def aliases_in(node: exp.Expression) -> set[str]:
+    """Return the folded source names that the columns below a node name, nested queries included."""
+    return {part.table.casefold() for part in node.find_all(exp.Column) if part.table}
+
+
+def uses_of(select: exp.Select, alias: str) -> list[exp.Column]:
+    """Return the columns of a source that the SELECT names anywhere, nested queries included."""
+    folded = alias.casefold()
+    return [node for node in select.find_all(exp.Column) if node.table.casefold() == folded]
+
+
+# -- tables -------------------------------------------------------------------
+
+
+def _references(select: exp.Select, sources: Mapping[str, Source], schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield (child, parent) folded aliases for every pair of tables that a condition joins along a foreign key."""
+    conditions = [condition for condition in conjuncts(select) if is_join_condition(condition)]
+    for join in joins_of(select):
+        on = join.args.get("on")
+        conditions.extend(
+            condition for condition in (_operands(on) if on is not None else []) if is_join_condition(condition)
+        )
+    for condition in conditions:
+        left, right = sources.get(condition.this.table.casefold()), sources.get(condition.expression.table.casefold())
+        if left is None or right is None or left.table is None or right.table is None:
+            continue
+        for one, two, a, b in (
+            (left, right, condition.this, condition.expression),
+            (right, left, condition.expression, condition.this),
+        ):
+            if _is_reference(one.table, a.name, two.table, b.name, schema):  # type: ignore[arg-type]
+                yield one.alias.casefold(), two.alias.casefold()
+                break
+
+
+def _is_reference(child: Table, own: str, parent: Table, other: str, schema: Schema) -> bool:
+    return any(
+        key.table == child.name
+        and key.referenced_table == parent.name
+        and any(
+            a.casefold() == own.casefold() and b.casefold() == other.casefold()
+            for a, b in zip(key.columns, key.referenced_columns, strict=True)
+        )
+        for key in schema.foreign_keys
+    )
+
+
+def estimated_rows(block: Block, schema: Schema) -> float:
+    """Return about how many rows the joins of a block make, conditions aside."""
+    tables = {folded: source.table.num_rows for folded, source in block.sources.items() if source.table is not None}
+    if not tables:
+        return 0.0
+    parents = {parent: child for child, parent in _references(block.select, block.sources, schema)}
+    rows = 1.0
+    for folded, num_rows in tables.items():
+        if folded not in parents:
+            rows *= max(1, num_rows)
+    # Two children of one parent share its key: each parent row meets both.
+    shared: dict[str, int] = {}
+    for child, parent in _references(block.select, block.sources, schema):
+        if child not in parents:
+            shared[parent] = shared.get(parent, 0) + 1
+    for parent, count in shared.items():
+        rows /= max(1, tables.get(parent, 1)) ** (count - 1)
+    return rows
+
+
+def join_condition(key: ForeignKey, child: str, parent: str) -> exp.Expression:
+    """Return the equality of a foreign key between two aliases."""
+    pairs = zip(key.columns, key.referenced_columns, strict=True)
+    return exp.and_(*(exp.EQ(this=column(child, a), expression=column(parent, b)) for a, b in pairs), copy=False)
+
+
+def aliased_table(name: str, alias: str) -> exp.Table:
+    """Return a table as a FROM item."""
+    table = exp.Table(this=identifier(name))
+    if alias.casefold() != name.casefold():
+        table.set("alias", exp.TableAlias(this=identifier(alias)))
+    return table
+
+
+def names_in(tree: exp.Expression) -> set[str]:
+    """Return every name of a source in a statement, so that a new one collides with none."""
+    names = {table_name(item).casefold() for item in tree.find_all(exp.Table, exp.Subquery, exp.CTE)}
+    return names | {item.name.casefold() for item in tree.find_all(exp.Table)}
+
+
+# -- what a block can show ----------------------------------------------------
+
+
+def vocabulary(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> Scope | None:
+    """Return the block's base tables (or those under some aliases) as the schema grammar sees them; None without any."""
+    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
+    tables = [(alias, table) for alias, table in block.tables.items() if wanted is None or alias.casefold() in wanted]
+    if not tables:
+        return None
+    grain = next((table for alias, table in tables if alias.casefold() in block.grain), tables[0][1])
+    fields = tuple(field for alias, table in tables for field in fields_of(table, alias, qualify=True))
+    return Scope(schema.dialect, "", (), fields, float(grain.num_rows), grain)
+
+
+def dimensions(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> list[Term]:
+    """Return what an analyst would group the block's rows by."""
+    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
+    terms: list[Term] = []
+    for folded, source in block.sources.items():
+        if wanted is not None and folded not in wanted:
+            continue
+        if source.table is None:
+            terms.extend(
+                Term(column(source.alias, own.name), own.name, source.alias, own)
+                for own in source.columns.values()
+                if own.role in ("category", "code")
+                and own.kind in ("text", "integer", "boolean")
+                and (own.profile.num_sampled == 0 or 2 <= own.profile.num_distinct <= expressions.MAX_GROUPS)
+            )
+            continue
+        scope = vocabulary(block, schema, [source.alias])
+        by_sql = {} if scope is None else {field.sql: field.column for field in scope.fields}
+        for found in [] if scope is None else expressions.dimensions(scope):
+            node = sqlglot.parse_one(found.sql, dialect=schema.dialect)
+            terms.append(Term(node, found.name, source.alias, by_sql.get(found.sql), found.weight))
+    return terms
+
+
+def measures(block: Block, schema: Schema | None = None) -> list[Term]:
+    """Return the quantities of a block that can be added up: those whose rows the joins do not repeat.
+
+    With a schema, what is computed from two of them as well.
+    """
+    terms: list[Term] = []
+    for folded, source in block.sources.items():
+        if folded not in block.grain:
+            continue
+        terms.extend(
+            Term(column(source.alias, own.name), plain_name(source.table, own.name), source.alias, own)
+            for own in list(source.columns.values())[:200]
+            if own.role == "measure" and own.kind in ("integer", "real") and not own.name.startswith("(")
+        )
+        scope = vocabulary(block, schema, [source.alias]) if schema is not None else None
+        if scope is not None and schema is not None:
+            for found in expressions.measures(scope):
+                if len(found.uses) > 1:
+                    node = exp.paren(sqlglot.parse_one(found.sql, dialect=schema.dialect), copy=False)
+                    terms.append(Term(node, found.name, source.alias, None, 0.2 * found.weight))
+    return terms
+
+
+def labels(block: Block, aliases: Sequence[str] | None = None) -> list[Term]:
+    """Return what an analyst would list of single rows: names, identifiers, categories, dates, quantities."""
+    wanted = ("text", "identifier", "category", "date", "measure", "code")
+    return [
+        Term(column(alias, own.name), plain_name(table, own.name), alias, own)
+        for alias, table, own in _columns(block, aliases)
+        if own.role in wanted
+        and own.kind != "other"
+        and (own.profile.num_sampled == 0 or own.profile.null_fraction < 0.5)
+    ]
+
+
+def _columns(block: Block, aliases: Sequence[str] | None) -> Iterator[tuple[str, Table | None, Column]]:
+    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
+    for folded, source in block.sources.items():
+        if wanted is None or folded in wanted:
+            for own in list(source.columns.values())[:200]:
+                if not own.name.startswith("("):
+                    yield source.alias, source.table, own
+
+
+def key_columns(block: Block) -> list[exp.Column] | None:
+    """Return columns that tell any two rows of the block's join apart, or None where none are known."""
+    found: list[exp.Column] = []
+    for folded in block.sources if not block.grain else sorted(block.grain):
+        source = block.sources[folded]
+        if source.table is None or not source.table.primary_key:
+            return None
+        found.extend(column(source.alias, name) for name in source.table.primary_key)
+    return found
+
+
+def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
+    """Return up to `count` terms of different names and columns, spread over the sources."""
+    waiting = list(terms)
+    chosen: list[Term] = []
+    while waiting and len(chosen) < count:
+        used = {term.alias for term in chosen}
+        weights = [term.weight * (0.3 if term.alias in used else 1.0) for term in waiting]
+        term = rng.choices(waiting, weights)[0]
+        chosen.append(term)
+        columns = list(term.expression.find_all(exp.Column))
+        waiting = [
+            other
+            for other in waiting
+            if other.name != term.name and not any(node in columns for node in other.expression.find_all(exp.Column))
+        ]
+    return chosen
+
+
+def projection(expression: exp.Expression, name: str, taken: set[str]) -> exp.Expression:
+    """Return an output of a SELECT under a name that is not taken, and take it."""
+    if isinstance(expression, exp.Column) and expression.name.casefold() not in taken:
+        if expression.name.casefold() == name.casefold() or len(taken) % 2 == 0:
+            taken.add(expression.name.casefold())
+            return expression.copy()
+    alias = new_name(name, taken)
+    taken.add(alias.casefold())
+    return exp.alias_(expression.copy(), identifier(alias), copy=False)
+
+
+def nested_queries(node: exp.Expression) -> list[exp.Expression]:
+    """Return the queries directly nested in an expression."""
+    return [part for part in own_nodes(node) if part is not node and isinstance(part, (exp.Select, exp.SetOperation))]

@@ -1,0 +1,145 @@
+"""Rewritings of which rows a query selects."""
+
+from __future__ import annotations
+
+import random
+
+from sqlglot import exp
+
+from rayfactory.models.blocks import (
+    Block,
+    Context,
+    add_conjunct,
+    aliases_in,
+    blocks,
+    conjuncts,
+    is_join_condition,
+    set_conjuncts,
+)
+from rayfactory.models.conditions import above_average, draw_condition
+from rayfactory.models.naming import identifier
+
+
+def add_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Select fewer rows by one more condition, or by one of two."""
+    block = _draw_block(tree, context, rng)
+    if block is None:
+        return None
+    first = draw_condition(block, context, rng)
+    if first is None:
+        return None
+    if rng.random() < 0.15:
+        second = draw_condition(block, context, rng)
+        if second is not None and _column_of(second) != _column_of(first):
+            first = exp.Paren(this=exp.Or(this=first, expression=second))
+    add_conjunct(block.select, first)
+    return tree
+
+
+def _column_of(condition: exp.Expression) -> str:
+    found = condition.find(exp.Column)
+    return "" if found is None else found.sql()
+
+
+def _draw_block(tree: exp.Expression, context: Context, rng: random.Random) -> Block | None:
+    found = blocks(tree, context.schema)
+    if not found:
+        return None
+    return found[0] if rng.random() < 0.75 else rng.choice(found)
+
+
+def _plain_conditions(block: Block) -> list[exp.Expression]:
+    own = set(block.sources)
+    return [
+        condition
+        for condition in conjuncts(block.select)
+        if not is_join_condition(condition) and aliases_in(condition) and aliases_in(condition) <= own
+    ]
+
+
+def drop_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Select more rows by one condition less."""
+    found = [(block, condition) for block in blocks(tree, context.schema) for condition in _plain_conditions(block)]
+    if not found:
+        return None
+    block, condition = rng.choice(found)
+    set_conjuncts(block.select, [other for other in conjuncts(block.select) if other is not condition])
+    return tree
+
+
+def replace_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Put a condition on another column in the place of one."""
+    if drop_condition(tree, context, rng) is None:
+        return None
+    return add_condition(tree, context, rng)
+
+
+def compare_with_average(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Select the rows above or below the average, of all or of their own group."""
+    found = [block for block in blocks(tree, context.schema) if not block.select.find(exp.Avg)]
+    if not found:
+        return None
+    condition = above_average(found[0], context, rng)
+    if condition is None:
+        return None
+    add_conjunct(found[0].select, condition)
+    return tree
+
+
+def negate_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Select the rows that one condition left out."""
+    found: list[tuple[Block, exp.Expression]] = []
+    for block in blocks(tree, context.schema):
+        found.extend(
+            (block, condition)
+            for condition in _plain_conditions(block)
+            if isinstance(condition, (exp.In, exp.Like, exp.Between, exp.EQ)) and not condition.args.get("query")
+        )
+    if not found:
+        return None
+    block, condition = rng.choice(found)
+    negated: exp.Expression
+    if isinstance(condition, exp.EQ):
+        negated = exp.NEQ(this=condition.this.copy(), expression=condition.expression.copy())
+    else:
+        negated = exp.Not(this=condition.copy())
+    set_conjuncts(block.select, [negated if other is condition else other for other in conjuncts(block.select)])
+    return tree
+
+
+def splice_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Take over a condition of another seed on a table that both read."""
+    found: list[tuple[Block, exp.Expression]] = []
+    for block in blocks(tree, context.schema):
+        taken = {
+            (node.table.casefold(), node.name.casefold())
+            for condition in conjuncts(block.select)
+            for node in condition.find_all(exp.Column)
+        }
+        by_table = {table.name: alias for alias, table in block.tables.items()}
+        for seed in context.seeds:
+            for other in blocks(seed, context.schema):
+                for condition in _plain_conditions(other):
+                    if condition.find(exp.Select):
+                        continue
+                    moved = _moved(condition, other, by_table)
+                    if moved is not None and not any(
+                        (node.table.casefold(), node.name.casefold()) in taken for node in moved.find_all(exp.Column)
+                    ):
+                        found.append((block, moved))
+    if not found:
+        return None
+    block, condition = rng.choice(found)
+    add_conjunct(block.select, condition)
+    return tree
+
+
+def _moved(condition: exp.Expression, block: Block, by_table: dict[str, str]) -> exp.Expression | None:
+    """Return the condition with the other query's aliases, or None where that reads a table less."""
+    moved = condition.copy()
+    for node in moved.find_all(exp.Column):
+        source = block.sources.get(node.table.casefold())
+        if source is None or source.table is None or source.table.name not in by_table:
+            return None
+        node.set("table", identifier(by_table[source.table.name]))
+    return moved

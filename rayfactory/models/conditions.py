@@ -1,0 +1,171 @@
+"""New conditions over a block: on values that occur, true for some rows and not for all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import sqlglot
+from sqlglot import exp
+
+from rayfactory.errors import StatementError
+from rayfactory.models.blocks import Block, Context, conjuncts, joins_of, measures, nested_queries
+from rayfactory.models.naming import column, identifier
+from rayfactory.models.predicates import column_weight, predicates
+from rayfactory.models.scope import MISSING, Field, WitnessValue, as_constant, fields_of
+from rayfactory.models.scopes import own_nodes
+
+MAX_PROBED_ROWS = 2_000_000
+"""A join of tables with more rows in all than this is not looked into."""
+
+WITNESS_ROWS = 25
+
+MIN_SHARE = 0.02
+"""A condition that keeps a smaller share of the rows leaves too little for others."""
+
+
+def draw_condition(
+    block: Block,
+    context: Context,
+    rng: random.Random,
+    aliases: Sequence[str] | None = None,
+) -> exp.Expression | None:
+    """Return a condition on a column of the block that no other condition is on, or None where there is none.
+
+    At least one row that the block selects now satisfies it, as far as that can be seen: the constant comes from such a
+    row, or from the profile where no row can be looked up.
+    """
+    candidates = _candidates(block, _conditioned(block), aliases)
+    weights = [column_weight(field) for field in candidates]
+    if sum(weights) <= 0:
+        return None
+    drawn = rng.choices(candidates, weights, k=6)
+    chosen = list({field.qualified: field for field in drawn}.values())
+    row = witness(block, context, chosen, rng)
+    if row is None:
+        return None
+    for field, value in zip(chosen, row, strict=True):
+        seen = replace(field, witness=value, sample=() if value is MISSING else (value,))
+        found = [predicate for predicate in predicates(seen, context.schema.dialect) if predicate.share >= MIN_SHARE]
+        if found:
+            text = rng.choices(found, [predicate.weight for predicate in found])[0].sql
+            return parsed(text, context.schema.dialect)
+    return None
+
+
+def parsed(sql: str, dialect: str) -> exp.Expression:
+    """Return the tree of an expression that the grammar has written."""
+    return sqlglot.parse_one(sql, dialect=dialect)
+
+
+def witness(block: Block, context: Context, fields: Sequence[Field], rng: random.Random) -> list[WitnessValue] | None:
+    """Return the values of some columns in one row that the block selects; None where it selects none.
+
+    They are MISSING where the block cannot be looked into.
+    """
+    query = _probe(block, fields)
+    if query is None or context.engine is None:
+        return [MISSING] * len(fields)
+    try:
+        result = context.engine.run(query.sql(dialect=context.schema.dialect), keep_rows=WITNESS_ROWS)
+    except StatementError:
+        return [MISSING] * len(fields)
+    if not result.rows:
+        return None
+    return [as_constant(value) for value in rng.choice(result.rows)]
+
+
+def _probe(block: Block, fields: Sequence[Field]) -> exp.Select | None:
+    select = block.select
+    if (
+        len(block.tables) != len(block.sources)
+        or sum(table.num_rows for table in block.tables.values()) > MAX_PROBED_ROWS
+    ):
+        return None
+    own = set(block.sources)
+    kept: list[exp.Expression] = []
+    for condition in conjuncts(select):
+        names = {part.table.casefold() for part in own_nodes(condition) if isinstance(part, exp.Column)}
+        if not names <= own:
+            return None
+        queries = nested_queries(condition)
+        # A query that looks back into this one may be run once a row, and one that rests on a CTE is not whole alone.
+        if any(_is_open(query, own) for query in queries):
+            continue
+        kept.append(condition.copy())
+    probe = exp.Select()
+    probe.set("expressions", [column(field.source, field.column.name) for field in fields])
+    probe.set("from_", select.args["from_"].copy())
+    probe.set("joins", [join.copy() for join in joins_of(select)])
+    if kept:
+        probe.set("where", exp.Where(this=exp.and_(*kept, copy=False)))
+    return probe.limit(WITNESS_ROWS, copy=False)
+
+
+def _is_open(query: exp.Expression, outer: Collection[str]) -> bool:
+    inside = {part.alias_or_name.casefold() for part in query.find_all(exp.Table)}
+    if any(
+        node.table.casefold() in outer and node.table.casefold() not in inside for node in query.find_all(exp.Column)
+    ):
+        return True
+    root = query.root()
+    ctes = {cte.alias.casefold() for cte in root.find_all(exp.CTE)}
+    return any(table.name.casefold() in ctes for table in query.find_all(exp.Table))
+
+
+def _conditioned(block: Block) -> set[tuple[str, str]]:
+    """Return (alias, column) of every column that a condition compares already, folded."""
+    found: set[tuple[str, str]] = set()
+    for condition in conjuncts(block.select):
+        for node in own_nodes(condition):
+            if isinstance(node, exp.Column):
+                found.add((node.table.casefold(), node.name.casefold()))
+    return found
+
+
+def _candidates(block: Block, taken: Collection[tuple[str, str]], aliases: Sequence[str] | None) -> list[Field]:
+    wanted = set(block.sources) if aliases is None else {alias.casefold() for alias in aliases}
+    return [
+        field
+        for folded, source in block.sources.items()
+        if folded in wanted and source.table is not None and not source.optional
+        for field in fields_of(source.table, source.alias, qualify=True)
+        if field.column.profile.num_distinct > 1 and (folded, field.column.name.casefold()) not in taken
+    ]
+
+
+def above_average(block: Block, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Return a comparison of one of the block's quantities with its average over the table."""
+    terms = [
+        term
+        for term in measures(block)
+        if term.alias in block.tables and term.column is not None and term.column.profile.num_distinct > 3
+    ]
+    if not terms:
+        return None
+    term = rng.choice(terms)
+    assert term.column is not None
+    table = block.tables[term.alias]
+    inner_alias = f"{term.alias}_all" if term.alias.isidentifier() else "every_row"
+    average = exp.select(exp.Avg(this=column(inner_alias, term.column.name))).from_(
+        exp.Table(this=identifier(table.name), alias=exp.TableAlias(this=identifier(inner_alias)))
+    )
+    groups = [
+        own
+        for own in table.columns
+        if own.role == "category" and 2 <= own.profile.num_distinct <= 20 and own.kind == "text"
+    ]
+    # One average a group is computed once a row where a database cannot turn it into a join.
+    is_affordable = context.schema.dialect == "duckdb" or table.num_rows <= 2_000
+    if groups and is_affordable and rng.random() < 0.4:
+        group = rng.choice(groups)
+        average = average.where(
+            exp.EQ(this=column(inner_alias, group.name), expression=column(term.alias, group.name)), copy=False
+        )
+    comparison: type[exp.Binary] = exp.GT if rng.random() < 0.65 else exp.LT
+    value: exp.Expression = exp.Subquery(this=average)
+    if rng.random() < 0.25:
+        factor = rng.choice(["1.2", "1.5"] if comparison is exp.GT else ["0.8", "0.5"])
+        value = exp.Mul(this=exp.Literal.number(factor), expression=value)
+    return comparison(this=term.expression.copy(), expression=value)

@@ -1,0 +1,430 @@
+"""Rewritings of what a query shows: its columns, groups, aggregates, window functions, order and limit."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from rayfactory.models import expressions
+from rayfactory.models.blocks import (
+    Block,
+    Context,
+    Term,
+    add_conjunct,
+    block_of,
+    conjuncts,
+    dimensions,
+    key_columns,
+    labels,
+    measures,
+    pick,
+    projection,
+    root_select,
+    vocabulary,
+)
+from rayfactory.models.conditions import parsed
+from rayfactory.models.naming import identifier, new_name
+from rayfactory.models.scopes import has_aggregate, is_aggregated
+from rayfactory.models.syntax import literal
+
+_PER_UNIT = re.compile(
+    r"price|rate|pct|percent|ratio|age$|avg|average|height|weight|length|size|score|speed|temperature"
+)
+"""Names of quantities that do not add up, unless they are an extended amount."""
+
+_HEAD = ("distinct", "group", "having", "qualify", "order", "limit", "offset", "windows")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One new output: an expression and the name it gets."""
+
+    expression: exp.Expression
+    name: str
+
+
+def aggregates(block: Block, context: Context, rng: random.Random, count: int) -> list[Shown]:
+    """Return up to `count` different aggregates that make sense over the block's rows."""
+    scope = vocabulary(block, context.schema)
+    if scope is None:
+        shown = [aggregate_of(term, rng) for term in pick(rng, measures(block), count)]
+        return [*shown, Shown(exp.Count(this=exp.Star(), big_int=True), "num_rows")][:count]
+    found = expressions.aggregates(scope)
+    chosen: list[expressions.Expression] = []
+    while found and len(chosen) < count:
+        drawn = rng.choices(found, [part.weight for part in found])[0]
+        chosen.append(drawn)
+        found = [part for part in found if part.name != drawn.name and part.uses != drawn.uses]
+    return [Shown(parsed(part.sql, context.schema.dialect), part.name) for part in chosen]
+
+
+def adds_up(name: str) -> bool:
+    """Whether the sum of a quantity of that name means something."""
+    return name.startswith("ext_") or not _PER_UNIT.search(name)
+
+
+def aggregate_of(term: Term, rng: random.Random) -> Shown:
+    """Return an aggregate of a quantity."""
+    kinds: list[tuple[str, type[exp.AggFunc], float]] = [
+        ("total", exp.Sum, 5.0 if adds_up(term.name) else 0.0),
+        ("avg", exp.Avg, 3.0),
+        ("max", exp.Max, 1.2),
+        ("min", exp.Min, 0.8),
+    ]
+    prefix, function, _ = rng.choices(kinds, [weight for _, _, weight in kinds])[0]
+    inner: exp.Expression = function(this=term.expression.copy())
+    if function is exp.Avg and rng.random() < 0.5:
+        inner = exp.Round(this=inner, decimals=exp.Literal.number(2))
+    name = re.sub(r"^(total|avg|max|min)_", "", term.name)
+    return Shown(inner, f"{prefix}_{name}")
+
+
+def set_head(select: exp.Select, keys: Sequence[Shown], values: Sequence[Shown]) -> None:
+    """Show group keys and aggregates, grouped by the keys, and nothing of what was shown before."""
+    for clause in _HEAD:
+        select.set(clause, None)
+    taken: set[str] = set()
+    outputs = [projection(part.expression, part.name, taken) for part in (*keys, *values)]
+    select.set("expressions", outputs)
+    if keys and any(has_aggregate(part.expression) for part in values):
+        select.set("group", exp.Group(expressions=[part.expression.copy() for part in keys]))
+
+
+def by_name(part: exp.Expression) -> exp.Expression:
+    """Return how ORDER BY refers to an output."""
+    if isinstance(part, exp.Alias):
+        return exp.Column(this=part.args["alias"].copy())
+    return part.copy()
+
+
+def order_outputs(
+    select: exp.Select, first: Sequence[exp.Expression], *, limit: int | None, descending: bool = True
+) -> None:
+    """Order by some outputs and then, under a limit, by all the others, so that the same rows come every time."""
+    terms = [exp.Ordered(this=by_name(part), desc=descending, nulls_first=False) for part in first]
+    if limit is not None:
+        rest = [part for part in select.expressions if part not in first]
+        group = select.args.get("group")
+        if group is not None:  # the keys tell the groups apart
+            rest = [part for part in rest if part.unalias() in group.expressions]
+        rest = [part for part in rest if not isinstance(part.unalias(), exp.Literal)]
+        terms += [exp.Ordered(this=by_name(part), desc=False, nulls_first=False) for part in rest]
+        select.set("limit", exp.Limit(expression=exp.Literal.number(limit)))
+    if terms:
+        select.set("order", exp.Order(expressions=terms))
+
+
+def draw_order(select: exp.Select, rng: random.Random, *, limit_chance: float = 0.4) -> None:
+    """Give a SELECT an order by what it shows, and sometimes a limit."""
+    select.set("order", None)
+    select.set("limit", None)
+    select.set("offset", None)
+    if rng.random() < 0.3:
+        return
+    parts = [part for part in select.expressions if not isinstance(part.unalias(), exp.Literal)]
+    quantities = [part for part in parts if has_aggregate(part) or part.find(exp.Window)]
+    limit = rng.choice([5, 10, 10, 15, 20, 25, 50, 100]) if rng.random() < limit_chance else None
+    if quantities and rng.random() < 0.7:
+        order_outputs(select, [rng.choice(quantities)], limit=limit, descending=rng.random() < 0.85)
+    elif parts:
+        order_outputs(select, [parts[0]], limit=limit, descending=rng.random() < 0.3)
+
+
+def regroup(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Group the same rows by other columns, with other aggregates."""
+    select = root_select(tree)
+    if select is None or select.args.get("from_") is None:
+        return None
+    block = block_of(select, context.schema)
+    terms = pick(rng, dimensions(block, context.schema), rng.choice([1, 1, 2, 2, 3]))
+    keys = [Shown(term.expression, term.name) for term in terms]
+    values = aggregates(block, context, rng, rng.choice([1, 2, 2, 3]))
+    if not keys and rng.random() < 0.5:
+        return None
+    set_head(select, keys, values)
+    if keys:
+        draw_order(select, rng)
+        if rng.random() < 0.2:
+            _add_having(select, values, context, rng)
+    return tree
+
+
+def show_rows(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """List rows of the same source, some columns of them."""
+    select = root_select(tree)
+    if select is None or select.args.get("from_") is None:
+        return None
+    block = block_of(select, context.schema)
+    terms = pick(rng, labels(block), rng.choice([2, 3, 3, 4, 5]))
+    if len(terms) < 1:
+        return None
+    for clause in _HEAD:
+        select.set(clause, None)
+    taken: set[str] = set()
+    select.set("expressions", [projection(term.expression, term.name, taken) for term in terms])
+    if (
+        all(term.column is not None and term.column.role in ("category", "text", "code") for term in terms)
+        and rng.random() < 0.7
+    ):
+        select.set("distinct", exp.Distinct())
+    draw_order(select, rng, limit_chance=0.5)
+    return tree
+
+
+def add_having(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Keep only groups of some size."""
+    select = root_select(tree)
+    if select is None or select.args.get("group") is None or select.args.get("having") is not None:
+        return None
+    values = [Shown(part.unalias(), part.alias_or_name) for part in select.expressions if has_aggregate(part)]
+    return tree if _add_having(select, values, context, rng) else None
+
+
+def _add_having(select: exp.Select, values: Sequence[Shown], context: Context, rng: random.Random) -> bool:
+    candidates = []
+    block = block_of(select, context.schema)
+    for shown in values:
+        inner = shown.expression.this if isinstance(shown.expression, exp.Round) else shown.expression
+        if isinstance(inner, exp.Avg | exp.Max | exp.Min) and isinstance(inner.this, exp.Column):
+            own = block.column_of(inner.this)
+            if own is not None and own.profile.quantiles and own.role == "measure":
+                # The mean of a group lies around the middle of the column; its maximum high, its minimum low.
+                positions = {exp.Avg: (2, 3), exp.Max: (4, 5, 6), exp.Min: (0, 1)}[type(inner)]
+                quantiles = own.profile.quantiles
+                bound = quantiles[min(rng.choice(positions), len(quantiles) - 1)]
+                if own.profile.minimum is not None and bound != own.profile.minimum:
+                    comparison = exp.LT if isinstance(inner, exp.Min) and rng.random() < 0.3 else exp.GT
+                    rounded = round(bound, 2) if isinstance(bound, float) else bound
+                    candidates.append(
+                        comparison(
+                            this=inner.copy(),
+                            expression=parsed(
+                                literal(rounded, own.kind, context.schema.dialect), context.schema.dialect
+                            ),
+                        )
+                    )
+    candidates.append(exp.GT(this=exp.Count(this=exp.Star(), big_int=True), expression=exp.Literal.number(1)))
+    add_conjunct(select, rng.choice(candidates), "having")
+    return True
+
+
+def add_window(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Add a window function: a rank, a share of the whole, a running total, the value before."""
+    select = root_select(tree)
+    if select is None or any(part.find(exp.Window) for part in select.expressions) or select.args.get("distinct"):
+        return None
+    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    block = block_of(select, context.schema)
+    shown = (
+        _window_over_groups(select, rng) if is_aggregated(select) else _window_over_rows(select, block, context, rng)
+    )
+    if shown is None:
+        return None
+    name = new_name(shown.name, taken)
+    select.append("expressions", exp.alias_(shown.expression, identifier(name), copy=False))
+    if select.args.get("limit") is None and rng.random() < 0.5:
+        draw_order(select, rng, limit_chance=0.3)
+    return tree
+
+
+def _ordered(*terms: tuple[exp.Expression, bool]) -> exp.Order:
+    return exp.Order(expressions=[exp.Ordered(this=part.copy(), desc=desc, nulls_first=False) for part, desc in terms])
+
+
+def window(function: exp.Expression, partition: Sequence[exp.Expression], order: exp.Order | None) -> exp.Window:
+    """Return a function OVER a partition in an order."""
+    over = exp.Window(this=function, partition_by=[part.copy() for part in partition], over="OVER")
+    if order is not None:
+        over.set("order", order)
+    return over
+
+
+def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
+    group = select.args.get("group")
+    if group is None or not group.expressions or len(list(group.iter_expressions())) != len(group.expressions):
+        return None
+    keys = list(group.expressions)
+    values = [part for part in select.expressions if has_aggregate(part) and part.alias_or_name]
+    values = [part for part in values if not part.find(exp.GroupConcat, exp.ArrayAgg)]
+    if not values:
+        return None
+    part = rng.choice(values)
+    value, name = part.unalias(), part.alias_or_name
+    if isinstance(value, exp.Round):
+        value = value.this
+    partition = [rng.choice(keys)] if len(keys) > 1 and rng.random() < 0.6 else []
+    rest = [key for key in keys if key not in partition]
+    choice = rng.random()
+    if choice < 0.35:
+        function = rng.choice([exp.Rank, exp.DenseRank])()
+        return Shown(window(function, partition, _ordered((value, True))), f"{name}_rank")
+    if choice < 0.6 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
+        share = exp.Div(
+            this=exp.Mul(this=exp.Literal.number("100.0"), expression=value.copy()),
+            expression=exp.Nullif(
+                this=window(exp.Sum(this=value.copy()), partition, None), expression=exp.Literal.number(0)
+            ),
+        )
+        return Shown(exp.Round(this=share, decimals=exp.Literal.number(2)), f"{name}_share")
+    if choice < 0.8:
+        function = exp.Lag(this=value.copy())
+        return Shown(window(function, partition, _ordered(*((key, False) for key in rest))), f"previous_{name}")
+    if isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
+        running = window(exp.Sum(this=value.copy()), partition, _ordered(*((key, False) for key in rest)))
+        return Shown(running, f"running_{name}")
+    return Shown(window(exp.Max(this=value.copy()), partition, None), f"best_{name}")
+
+
+def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: random.Random) -> Shown | None:
+    shown = {part.unalias().sql() for part in select.expressions}
+    quantities = measures(block)
+    if not quantities:
+        return None
+    visible = [term for term in quantities if term.expression.sql() in shown]
+    term = rng.choice(visible or quantities)
+    groups = dimensions(block, context.schema)
+    seen = [other for other in groups if other.expression.sql() in shown]
+    partition = [rng.choice(seen or groups)] if groups and rng.random() < 0.8 else []
+    parts = [other.expression for other in partition]
+    keys = key_columns(block)
+    dates = [other for other in labels(block) if other.column is not None and other.column.role == "date"]
+    if not visible:
+        taken = {part.alias_or_name.casefold() for part in select.expressions}
+        select.append("expressions", projection(term.expression, term.name, taken))
+    suffix = f"_by_{partition[0].name}" if partition else ""
+    choice = rng.random()
+    if choice < 0.35:
+        return Shown(window(exp.Rank(), parts, _ordered((term.expression, True))), f"{term.name}_rank{suffix}")
+    if choice < 0.55:
+        return Shown(window(exp.Avg(this=term.expression.copy()), parts, None), f"avg_{term.name}{suffix}")
+    if choice < 0.7:
+        gap = exp.Sub(this=term.expression.copy(), expression=window(exp.Avg(this=term.expression.copy()), parts, None))
+        return Shown(gap, f"{term.name}_above_avg")
+    if keys:
+        order = [(other.expression, False) for other in dates[:1]] + [(key, False) for key in keys]
+        if choice < 0.85:
+            return Shown(window(exp.Lag(this=term.expression.copy()), parts, _ordered(*order)), f"previous_{term.name}")
+        running = window(exp.Sum(this=term.expression.copy()), parts, _ordered(*order))
+        if adds_up(term.name):
+            return Shown(running, f"running_{term.name}")
+    return Shown(window(exp.Max(this=term.expression.copy()), parts, None), f"max_{term.name}{suffix}")
+
+
+def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Count or add up a category's values side by side, with CASE or FILTER."""
+    select = root_select(tree)
+    if select is None or select.args.get("from_") is None:
+        return None
+    block = block_of(select, context.schema)
+    grouped = list(select.args["group"].expressions) if select.args.get("group") else []
+    terms = [
+        term
+        for term in dimensions(block, context.schema)
+        if term.column is not None
+        and term.column.role == "category"
+        and term.expression not in grouped
+        and len(term.column.profile.common_values) >= 2
+    ]
+    if not terms:
+        return None
+    term = rng.choice(terms)
+    own = term.column
+    assert own is not None
+    quantities = [other for other in measures(block) if adds_up(other.name)]
+    if not is_aggregated(select) or (not grouped and rng.random() < 0.7):
+        others = [other for other in dimensions(block, context.schema) if other.expression != term.expression]
+        keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
+        set_head(select, keys, aggregates(block, context, rng, 1))
+    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    values = [value for value, _ in own.profile.common_values[:6]]
+    chosen = rng.sample(values, min(len(values), rng.choice([1, 2, 2, 3])))
+    quantity = rng.choice(quantities) if quantities and rng.random() < 0.65 else None
+    use_filter = rng.random() < 0.35
+    for value in chosen:
+        test = exp.EQ(
+            this=term.expression.copy(),
+            expression=parsed(literal(value, own.kind, context.schema.dialect), context.schema.dialect),
+        )
+        measured = exp.Literal.number(1) if quantity is None else quantity.expression.copy()
+        stem = "num" if quantity is None else quantity.name
+        word = re.sub(r"\W+", "_", str(value)).strip("_").lower()[:24] or "blank"
+        if use_filter:
+            function = exp.Count(this=exp.Star(), big_int=True) if quantity is None else exp.Sum(this=measured)
+            shown: exp.Expression = exp.Filter(this=function, expression=exp.Where(this=test))
+        else:
+            branch = exp.If(this=test, true=measured)
+            shown = exp.Sum(this=exp.Case(ifs=[branch], default=exp.Literal.number(0)))
+        prefix = f"{term.name}_" if not word[:1].isalpha() or len(word) < 3 else ""
+        name = new_name(f"{stem}_{prefix}{word}", taken)
+        taken.add(name.casefold())
+        select.append("expressions", exp.alias_(shown, identifier(name), copy=False))
+    return tree
+
+
+def change_aggregate(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Put another aggregate, or one of another quantity, in the place of one."""
+    select = root_select(tree)
+    if select is None or not is_aggregated(select):
+        return None
+    places = [
+        index for index, part in enumerate(select.expressions) if has_aggregate(part) and not part.find(exp.Window)
+    ]
+    if not places:
+        return None
+    block = block_of(select, context.schema)
+    index = rng.choice(places)
+    old = select.expressions[index]
+    shown = rng.choice(aggregates(block, context, rng, 3))
+    if any(shown.expression == part.unalias() for part in select.expressions):
+        return None
+    taken = {part.alias_or_name.casefold() for part in select.expressions if part is not old}
+    new = exp.alias_(shown.expression.copy(), identifier(new_name(shown.name, taken)), copy=False)
+    was_ordered = select.args.get("order")
+    outputs = list(select.expressions)
+    outputs[index] = new
+    select.set("expressions", outputs)
+    if was_ordered is not None:
+        limit = select.args.get("limit")
+        count = limit.expression if limit is not None else None
+        size = int(count.name) if isinstance(count, exp.Literal) and count.is_int else None
+        select.set("offset", None)
+        order_outputs(select, [new], limit=size)
+    return tree
+
+
+def reorder(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Order by something else that is shown, with another limit or none."""
+    del context
+    select = root_select(tree)
+    if select is None or len(select.expressions) < 2:
+        return None
+    draw_order(select, rng, limit_chance=0.55)
+    return tree
+
+
+def show_less(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Show fewer columns, one aggregate or a few labels, without order."""
+    del context
+    select = root_select(tree)
+    if select is None or len(select.expressions) < 3:
+        return None
+    group = select.args.get("group")
+    if group is not None:
+        keys = [part for part in select.expressions if part.unalias() in group.expressions]
+        values = [part for part in select.expressions if part not in keys]
+        if not values:
+            return None
+        select.set("expressions", [*keys, rng.choice(values)])
+    else:
+        kept = sorted(rng.sample(range(len(select.expressions)), rng.choice([1, 2])))
+        select.set("expressions", [select.expressions[index] for index in kept])
+    select.set("order", None)
+    select.set("limit", None)
+    select.set("offset", None)
+    if group is None and not is_aggregated(select) and not select.find(exp.Window) and conjuncts(select):
+        select.set("distinct", exp.Distinct() if rng.random() < 0.4 else None)
+    return tree

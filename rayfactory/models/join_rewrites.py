@@ -1,0 +1,419 @@
+"""Rewritings of what a query reads: another partner along a foreign key, one more, one less, a join as a subquery."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from rayfactory.databases.schema import ForeignKey, Table
+from rayfactory.models.blocks import (
+    MAX_JOINED_ROWS,
+    Block,
+    Context,
+    add_conjunct,
+    aliased_table,
+    aliases_in,
+    block_of,
+    blocks,
+    conjuncts,
+    dimensions,
+    estimated_rows,
+    is_join_condition,
+    join_condition,
+    joins_of,
+    labels,
+    measures,
+    names_in,
+    pick,
+    projection,
+    set_conjuncts,
+    uses_of,
+)
+from rayfactory.models.conditions import draw_condition
+from rayfactory.models.naming import column, table_alias
+from rayfactory.models.scopes import is_aggregated, table_name
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """A table that a block could be joined with.
+
+    Attributes:
+        alias: of the block's source that holds the other end.
+        is_parent: whether the new table is the referenced one, so that no row is repeated.
+    """
+
+    alias: str
+    table: Table
+    key: ForeignKey
+    is_parent: bool
+
+
+def partners(block: Block, context: Context, aliases: Sequence[str] | None = None) -> list[Partner]:
+    """Return the tables along foreign keys of the block's tables that it does not read yet."""
+    present = {table.name for table in block.tables.values()}
+    found: list[Partner] = []
+    for folded, source in block.sources.items():
+        if source.table is None or source.optional or (aliases is not None and source.alias not in aliases):
+            continue
+        del folded
+        for key in context.schema.foreign_keys:
+            if key.table == key.referenced_table:
+                continue
+            if key.table == source.table.name and key.referenced_table not in present:
+                found.append(Partner(source.alias, context.schema.table(key.referenced_table), key, is_parent=True))
+            elif key.referenced_table == source.table.name and key.table not in present:
+                found.append(Partner(source.alias, context.schema.table(key.table), key, is_parent=False))
+    return [partner for partner in found if partner.table.num_rows > 0]
+
+
+def draw_partner(found: Sequence[Partner], context: Context, rng: random.Random) -> Partner:
+    """Return one partner, a table that the pool has used less more often; its keys share its weight."""
+    counts: dict[str, int] = {}
+    for partner in found:
+        counts[partner.table.name] = counts.get(partner.table.name, 0) + 1
+    weights = [use_weight(partner.table.name, context) / counts[partner.table.name] for partner in found]
+    return rng.choices(list(found), weights)[0]
+
+
+def use_weight(table: str, context: Context) -> float:
+    """Return the weight of a table: 1 for one of mean use, more for one that the pool uses less."""
+    if not context.table_use:
+        return 1.0
+    mean = sum(context.table_use.values()) / len(context.table_use)
+    return ((mean + 5) / (context.table_use.get(table, 0) + 5)) ** 2
+
+
+def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
+    """Return the JOIN of a partner under an alias."""
+    child, parent = (partner.alias, alias) if partner.is_parent else (alias, partner.alias)
+    join = exp.Join(this=aliased_table(partner.table.name, alias), on=join_condition(partner.key, child, parent))
+    if side:
+        join.set("side", side)
+    return join
+
+
+def _has_group_or_rows(block: Block) -> bool:
+    return block.select.args.get("from_") is not None
+
+
+def add_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Join one more table along a foreign key, and use it: in a condition, as a group or as a column shown."""
+    candidates = [
+        block for block in blocks(tree, context.schema) if len(block.sources) <= 5 and _has_group_or_rows(block)
+    ]
+    if not candidates:
+        return None
+    block = candidates[0] if rng.random() < 0.8 else rng.choice(candidates)
+    found = [
+        partner
+        for partner in partners(block, context)
+        if partner.is_parent
+        or (
+            # Rows of a parent are repeated: sums over it would be wrong.
+            not is_aggregated(block.select) and len(block.sources) == 1 and partner.table.num_rows <= MAX_JOINED_ROWS
+        )
+    ]
+    if not found or estimated_rows(block, context.schema) > MAX_JOINED_ROWS:
+        return None
+    partner = draw_partner(found, context, rng)
+    alias = table_alias(partner.table.name, names_in(tree))
+    block.select.append("joins", join_clause(partner, alias))
+    grown = block_of(block.select, context.schema)
+    return tree if _use(grown, alias, tree, context, rng) else None
+
+
+def _use(block: Block, alias: str, tree: exp.Expression, context: Context, rng: random.Random) -> bool:
+    """Make the query need a source that it has just joined."""
+    select = block.select
+    is_root = select is tree
+    if is_root and rng.random() < 0.55 and _show(block, alias, context, rng):
+        if rng.random() < 0.5:
+            condition = draw_condition(block, context, rng, [alias])
+            if condition is not None:
+                add_conjunct(select, condition)
+        return True
+    condition = draw_condition(block, context, rng, [alias])
+    if condition is not None:
+        add_conjunct(select, condition)
+        return True
+    return is_root and _show(block, alias, context, rng)
+
+
+def _show(block: Block, alias: str, context: Context, rng: random.Random) -> bool:
+    select = block.select
+    if select.args.get("distinct") or any(part.find(exp.Window) for part in select.expressions):
+        return False
+    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    if is_aggregated(select):
+        group = select.args.get("group")
+        terms = pick(rng, dimensions(block, context.schema, [alias]), 1)
+        if not terms or (group is None and rng.random() < 0.3) or (group is not None and len(group.expressions) >= 3):
+            return False
+        if group is not None and len(group.expressions) != len(list(group.iter_expressions())):
+            return False  # ROLLUP and the like
+        term = terms[0]
+        if group is None:
+            select.set("group", exp.Group(expressions=[term.expression.copy()]))
+        else:
+            group.append("expressions", term.expression.copy())
+    else:
+        terms = pick(rng, labels(block, [alias]), rng.randint(1, 2))
+        if not terms:
+            return False
+        for term in terms[1:]:
+            select.append("expressions", projection(term.expression, term.name, taken))
+        term = terms[0]
+    shown = projection(term.expression, term.name, taken)
+    select.set("expressions", [shown, *select.expressions] if is_aggregated(select) else [*select.expressions, shown])
+    return True
+
+
+def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
+    """Return the joined base tables that no other join and no nested query rests on, with their aliases."""
+    found: list[tuple[exp.Join, str]] = []
+    joins = joins_of(block.select)
+    for join in joins:
+        alias = table_name(join.this)
+        source = block.sources.get(alias.casefold())
+        if source is None or source.table is None or join.args.get("on") is None:
+            continue
+        others = [other.args.get("on") for other in joins if other is not join]
+        if any(on is not None and alias.casefold() in aliases_in(on) for on in others):
+            continue
+        inside = sum(
+            len(uses_of(nested, alias)) for nested in block.select.find_all(exp.Select) if nested is not block.select
+        )
+        if inside:
+            continue
+        if any(is_join_condition(c) and alias.casefold() in aliases_in(c) for c in conjuncts(block.select)):
+            continue
+        found.append((join, alias))
+    return found
+
+
+def _remove(select: exp.Select, join: exp.Join) -> None:
+    select.set("joins", [other for other in joins_of(select) if other is not join])
+
+
+def _forget(block: Block, alias: str) -> bool:
+    """Take every use of a source out of a SELECT; False where nothing would be left to show."""
+    select, folded = block.select, alias.casefold()
+    set_conjuncts(select, [c for c in conjuncts(select) if folded not in aliases_in(c)])
+    set_conjuncts(select, [c for c in conjuncts(select, "having") if folded not in aliases_in(c)], "having")
+    dropped = [part for part in select.expressions if folded in aliases_in(part)]
+    kept = [part for part in select.expressions if folded not in aliases_in(part)]
+    group = select.args.get("group")
+    if dropped and select.parent is not None:
+        return False
+    names = {part.alias_or_name.casefold() for part in dropped}
+    if not kept or (is_aggregated(select) and not any(part.find(exp.AggFunc) for part in kept)):
+        return False
+    select.set("expressions", kept)
+    if group is not None:
+        keys = [key for key in group.expressions if folded not in aliases_in(key)]
+        if len(list(group.iter_expressions())) != len(group.expressions):
+            return False
+        group.set("expressions", keys)
+        if not keys:
+            select.set("group", None)
+    order = select.args.get("order")
+    if order is not None:
+        stays = [
+            part
+            for part in order.expressions
+            if folded not in aliases_in(part)
+            and not any(not node.table and node.name.casefold() in names for node in part.find_all(exp.Column))
+        ]
+        order.set("expressions", stays)
+        if not stays:
+            select.set("order", None)
+    qualify = select.args.get("qualify")
+    return qualify is None or folded not in aliases_in(qualify)
+
+
+def drop_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Take one joined table out, with what was said of it."""
+    candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
+    if not candidates:
+        return None
+    block, join, alias = rng.choices(candidates, [1 / use_weight(b.tables[a].name, context) for b, _, a in candidates])[
+        0
+    ]
+    _remove(block.select, join)
+    return tree if _forget(block, alias) else None
+
+
+def swap_partner(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Join another table in the place of one, and say of it something of the same kind."""
+    candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
+    if not candidates:
+        return None
+    block, join, alias = rng.choice(candidates)
+    select, folded = block.select, alias.casefold()
+    on = join.args["on"]
+    holders = [name for name in block.tables if name.casefold() != folded and name.casefold() in aliases_in(on)]
+    found = [partner for partner in partners(block, context, holders) if partner.is_parent]
+    if not found:
+        return None
+    partner = draw_partner(found, context, rng)
+    new_alias = table_alias(partner.table.name, names_in(tree))
+    was_grouped = [
+        key
+        for key in (select.args["group"].expressions if select.args.get("group") else [])
+        if folded in aliases_in(key)
+    ]
+    shown = [part for part in select.expressions if folded in aliases_in(part)]
+    had_condition = any(folded in aliases_in(condition) for condition in conjuncts(select))
+    join.replace(join_clause(partner, new_alias, join.side))
+    placeholder = len(shown) == len(select.expressions)
+    if placeholder or not _forget(block, alias):
+        return None
+    grown = block_of(select, context.schema)
+    said = False
+    if was_grouped or shown:
+        said = _show(grown, new_alias, context, rng)
+    if had_condition or not said:
+        condition = draw_condition(grown, context, rng, [new_alias])
+        if condition is not None:
+            add_conjunct(select, condition)
+            said = True
+    return tree if said else None
+
+
+def join_to_subquery(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Say with IN or EXISTS what an inner join along one key column says, where the table is only a filter."""
+    candidates: list[tuple[Block, exp.Join, str, exp.EQ]] = []
+    for block in blocks(tree, context.schema):
+        for join, alias in _leaves(block):
+            on = join.args["on"]
+            others = [part for part in uses_of(block.select, alias) if part.find_ancestor(exp.Where, exp.Join) is None]
+            filters = [c for c in conjuncts(block.select) if alias.casefold() in aliases_in(c)]
+            own_only = all(aliases_in(c) == {alias.casefold()} for c in filters)
+            if not join.side and is_join_condition(on) and not others and own_only and filters:
+                candidates.append((block, join, alias, on))
+    if not candidates:
+        return None
+    block, join, alias, on = rng.choice(candidates)
+    select, folded = block.select, alias.casefold()
+    outer, inner = (on.this, on.expression) if on.expression.table.casefold() == folded else (on.expression, on.this)
+    filters = [c for c in conjuncts(select) if folded in aliases_in(c)]
+    rest = [c for c in conjuncts(select) if folded not in aliases_in(c)]
+    query = exp.Select(expressions=[inner.copy()], from_=exp.From(this=join.this.copy()))
+    _remove(select, join)
+    # IN is computed once, whatever the database; EXISTS only where it is turned into a join.
+    if context.schema.dialect == "duckdb" and rng.random() < 0.4:
+        query.set("expressions", [exp.Literal.number(1)])
+        set_conjuncts(query, [exp.EQ(this=inner.copy(), expression=outer.copy()), *filters])
+        condition: exp.Expression = exp.Exists(this=query)
+    else:
+        set_conjuncts(query, filters)
+        condition = exp.In(this=outer.copy(), query=exp.Subquery(this=query))
+    set_conjuncts(select, [*rest, condition])
+    return tree
+
+
+def subquery_to_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Join the table of an IN subquery over its key, and show something of it where the query lists rows."""
+    for block in blocks(tree, context.schema):
+        for condition in conjuncts(block.select):
+            inner = condition.args.get("query") if isinstance(condition, exp.In) else None
+            query = inner.this if isinstance(inner, exp.Subquery) else inner
+            if not isinstance(query, exp.Select) or not isinstance(condition.this, exp.Column):
+                continue
+            if any(query.args.get(key) for key in ("joins", "group", "having", "limit", "distinct", "with_")):
+                continue
+            nested = block_of(query, context.schema)
+            key = query.expressions[0]
+            if len(nested.tables) != 1 or not isinstance(key, exp.Column):
+                continue
+            ((alias, table),) = nested.tables.items()
+            if table.primary_key != (key.name,) or alias.casefold() in block.sources:
+                continue
+            others = [other for other in conjuncts(block.select) if other is not condition]
+            joined = exp.Join(
+                this=query.args["from_"].this.copy(), on=exp.EQ(this=condition.this.copy(), expression=key.copy())
+            )
+            set_conjuncts(block.select, [*others, *conjuncts(query)])
+            block.select.append("joins", joined)
+            if block.select is tree and rng.random() < 0.7:
+                _show(block_of(block.select, context.schema), alias, context, rng)
+            return tree
+    return None
+
+
+def inner_to_left(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Keep the rows without a partner, or list only those."""
+    candidates = [
+        (block, join, alias)
+        for block in blocks(tree, context.schema)
+        for join, alias in _leaves(block)
+        if not join.side and not join.kind
+    ]
+    if not candidates:
+        return None
+    block, join, alias = rng.choice(candidates)
+    folded = alias.casefold()
+    own = [c for c in conjuncts(block.select) if aliases_in(c) == {folded} and not c.find(exp.Select)]
+    mixed = [c for c in conjuncts(block.select) if folded in aliases_in(c) and c not in own]
+    if mixed:
+        return None
+    set_conjuncts(block.select, [c for c in conjuncts(block.select) if folded not in aliases_in(c)])
+    join.set("side", "LEFT")
+    join.set("kind", None)
+    join.set("on", exp.and_(join.args["on"], *own, copy=False))
+    return tree
+
+
+def anti_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Leave out (or require) the rows that a row of another table refers to."""
+    candidates = [
+        (block, partner)
+        for block in blocks(tree, context.schema)[:1]
+        for partner in partners(block, context)
+        if not partner.is_parent and len(partner.key.columns) == 1
+    ]
+    if not candidates:
+        return None
+    partner = draw_partner([partner for _, partner in candidates], context, rng)
+    block = next(block for block, other in candidates if other is partner)
+    alias = table_alias(partner.table.name, names_in(tree))
+    inner = exp.Select(
+        expressions=[column(alias, partner.key.columns[0])],
+        from_=exp.From(this=aliased_table(partner.table.name, alias)),
+    )
+    nested = block_of(inner, context.schema)
+    condition = draw_condition(nested, context, rng)
+    if condition is not None:
+        add_conjunct(inner, condition)
+    negated = rng.random() < 0.6 and condition is not None
+    outer = column(partner.alias, partner.key.referenced_columns[0])
+    if context.schema.dialect == "duckdb" and rng.random() < 0.5:
+        key = inner.expressions[0]
+        inner.set("expressions", [exp.Literal.number(1)])
+        set_conjuncts(inner, [exp.EQ(this=key.copy(), expression=outer), *conjuncts(inner)])
+        test: exp.Expression = exp.Exists(this=inner)
+    else:
+        if negated:
+            key = inner.expressions[0]
+            add_conjunct(inner, exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null())))
+        test = exp.In(this=outer, query=exp.Subquery(this=inner))
+    add_conjunct(block.select, exp.Not(this=test) if negated else test)
+    return tree
+
+
+__all__ = [
+    "add_join",
+    "anti_join",
+    "draw_partner",
+    "drop_join",
+    "inner_to_left",
+    "join_to_subquery",
+    "measures",
+    "partners",
+    "subquery_to_join",
+    "swap_partner",
+]

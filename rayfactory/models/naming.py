@@ -1,0 +1,54 @@
+"""Names as a query spells them: quoted where they must be, and output names that say what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from sqlglot import exp
+
+from rayfactory.databases.schema import Table
+from rayfactory.models.syntax import KEYWORDS
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def identifier(name: str) -> exp.Identifier:
+    """Return a name, quoted where either dialect needs it."""
+    return exp.Identifier(this=name, quoted=not _PLAIN.fullmatch(name) or name.lower() in KEYWORDS)
+
+
+def column(alias: str, name: str) -> exp.Column:
+    """Return a column of a source."""
+    return exp.Column(this=identifier(name), table=identifier(alias))
+
+
+def plain_name(table: Table | None, name: str) -> str:
+    """Return a column's name without the prefix that all columns of its table share: ``net_paid`` for ``ss_net_paid``."""
+    if table is not None and len(table.columns) > 1:
+        head, separator, rest = name.partition("_")
+        shared = f"{head}{separator}".lower()
+        if separator and rest and all(other.name.lower().startswith(shared) for other in table.columns):
+            name = rest
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    plain = "_".join(word.lower() for word in words) or "value"
+    return plain if _PLAIN.fullmatch(plain) else f"col_{plain}"
+
+
+def new_name(wanted: str, taken: Collection[str]) -> str:
+    """Return `wanted`, or it with a number where the name is taken (case-insensitive) or a keyword."""
+    wanted = wanted if _PLAIN.fullmatch(wanted) else "result"
+    if wanted.lower() in KEYWORDS:
+        wanted = f"{wanted}_value"
+    folded = {name.casefold() for name in taken}
+    candidate, number = wanted, 2
+    while candidate.casefold() in folded:
+        candidate, number = f"{wanted}_{number}", number + 1
+    return candidate
+
+
+def table_alias(table: str, taken: Collection[str]) -> str:
+    """Return the initials of a table's words, numbered where they are taken: ``ss`` for ``store_sales``."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", table)
+    initials = "".join(word[0].lower() for word in words) or "t"
+    return new_name(initials, [*taken, "as", "is", "in", "on", "or", "by", "to", "no", "of", "do", "if"])
