@@ -54,7 +54,7 @@ class Parsed:
     database: str
     sql: str
     text: str
-    tree: exp.Expression
+    tree: exp.Expr
     canonical: str
     skeleton: str
     features: Features

@@ -30,9 +30,9 @@ class Embedder:
     def __init__(self, config: EmbeddingConfig) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         torch.set_num_threads(1)
         self._config = config
         packaged = config.model == PACKAGED_MODEL
@@ -45,13 +45,18 @@ class Embedder:
                 f"embedding.model {config.model!r} cannot be loaded ({_first_line(error)}); give a folder that holds a "
                 f"sentence-transformers model, the name of one that can be downloaded, or {PACKAGED_MODEL!r}"
             ) from error
-        longest = self._model.max_seq_length
-        positions = getattr(self._model[0].auto_model.config, "max_position_embeddings", None) if packaged else longest
-        if positions is not None and config.max_tokens > positions:
+        longest = self._longest()
+        if longest is not None and config.max_tokens > longest:
             raise ConfigError(
-                f"embedding.max_tokens is {config.max_tokens}; {config.model!r} takes at most {positions} tokens"
+                f"embedding.max_tokens={config.max_tokens} is more than {config.model!r} takes: {longest} tokens"
             )
         self._model.max_seq_length = config.max_tokens
+
+    def _longest(self) -> int | None:
+        """Return how many tokens the network has positions for; None where it does not say."""
+        network = getattr(self._model[0], "auto_model", None)
+        longest = getattr(getattr(network, "config", None), "max_position_embeddings", None)
+        return longest if isinstance(longest, int) else None
 
     @property
     def dimension(self) -> int:

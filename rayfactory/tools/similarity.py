@@ -56,7 +56,7 @@ def token_similarity(a: Signature, b: Signature) -> float:
 
 
 def sort_tokens(text: str) -> str:
-    """Return the words of a text in ascending order; rapidfuzz's token_sort_ratio is the plain ratio of two of these."""
+    """Return the words of a text in ascending order: token_sort_ratio is the plain ratio of two of these."""
     return " ".join(sorted(text.split()))
 
 
@@ -90,4 +90,5 @@ def cosines(vector_D: npt.NDArray[np.float32], vectors_ND: npt.NDArray[np.float3
     # Sums along rows, not a matrix product: equal rows give equal bits wherever they stand, so ties stay ties.
     dots_N = (others_ND * query_D).sum(axis=1)
     norms_N = np.sqrt((others_ND**2).sum(axis=1) * (query_D**2).sum())
-    return np.clip(np.divide(dots_N, norms_N, out=np.zeros_like(dots_N), where=norms_N > 0), 0.0, 1.0)
+    cosines_N: npt.NDArray[np.float64] = np.divide(dots_N, norms_N, out=np.zeros_like(dots_N), where=norms_N > 0)
+    return np.clip(cosines_N, 0.0, 1.0)

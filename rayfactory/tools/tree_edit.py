@@ -10,10 +10,11 @@ Source: Zhang and Shasha 1989, Simple fast algorithms for the editing distance b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class Tree:
         return len(self.labels)
 
 
-def flatten(expression: exp.Expression) -> Tree:
+def flatten(expression: exp.Expr) -> Tree:
     """Return the tree of an expression, children in the order of sqlglot's `iter_expressions`.
 
     It does not recurse, so that the depth of a statement is no limit.
@@ -87,7 +88,7 @@ def flatten(expression: exp.Expression) -> Tree:
     )
 
 
-def label(node: exp.Expression) -> str:
+def label(node: exp.Expr) -> str:
     """Return what a node is compared by: its class and its scalar arguments, quoting aside.
 
     Arguments that are None, False or empty count as absent.
@@ -96,7 +97,7 @@ def label(node: exp.Expression) -> str:
     return " ".join([type(node).__name__, *scalars])
 
 
-def _scalars(node: exp.Expression) -> Iterator[tuple[str, object]]:
+def _scalars(node: exp.Expr) -> Iterator[tuple[str, object]]:
     for key, value in node.args.items():
         if isinstance(value, list):
             items = [item for item in value if not isinstance(item, exp.Expr)]
@@ -137,7 +138,20 @@ def lower_bound(a: Tree, b: Tree) -> int:
     )
 
 
-@njit(types.int64(_LABELS, _LABELS), cache=True, nogil=True)
+def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile for one signature, ahead of the first call, and keep the machine code on disk for the next process."""
+
+    def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return njit(signature, cache=True, nogil=True)(kernel)  # type: ignore[no-any-return]
+        except RuntimeError:
+            # Neither the package's folder nor the user's cache can be written: every process compiles for itself, 1 s.
+            return njit(signature, nogil=True)(kernel)  # type: ignore[no-any-return]
+
+    return compile_kernel
+
+
+@_compiled(types.int64(_LABELS, _LABELS))
 def _num_common(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the size of the intersection of two sorted bags."""
     i = j = common = 0
@@ -153,35 +167,43 @@ def _num_common(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return common
 
 
-@njit(types.int64(_LABELS, _POSITIONS, _POSITIONS, _LABELS, _POSITIONS, _POSITIONS), cache=True, nogil=True)
+@_compiled(types.int64(_LABELS, _POSITIONS, _POSITIONS, _LABELS, _POSITIONS, _POSITIONS))
 def _zhang_shasha(labels_a, leftmost_a, keyroots_a, labels_b, leftmost_b, keyroots_b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Fill `trees[i, j]`, the distance of the subtrees at i and j, keyroot pair by keyroot pair."""
-    trees = np.zeros((len(labels_a), len(labels_b)), dtype=np.int32)
+    trees = np.empty((len(labels_a), len(labels_b)), dtype=np.int32)
     # forests[x, y]: distance of the forests of the first x and y nodes below the two keyroots.
-    forests = np.zeros((len(labels_a) + 1, len(labels_b) + 1), dtype=np.int32)
+    forests = np.empty((len(labels_a) + 1, len(labels_b) + 1), dtype=np.int32)
+    # How many nodes of its keyroot's forest come before the subtree of a node; 0: its forest is that one subtree.
+    before_b = np.empty(len(labels_b), dtype=np.int32)
     for root_a in keyroots_a:
         first_a = leftmost_a[root_a]
-        size_a = root_a - first_a + 1
-        for x in range(1, size_a + 1):
-            forests[x, 0] = x
         for root_b in keyroots_b:
             first_b = leftmost_b[root_b]
             size_b = root_b - first_b + 1
-            for y in range(1, size_b + 1):
+            for y in range(size_b):
+                before_b[y] = leftmost_b[first_b + y] - first_b
+            for y in range(size_b + 1):
                 forests[0, y] = y
-            for x in range(1, size_a + 1):
-                node_a = first_a + x - 1
-                below_a = leftmost_a[node_a] - first_a
-                for y in range(1, size_b + 1):
-                    node_b = first_b + y - 1
-                    below_b = leftmost_b[node_b] - first_b
-                    least = min(forests[x - 1, y], forests[x, y - 1]) + 1
-                    if below_a == 0 and below_b == 0:
-                        # Both forests are trees, so this is also the distance of two subtrees.
-                        relabel = 0 if labels_a[node_a] == labels_b[node_b] else 1
-                        least = min(least, forests[x - 1, y - 1] + relabel)
-                        trees[node_a, node_b] = least
-                    else:
-                        least = min(least, forests[below_a, below_b] + trees[node_a, node_b])
-                    forests[x, y] = least
+            for x in range(root_a - first_a + 1):
+                node_a = first_a + x
+                before_a = leftmost_a[node_a] - first_a
+                above, row, start = forests[x], forests[x + 1], forests[before_a]
+                subtrees = trees[node_a, first_b : first_b + size_b]
+                left = np.int32(x + 1)
+                row[0] = left
+                # Two loops, so that the common one is free of branches.
+                if before_a == 0:
+                    for y in range(size_b):
+                        left = min(above[y + 1], left) + np.int32(1)
+                        if before_b[y] == 0:
+                            relabel = labels_a[node_a] != labels_b[first_b + y]
+                            left = min(left, above[y] + np.int32(relabel))
+                            subtrees[y] = left
+                        else:
+                            left = min(left, start[before_b[y]] + subtrees[y])
+                        row[y + 1] = left
+                else:
+                    for y in range(size_b):
+                        left = min(min(above[y + 1], left) + np.int32(1), start[before_b[y]] + subtrees[y])
+                        row[y + 1] = left
     return trees[len(labels_a) - 1, len(labels_b) - 1]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vendi_score import vendi
+
+from rayfactory.config import CriticConfig
+from rayfactory.reports.diversity import mean_pairwise_similarity, vendi_score
+from rayfactory.tools.similarity import Signature, similarity
+
+
+def unit_vectors(num_vectors: int, dimension: int, seed: int) -> np.ndarray:
+    vectors_ND = np.random.default_rng(seed).normal(size=(num_vectors, dimension)).astype(np.float32)
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return vectors_ND
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(2, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1, 2, np.inf]))
+def test_vendi_score_is_that_of_the_reference_package(num_vectors: int, dimension: int, seed: int, q: float):
+    vectors_ND = unit_vectors(num_vectors, dimension, seed).astype(np.float64)
+    expected = vendi.score_dual(vectors_ND, q="inf" if q == np.inf else q)
+    # Below order 1, eigenvalues that are zero but for rounding count: the reference has its own rounding.
+    assert vendi_score(vectors_ND, q) == pytest.approx(expected, abs=1e-6 if q >= 1 else 1e-3)
+
+
+@given(st.integers(1, 30))
+def test_vendi_score_of_copies_is_1_and_of_orthogonal_vectors_their_number(num_vectors: int):
+    assert vendi_score(np.tile(unit_vectors(1, 8, 0), (num_vectors, 1))) == pytest.approx(1, abs=1e-5)
+    assert vendi_score(np.eye(num_vectors, dtype=np.float32)) == pytest.approx(num_vectors, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 20), st.integers(0, 1000))
+def test_vendi_score_does_not_see_order_and_falls_with_q(num_vectors: int, seed: int):
+    vectors_ND = unit_vectors(num_vectors, 8, seed)
+    score = vendi_score(vectors_ND)
+    assert vendi_score(vectors_ND[::-1]) == pytest.approx(score, abs=1e-9)
+    assert 1 - 1e-6 <= vendi_score(vectors_ND, np.inf) <= vendi_score(vectors_ND, 2) <= score <= num_vectors + 1e-6
+
+
+def test_mean_pairwise_similarity_is_the_mean_over_unordered_pairs():
+    a, b, c = (
+        Signature(text, None, vector)
+        for text, vector in zip(("select a", "select b", "from t"), unit_vectors(3, 4, 0), strict=True)
+    )
+    weights = CriticConfig()
+    expected = (similarity(a, b, weights) + similarity(a, c, weights) + similarity(b, c, weights)) / 3
+    assert mean_pairwise_similarity([a, b, c], weights) == pytest.approx(expected)
+    assert mean_pairwise_similarity([a, a], weights) == pytest.approx(similarity(a, a, weights))
+
+
+def test_what_has_no_diversity_is_refused():
+    with pytest.raises(ValueError, match="at least two queries, got 1"):
+        mean_pairwise_similarity([Signature("", None, np.ones(1, dtype=np.float32))], CriticConfig())
+    with pytest.raises(ValueError, match="at least one vector"):
+        vendi_score(np.zeros((0, 3)))
