@@ -7,16 +7,125 @@ it writes queries; as EBNF it constrains what a language model writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from random import Random
 
+from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
+from rayfactory.errors import StatementError
 from rayfactory.models.cfg import Grammar, GrammarBuilder
+from rayfactory.models.draft import DeadEndError, Draft
 from rayfactory.models.expressions import Expression, aggregates, dimensions, measures
 from rayfactory.models.predicates import column_weight, comparisons, predicates
+from rayfactory.models.questions import QUESTIONS, plainest
 from rayfactory.models.scope import base_scope
+from rayfactory.models.skeleton import KeyGraph
 
-__all__ = ["Grammar", "scope_grammar"]
+__all__ = ["Grammar", "draw_grammar", "scope_grammar", "write_queries"]
+
+MAX_DRAWS = 12
+"""Questions tried for one query before the plainest one is asked."""
+
+
+def write_queries(
+    schema: Schema, tables: Sequence[str], num_queries: int, rng: Random, engine: Engine | None
+) -> list[str]:
+    """Return queries about the tables, each with a question, a join skeleton and a grammar of its own.
+
+    Use is spread over the tables, and most over the first. A query that returns nothing is drawn again, where there is an
+    engine to tell.
+
+    Args:
+        tables: names of base tables; those without rows are passed over, unless none has any.
+        engine: runs the statements that the constants are taken from; None: they come from the profiles.
+
+    Raises:
+        KeyError: the database has no such table.
+    """
+    graph = KeyGraph(schema)
+    wanted = _wanted(schema, tables)
+    use: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    written: list[str] = []
+    while len(written) < num_queries:
+        sql, draft = _write(graph, wanted, rng, engine, use, asked, set(written))
+        use.update(draft.used.keys())
+        written.append(sql)
+    return written
+
+
+def draw_grammar(schema: Schema, tables: Sequence[str], rng: Random, engine: Engine | None) -> Grammar:
+    """Return the grammar of one query: a question over a join skeleton of some of the tables.
+
+    Raises:
+        KeyError: the database has no such table.
+    """
+    grammar, _ = _draw(KeyGraph(schema), _wanted(schema, tables), rng, engine, Counter(), Counter())
+    return grammar
+
+
+def _wanted(schema: Schema, tables: Sequence[str]) -> list[str]:
+    named = list(dict.fromkeys(schema.table(name).name for name in tables)) or [table.name for table in schema.tables[:8]]
+    return [name for name in named if schema.table(name).num_rows > 0] or named
+
+
+def _write(
+    graph: KeyGraph,
+    wanted: Sequence[str],
+    rng: Random,
+    engine: Engine | None,
+    use: Counter[str],
+    asked: Counter[str],
+    written: set[str],
+) -> tuple[str, Draft]:
+    """Return a query that has rows and was not written before, or after a few draws the last one that runs."""
+    for _ in range(4):
+        grammar, draft = _draw(graph, wanted, rng, engine, use, asked)
+        sql = grammar.sample(rng)
+        if sql not in written and (engine is None or _has_rows(engine, sql)):
+            return sql, draft
+    draft = Draft(graph, wanted, rng, engine, use)
+    return plainest(draft), draft
+
+
+def _has_rows(engine: Engine, sql: str) -> bool:
+    try:
+        return engine.run(sql).row_count > 0
+    except StatementError:
+        return False
+
+
+def _draw(
+    graph: KeyGraph,
+    wanted: Sequence[str],
+    rng: Random,
+    engine: Engine | None,
+    use: Counter[str],
+    asked: Counter[str],
+) -> tuple[Grammar, Draft]:
+    for _ in range(MAX_DRAWS):
+        draft = Draft(graph, wanted, rng, engine, use)
+        # A question that this request has asked already gives way to others.
+        weight, question = draft.pick(
+            [(weight / (1 + asked[question.__name__]) ** 1.5, (weight, question)) for weight, question in QUESTIONS]
+        )
+        try:
+            body = question(draft)
+        except DeadEndError:
+            continue
+        if len(wanted) > 1 and len(draft.used) < 2:
+            continue
+        asked[question.__name__] += 1
+        return _grammar(draft, body), draft
+    draft = Draft(graph, wanted, rng, engine, use)
+    return _grammar(draft, plainest(draft)), draft
+
+
+def _grammar(draft: Draft, body: str) -> Grammar:
+    prefix = f"WITH {', '.join(draft.ctes)} " if draft.ctes else ""
+    draft.builder.define("root", [(1.0, prefix + body)])
+    return draft.builder.build().reachable()
 
 
 def scope_grammar(

@@ -1,0 +1,360 @@
+"""The clauses of one SELECT, put together: conditions with nested queries, groupings, thresholds on groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from rayfactory.databases.schema import ForeignKey, Table
+from rayfactory.models.draft import DeadEndError, Draft, Spine
+from rayfactory.models.expressions import Expression, aggregates, dimensions, entities, thresholds
+from rayfactory.models.scope import Field, Scope, fields_of, with_role
+from rayfactory.models.syntax import number, quote_name
+
+MAX_CORRELATED = 4_000_000
+"""Rows outside times rows inside of a correlated query, for a database that runs it once for each row outside."""
+
+
+@dataclass(slots=True)
+class Select:
+    """One SELECT while it is put together; texts may hold references to rules."""
+
+    source: str
+    items: list[str] = field(default_factory=list)
+    distinct: bool = False
+    where: list[str] = field(default_factory=list)
+    group: str = ""
+    having: str = ""
+    qualify: str = ""
+    order: str = ""
+    limit: str = ""
+
+    def sql(self) -> str:
+        """Return its text."""
+        parts = [f"SELECT {'DISTINCT ' if self.distinct else ''}{', '.join(self.items)} FROM {self.source}"]
+        if self.where:
+            parts.append("WHERE " + " AND ".join(self.where))
+        for keyword, text in (
+            ("GROUP BY", self.group),
+            ("HAVING", self.having),
+            ("QUALIFY", self.qualify),
+            ("ORDER BY", self.order),
+            ("LIMIT", self.limit),
+        ):
+            if text:
+                parts.append(f"{keyword} {text}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """A grouped SELECT with what it puts out.
+
+    Attributes:
+        keys, values: grouping keys and aggregates, under their output names.
+        key_sql, value_sql: their expressions.
+    """
+
+    select: Select
+    keys: tuple[Expression, ...]
+    values: tuple[Expression, ...]
+    key_sql: tuple[str, ...]
+    value_sql: tuple[str, ...]
+
+
+def num_conditions(draft: Draft) -> int:
+    """Return how many conditions a WHERE is to have."""
+    return draft.pick([(8, 0), (22, 1), (32, 2), (24, 3), (14, 4)])
+
+
+def where(draft: Draft, spine: Spine, count: int, nested: float = 0.3, exclude: Sequence[str] = ()) -> list[str]:
+    """Return the conditions of a WHERE, comma joins first, nested queries among the others."""
+    inner: list[str] = []
+    for child, target, scope in spine.hidden:
+        inner.append(membership(draft, child, target, scope))
+    if not inner and draft.chance(nested):
+        condition = nested_condition(draft, spine)
+        if condition:
+            inner.append(condition)
+    plain = draft.conditions(spine.scope, max(0, count - len(inner)), exclude)
+    conditions = plain + inner if draft.chance(0.7) else inner + plain
+    return [*spine.scope.joins, *conditions]
+
+
+def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> str:
+    """Return a condition that the row pointed to, which is not in FROM, meets conditions: IN or EXISTS."""
+    conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]))
+    if not conditions:
+        conditions = [f"{target[0].sql} IS NOT NULL"]
+    if len(child) == 1 and draft.chance(0.7):
+        return f"{child[0].sql} IN (SELECT {target[0].sql} FROM {scope.from_sql} WHERE {' AND '.join(conditions)})"
+    ties = [f"{inner.qualified} = {outer.qualified}" for outer, inner in zip(child, target, strict=True)]
+    return f"EXISTS (SELECT 1 FROM {scope.from_sql} WHERE {' AND '.join([*ties, *conditions])})"
+
+
+def nested_condition(draft: Draft, spine: Spine) -> str:
+    """Return a condition with a nested query over one more table or the same one; empty where none fits."""
+    options = [
+        (2.0, existence),
+        (2.0, above_average),
+        (1.5, above_group_average),
+    ]
+    while options:
+        option = draft.pick([(weight, (weight, function)) for weight, function in options])
+        options.remove(option)
+        condition = option[1](draft, spine)
+        if condition:
+            return condition
+    return ""
+
+
+def existence(draft: Draft, spine: Spine) -> str:
+    """Return a condition that rows elsewhere point to this one, or do not."""
+    options: list[tuple[float, tuple[ForeignKey, str]]] = []
+    for alias, table in zip(spine.aliases, spine.skeleton.tables, strict=False):
+        for key in draft.graph.children(table.name):
+            if key.table != key.referenced_table and key.table not in draft.used:
+                weight = 1.0 if key.table in draft.wanted else 0.0
+                options.append((weight / (1 + draft.use[key.table]), (key, alias)))
+    options = [option for option in options if option[0] > 0]
+    if not options:
+        return ""
+    key, alias = draft.pick(options)
+    outer_rows = draft.schema.table(key.referenced_table).num_rows
+    child = draft.schema.table(key.table)
+    correlated = draft.chance(0.5)
+    if draft.dialect == "sqlite" and outer_rows * child.num_rows > MAX_CORRELATED:
+        correlated = False
+    inner = draft.spine(1, must=key.table, grain=key.table)
+    own = {f.column.name: f for f in inner.scope.fields}
+    outer = {f.column.name: f for f in spine.scope.fields if f.source == alias}
+    if any(name not in own for name in key.columns) or any(name not in outer for name in key.referenced_columns):
+        return ""
+    conditions = draft.conditions(inner.scope, draft.pick([(3, 1), (2, 2)]))
+    negated = draft.chance(0.3)
+    if correlated or len(key.columns) > 1:
+        ties = [
+            f"{own[a].qualified} = {outer[b].qualified}" for a, b in zip(key.columns, key.referenced_columns, strict=True)
+        ]
+        text = " AND ".join([*ties, *conditions])
+        return f"{'NOT ' if negated else ''}EXISTS (SELECT 1 FROM {inner.scope.from_sql} WHERE {text})"
+    if negated:
+        conditions.append(f"{own[key.columns[0]].sql} IS NOT NULL")
+    clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    word = "NOT IN" if negated else "IN"
+    shown = own[key.columns[0]].sql
+    return f"{outer[key.referenced_columns[0]].sql} {word} (SELECT {shown} FROM {inner.scope.from_sql}{clause})"
+
+
+def _comparable(spine: Spine) -> list[Field]:
+    return [
+        f
+        for f in with_role(spine.scope, "measure")
+        if f.is_number and f.num_distinct > 5 and isinstance(f.witness, (int, float)) and not isinstance(f.witness, bool)
+    ]
+
+
+def _mean(f: Field) -> float:
+    values = [value for value in f.present or f.column.profile.quantiles if isinstance(value, (int, float))]
+    return sum(values) / len(values) if values else 0.0
+
+
+def above_average(draft: Draft, spine: Spine) -> str:
+    """Return a condition that compares a measure with its average over the table, perhaps over some rows of it."""
+    options = _comparable(spine)
+    if not options:
+        return ""
+    chosen = draft.pick([(1.0, f) for f in options])
+    name = chosen.table.name
+    if name not in {table.name for table in draft.schema.tables}:
+        return ""
+    table = draft.schema.table(name)
+    alias = draft.alias(f"{name[:1]}x") if draft.style.qualify else name
+    inner = next((f for f in fields_of(table, alias, qualify=draft.style.qualify) if f.column == chosen.column), None)
+    if inner is None or not isinstance(chosen.witness, (int, float)):
+        return ""
+    source = f"{quote_name(name)} AS {quote_name(alias)}" if draft.style.qualify else quote_name(name)
+    mean = _mean(chosen)
+    above = chosen.witness > mean
+    factor = draft.pick([(3, ""), (1, "1.2 * " if above else "0.8 * "), (1, "1.5 * " if above else "0.5 * ")])
+    if mean <= 0:
+        factor = ""
+    return f"{chosen.sql} {'>' if above else '<'} (SELECT {factor}AVG({inner.sql}) FROM {source})"
+
+
+def above_group_average(draft: Draft, spine: Spine) -> str:
+    """Return a condition that compares a measure with its average over the rows of the same table that share a value."""
+    options = [f for f in _comparable(spine) if f.table.name == spine.scope.grain.name]
+    if not options:
+        return ""
+    chosen = draft.pick([(1.0, f) for f in options])
+    table = spine.scope.grain
+    rows = float(table.num_rows)
+    if draft.dialect == "sqlite" and rows * rows > MAX_CORRELATED:
+        return ""
+    if rows > 400_000:
+        return ""
+    groups = [
+        f
+        for f in spine.scope.fields
+        if f.source == chosen.source
+        and f.column.role in ("key", "category")
+        and 2 <= f.column.profile.num_distinct <= max(3, f.column.profile.num_sampled / 3)
+        and f.column.kind != "other"
+    ]
+    if not groups:
+        return ""
+    group = draft.pick([(1.0, f) for f in groups])
+    alias = draft.alias(f"{table.name[:1]}y")
+    own = {f.column.name: f for f in fields_of(table, alias, qualify=True)}
+    above = isinstance(chosen.witness, (int, float)) and chosen.witness > _mean(chosen)
+    factor = draft.pick([(3, ""), (1, "1.1 * " if above else "0.9 * ")]) if _mean(chosen) > 0 else ""
+    return (
+        f"{chosen.sql} {'>' if above else '<'} (SELECT {factor}AVG({own[chosen.column.name].sql}) FROM "
+        f"{quote_name(table.name)} AS {quote_name(alias)} WHERE "
+        f"{own[group.column.name].sql} = {group.qualified})"
+    )
+
+
+def grouped(
+    draft: Draft,
+    spine: Spine,
+    num_keys: int,
+    num_values: int,
+    conditions: Sequence[str],
+    *,
+    entity: bool | None = None,
+    keys: Sequence[Expression] = (),
+    plain: bool = False,
+) -> Grouping:
+    """Return a grouped SELECT, its keys before its aggregates, without HAVING, ORDER BY or LIMIT.
+
+    Args:
+        entity: whether the first keys are what tells the rows of a table apart (an id, a name); None: drawn.
+        keys: keys to begin with.
+        plain: aggregates only of a kind that stays comparable (no minimum, no percentage).
+
+    Raises:
+        DeadEndError: the scope has nothing to group by or to measure.
+    """
+    taken: set[str] = set()
+    scope = spine.scope
+    chosen = list(keys)
+    things = entities(scope)
+    if entity is None:
+        entity = bool(things) and draft.chance(0.3)
+    if entity and things:
+        thing = draft.pick([(1.0, option) for option in things])
+        chosen += [Expression(f.sql, f.label, f.num_distinct, (f.sql,), 1.0, f.column.kind) for f in thing]
+    used = {use for key in chosen for use in key.uses}
+    options = [key for key in dimensions(scope) if not used & set(key.uses)]
+    chosen += draft.some(options, max(0, num_keys - len(chosen)))
+    if not chosen:
+        raise DeadEndError
+    used = {use for key in chosen for use in key.uses}
+    measurable = [value for value in aggregates(scope) if not used & set(value.uses)]
+    if plain:
+        measurable = [value for value in measurable if value.sql.startswith(("COUNT(*)", "SUM(", "AVG("))]
+        measurable = [value for value in measurable if "CASE" not in value.sql and "FILTER" not in value.sql]
+    values = draft.some(measurable, num_values)
+    if not values:
+        raise DeadEndError
+    key_names = [draft.output(key.name, taken) for key in chosen]
+    value_names = [draft.output(value.name, taken) for value in values]
+    select = Select(scope.from_sql, where=list(conditions))
+    for key, name in zip(chosen, key_names, strict=True):
+        is_column = key.sql in {f.sql for f in scope.fields}
+        select.items.append(key.sql if is_column and "." not in key.sql and False else f"{key.sql} AS {name}")
+    select.items += [f"{value.sql} AS {name}" for value, name in zip(values, value_names, strict=True)]
+    select.group = (
+        ", ".join(str(position + 1) for position in range(len(chosen)))
+        if draft.chance(0.15)
+        else ", ".join(key.sql for key in chosen)
+    )
+    return Grouping(
+        select,
+        tuple(replace(key, sql=name, name=name) for key, name in zip(chosen, key_names, strict=True)),
+        tuple(replace(value, sql=name, name=name, num_distinct=0) for value, name in zip(values, value_names, strict=True)),
+        tuple(key.sql for key in chosen),
+        tuple(value.sql for value in values),
+    )
+
+
+def having(draft: Draft, grouping: Grouping) -> str:
+    """Return a threshold on one aggregate that some groups pass and some do not; empty where there is none.
+
+    It fixes the WHERE of the grouping: the threshold depends on what is left by it.
+    """
+    select = grouping.select
+    select.where = [draft.fixed(condition) for condition in select.where]
+    rows = draft.rows(select.sql())
+    if len(rows) < 3:
+        return ""
+    options: list[tuple[float, str]] = []
+    first = len(grouping.keys)
+    for position, sql in enumerate(grouping.value_sql):
+        values = [value for row in rows if (value := _as_float(row[first + position])) is not None]
+        values.sort()
+        if len(values) < 3 or values[0] == values[-1]:
+            continue
+        for at in (len(values) // 4, len(values) // 2):
+            cut = _rounded(values[at])
+            if values[0] < cut < values[-1]:
+                options.append((1.0, f"{sql} > {number(cut)}"))
+        for at in (len(values) // 2, 3 * len(values) // 4):
+            cut = _rounded(values[at])
+            if values[0] < cut < values[-1]:
+                options.append((0.4, f"{sql} < {number(cut)}"))
+        low, high = _rounded(values[len(values) // 5]), _rounded(values[4 * len(values) // 5])
+        if low < high:
+            options.append((0.3, f"{sql} BETWEEN {number(low)} AND {number(high)}"))
+    counts = [(0.3, "COUNT(*) > 1")] if not any(sql == "COUNT(*)" for sql in grouping.value_sql) else []
+    if not options:
+        return ""
+    condition = draft.builder.choice("having", options)
+    if counts and draft.chance(0.1):
+        condition += " AND COUNT(*) > 1"
+    return condition
+
+
+def _as_float(value: object) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type]  # Decimal and numbers; anything else is no threshold
+    except (TypeError, ValueError):
+        return None
+
+
+def _rounded(value: float) -> float:
+    cut = float(f"{value:.2g}")
+    return int(cut) if cut.is_integer() else cut
+
+
+def limit(draft: Draft) -> str:
+    """Return a number of rows for LIMIT."""
+    return draft.builder.choice("limit", [(1.0, text) for text in ("5", "10", "20", "25", "50", "100")])
+
+
+def by_values(draft: Draft, grouping: Grouping) -> str:
+    """Return an ORDER BY by one aggregate and then by the keys, so that the order is total."""
+    value = draft.pick([(1.0, expression) for expression in grouping.values])
+    way = draft.builder.choice("direction", [(4, " DESC"), (1, "")])
+    return ", ".join([value.name + way, *(key.name for key in grouping.keys)])
+
+
+def by_keys(grouping: Grouping) -> str:
+    """Return an ORDER BY by the keys."""
+    return ", ".join(key.name for key in grouping.keys)
+
+
+def total_order(scope: Scope, shown: Sequence[str], sources: Sequence[tuple[str, Table]]) -> list[str]:
+    """Return what makes an order over rows of the scope total: the primary key of its grain, or all that is shown."""
+    alias, grain = sources[0]
+    keys = [
+        f.sql for name in grain.primary_key for f in scope.fields if f.source == alias and f.column.name == name
+    ]
+    return keys if keys and len(keys) == len(grain.primary_key) else list(shown)
+
+
+def bands_of(f: Field) -> list[float]:
+    """Return the thresholds that part a measure."""
+    return thresholds(f)

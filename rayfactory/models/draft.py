@@ -1,0 +1,419 @@
+"""The drawing board of one query: its sources with rows that are known to be there, its names, its conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal, TypeVar
+
+from rayfactory.databases.engine import Engine
+from rayfactory.databases.schema import Column, ColumnProfile, ForeignKey, Kind, Role, Table
+from rayfactory.errors import StatementError
+from rayfactory.models.cfg import GrammarBuilder, seq
+from rayfactory.models.expressions import Expression
+from rayfactory.models.predicates import Predicate, column_weight, comparisons, predicates
+from rayfactory.models.scope import (
+    MISSING,
+    Field,
+    Scope,
+    as_constant,
+    fields_of,
+    usable_columns,
+    with_sample,
+)
+from rayfactory.models.skeleton import KeyGraph, Skeleton, draw_skeleton
+from rayfactory.models.syntax import fresh_name, quote_name, snake
+
+NUM_SAMPLED_ROWS = 60
+"""Rows of a join that are looked at before conditions on it are written."""
+
+MIN_KEPT_ROWS = 25
+"""Rows that the conditions of one WHERE should leave, as far as shares can be multiplied."""
+
+AliasStyle = Literal["initials", "full", "letter", "numbered"]
+JoinStyle = Literal["on", "comma", "using"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one query spells what can be spelled in several ways."""
+
+    alias: AliasStyle
+    join: JoinStyle
+    qualify: bool
+    as_keyword: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spine:
+    """A skeleton with its scope.
+
+    Attributes:
+        aliases: of the skeleton's tables, in order.
+        hidden: a scope for each table that is joined to in the sample and not in FROM, with the child's fields that
+            point to it and the fields pointed to; for conditions in nested queries.
+    """
+
+    skeleton: Skeleton
+    scope: Scope
+    aliases: tuple[str, ...]
+    hidden: tuple[tuple[tuple[Field, ...], tuple[Field, ...], Scope], ...] = ()
+
+
+class Draft:
+    """One query being drawn. It owns the grammar's rules and the names that are taken.
+
+    Attributes:
+        wanted: names of the tables that the request is about.
+        use: queries of the request that reference each table, so far.
+        used: tables that this query references.
+    """
+
+    def __init__(
+        self,
+        graph: KeyGraph,
+        wanted: Sequence[str],
+        rng: Random,
+        engine: Engine | None,
+        use: Counter[str],
+    ) -> None:
+        self.graph = graph
+        self.schema = graph.schema
+        self.dialect = graph.schema.dialect
+        self.wanted = tuple(wanted)
+        self.rng = rng
+        self.engine = engine
+        self.use = use
+        self.used: dict[str, None] = {}
+        self.builder = GrammarBuilder()
+        self.ctes: list[str] = []
+        self._aliases: set[str] = set()
+        self._columns: set[str] = set()
+        self.style = Style(
+            alias=self.pick([(5, "initials"), (3, "full"), (2, "letter"), (1, "numbered")]),
+            join=self.pick([(7, "on"), (2, "comma"), (1, "using")]),
+            qualify=rng.random() < 0.65,
+            as_keyword=rng.random() < 0.5,
+        )
+
+    # Drawing
+
+    def pick(self, options: Sequence[tuple[float, T]]) -> T:
+        """Return one of some weighted options.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not options:
+            raise ValueError("nothing to choose from")
+        (chosen,) = self.rng.choices([option for _, option in options], [weight for weight, _ in options])
+        return chosen
+
+    def some(self, options: Sequence[Expression], count: int) -> list[Expression]:
+        """Return up to `count` expressions that share no field and no name, drawn by weight."""
+        left, chosen = list(options), list[Expression]()
+        while left and len(chosen) < count:
+            expression = self.pick([(option.weight, option) for option in left])
+            chosen.append(expression)
+            left = [
+                option
+                for option in left
+                if option.name != expression.name and not set(option.uses) & set(expression.uses)
+            ]
+        return chosen
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def must(self) -> str:
+        """Return the table that the query is mostly about: the first of the request, or the one used least."""
+        if self.chance(0.5):
+            return self.wanted[0]
+        return self.pick([(1 / (1 + self.use[name]) ** 2, name) for name in self.wanted])
+
+    # Names
+
+    def alias(self, wanted: str) -> str:
+        """Return a source alias that no other source of the query has."""
+        name = fresh_name(wanted, self._aliases | {table.name.lower() for table in self.schema.tables})
+        self._aliases.add(name)
+        return name
+
+    def output(self, wanted: str, taken: set[str]) -> str:
+        """Return an output name that is neither taken nor the name of a column in sight."""
+        name = fresh_name(wanted, taken | self._columns)
+        taken.add(name)
+        return name
+
+    def _table_alias(self, table: Table, role: str) -> str:
+        style = self.style.alias
+        name = table.name
+        if style == "full" and name.lower() not in self._aliases:
+            self._aliases.add(name.lower())
+            return name
+        words = snake(name).split("_")
+        if role and name in self.used:
+            return self.alias(role)
+        if style == "numbered":
+            return self.alias("t1")
+        short = "".join(word[:1] for word in words) if style == "initials" else words[0][:1]
+        return self.alias(short or "t")
+
+    # Sources
+
+    def spine(
+        self,
+        num_tables: int,
+        must: str | None = None,
+        grain: str | None = None,
+        hidden: int = 0,
+        style: Style | None = None,
+    ) -> Spine:
+        """Draw a skeleton about a table, with the conditions' sample of its rows.
+
+        Raises:
+            DeadEndError: no rows come of its joins.
+        """
+        style = style or self.style
+        must = must or self.must()
+        skeleton = draw_skeleton(
+            self.graph, self.rng, must, self.wanted, num_tables + hidden, self.use, grain if grain != must else must
+        )
+        leaves = {join.parent for join in skeleton.joins} - {join.child for join in skeleton.joins}
+        kept = len(skeleton.tables)
+        # The last tables are leaves: they may be looked at without standing in FROM.
+        while hidden and kept > max(1, num_tables) and kept - 1 in leaves and skeleton.tables[kept - 1].name != must:
+            kept, hidden = kept - 1, hidden - 1
+        aliases: list[str] = []
+        for position, table in enumerate(skeleton.tables):
+            role = _role(skeleton.joins[position - 1].key) if position else ""
+            aliases.append(self._table_alias(table, role))
+            self._columns.update(column.name.lower() for column in table.columns)
+            self.used[table.name] = None
+        qualify = style.qualify or kept == 1 and self.chance(0.2) or _clash(skeleton.tables[:kept])
+        fields = [fields_of(table, alias, qualify=qualify) for table, alias in zip(skeleton.tables, aliases, strict=True)]
+        scope = Scope(
+            dialect=self.dialect,
+            from_sql=self._from(skeleton, aliases, kept, style)[0],
+            joins=self._from(skeleton, aliases, kept, style)[1],
+            fields=tuple(field for own in fields for field in own),
+            num_rows=float(skeleton.tables[0].num_rows),
+            grain=skeleton.tables[0],
+        )
+        scope = self._sampled(skeleton, aliases, scope)
+        visible = set(aliases[:kept])
+        nested = []
+        for join in skeleton.joins[kept - 1 :]:
+            parent = skeleton.tables[join.parent]
+            alias = aliases[join.parent]
+            if join.child >= kept:
+                continue
+            inner_fields = tuple(
+                replace(field, sql=quote_name(field.column.name)) if not style.qualify else field
+                for field in scope.fields
+                if field.source == alias
+            )
+            child = tuple(scope.field(aliases[join.child], name) for name in join.key.columns)
+            target = tuple(_find(inner_fields, name) for name in join.key.referenced_columns)
+            inner = Scope(
+                self.dialect, self._source(parent, alias, style), (), inner_fields, float(parent.num_rows), parent
+            )
+            nested.append((child, target, inner))
+        outer = replace(scope, fields=tuple(field for field in scope.fields if field.source in visible))
+        return Spine(skeleton, outer, tuple(aliases[:kept]), tuple(nested))
+
+    def _source(self, table: Table, alias: str, style: Style) -> str:
+        if alias == table.name:
+            return quote_name(table.name)
+        return f"{quote_name(table.name)} {'AS ' if style.as_keyword else ''}{quote_name(alias)}"
+
+    def _from(self, skeleton: Skeleton, aliases: Sequence[str], kept: int, style: Style) -> tuple[str, tuple[str, ...]]:
+        sources = [self._source(table, alias, style) for table, alias in zip(skeleton.tables, aliases, strict=True)]
+        joins = skeleton.joins[: kept - 1]
+        if style.join == "comma":
+            equalities = [_equality(join.key, aliases[join.child], aliases[join.parent]) for join in joins]
+            return ", ".join(sources[:kept]), tuple(equalities)
+        text = sources[0]
+        for join in joins:
+            key = join.key
+            same = style.join == "using" and [c.lower() for c in key.columns] == [c.lower() for c in key.referenced_columns]
+            if same and kept == 2:
+                names = ", ".join(quote_name(name) for name in key.columns)
+                text += f" JOIN {sources[join.parent]} USING ({names})"
+            else:
+                word = "JOIN" if style.alias != "numbered" else "INNER JOIN"
+                text += f" {word} {sources[join.parent]} ON {_equality(key, aliases[join.child], aliases[join.parent])}"
+        return text, ()
+
+    def _sampled(self, skeleton: Skeleton, aliases: Sequence[str], scope: Scope) -> Scope:
+        """Return the scope with some rows of its join, taken evenly from over the grain."""
+        if self.engine is None:
+            return scope
+        fields = [field for field in scope.fields if field.column.kind != "other"]
+        if not fields:
+            return scope
+        grain, first = skeleton.tables[0], quote_name(aliases[0])
+        columns = ", ".join(field.qualified for field in fields)
+        joins = "".join(
+            f" JOIN {quote_name(skeleton.tables[join.parent].name)} AS {quote_name(aliases[join.parent])}"
+            f" ON {_equality(join.key, aliases[join.child], aliases[join.parent])}"
+            for join in skeleton.joins
+        )
+        for few in _few_rows(grain, self.rng):
+            sql = f"SELECT {columns} FROM ({few}) AS {first}{joins} LIMIT {NUM_SAMPLED_ROWS}"
+            rows = self.rows(sql)
+            if rows:
+                break
+        else:
+            raise DeadEndError
+        values = {
+            (field.source, field.column.name): [row[position] for row in rows] for position, field in enumerate(fields)
+        }
+        # Of a few rows, the one that says most.
+        candidates = [self.rng.randrange(len(rows)) for _ in range(3)]
+        witness = min(candidates, key=lambda position: sum(value is None for value in rows[position]))
+        return with_sample(scope, values, witness)
+
+    def rows(self, sql: str) -> tuple[tuple[object, ...], ...]:
+        """Return the first rows of a statement; none where it does not run or there is no engine."""
+        if self.engine is None:
+            return ()
+        try:
+            return self.engine.run(sql, keep_rows=NUM_SAMPLED_ROWS).rows
+        except StatementError:
+            return ()
+
+    def fixed(self, text: str) -> str:
+        """Return a sentence of a text with references, drawn now rather than left to the grammar."""
+        rules = self.builder.build()
+        return "".join(
+            part.text if hasattr(part, "text") else rules.sample(self.rng, part.name) for part in seq(text)
+        )
+
+    def derived(self, sql: str, outputs: Sequence[Expression], alias: str, grain: Table) -> Scope | None:
+        """Return the scope over the result of a concrete query whose columns are `outputs`; None where it has no rows.
+
+        The caller puts the query into a CTE or a derived table of that alias.
+        """
+        rows = self.rows(sql)
+        if self.engine is not None and not rows:
+            return None
+        witness = self.rng.randrange(len(rows)) if rows else 0
+        fields: list[Field] = []
+        for position, output in enumerate(outputs):
+            sample = tuple(as_constant(row[position]) for row in rows)
+            kind = output.kind
+            present = [value for value in sample if value is not None]
+            column = Column(
+                name=output.name,
+                declared_type="",
+                kind=kind,
+                role=_role_of_output(output),
+                nullable=True,
+                profile=ColumnProfile(len(sample), 0.0, len({str(value) for value in present}) or 5),
+            )
+            fields.append(
+                Field(
+                    source=alias,
+                    sql=f"{alias}.{output.name}" if self.style.qualify else output.name,
+                    qualified=f"{alias}.{output.name}",
+                    label=output.name,
+                    table=replace(grain, name=alias),
+                    column=column,
+                    witness=sample[witness] if sample else MISSING,
+                    sample=sample,
+                )
+            )
+        return Scope(
+            self.dialect, alias, (), tuple(fields), float(max(2, min(len(rows), 60))), replace(grain, name=alias)
+        )
+
+    # Conditions
+
+    def conditions(self, scope: Scope, count: int, exclude: Sequence[str] = ()) -> list[str]:
+        """Return up to `count` conditions on different columns that all hold in the witness row.
+
+        Each leaves a few columns and constants to the grammar.
+        """
+        candidates: list[tuple[float, Field, list[Predicate]]] = []
+        floor = max(0.02, min(0.6, (MIN_KEPT_ROWS / max(scope.num_rows, MIN_KEPT_ROWS)) ** (1 / max(count, 1))))
+        for field in scope.fields:
+            if field.sql in exclude:
+                continue
+            found = predicates(field, scope.dialect)
+            kept = [predicate for predicate in found if predicate.share >= floor] if scope.num_rows > 30 else found
+            if kept:
+                candidates.append((column_weight(field), field, kept))
+        slots: list[str] = []
+        while candidates and len(slots) < count:
+            group: list[tuple[float, str]] = []
+            for _ in range(self.pick([(3, 1), (3, 2), (2, 3)])):
+                if not candidates or len(candidates) < count - len(slots) and group:
+                    break
+                weights = [weight for weight, _, _ in candidates]
+                (position,) = self.rng.choices(range(len(candidates)), weights)
+                weight, field, kept = candidates.pop(position)
+                total = sum(predicate.weight for predicate in kept)
+                group.extend((weight * predicate.weight / total, predicate.sql) for predicate in kept)
+            condition = self.builder.choice("predicate", group)
+            if candidates and self.chance(0.08):
+                _, _, others = candidates.pop(self.rng.randrange(len(candidates)))
+                other = self.builder.choice("predicate", [(predicate.weight, predicate.sql) for predicate in others])
+                condition = f"({condition} OR {other})"
+            slots.append(condition)
+        if len(slots) > 1 and self.chance(0.12) and (found := comparisons(scope.fields)):
+            slots[-1] = self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]])
+        return slots
+
+
+class DeadEndError(Exception):
+    """What was drawn leads nowhere: another draw may."""
+
+
+def _role(key: ForeignKey) -> str:
+    name = snake(key.columns[0])
+    for ending in ("_sk", "_id", "_key", "_code"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _equality(key: ForeignKey, child: str, parent: str) -> str:
+    return " AND ".join(
+        f"{quote_name(child)}.{quote_name(own)} = {quote_name(parent)}.{quote_name(other)}"
+        for own, other in zip(key.columns, key.referenced_columns, strict=True)
+    )
+
+
+def _clash(tables: Sequence[Table]) -> bool:
+    """Whether two of the tables have a column of the same name."""
+    names = [column.name.lower() for table in tables for column in table.columns]
+    return len(names) != len(set(names))
+
+
+def _find(fields: Sequence[Field], name: str) -> Field:
+    return next(field for field in fields if field.column.name == name)
+
+
+def _few_rows(table: Table, rng: Random) -> list[str]:
+    """Return queries for some rows of a table: by row number, evenly spread, and where that finds none, the first ones."""
+    name = quote_name(table.name)
+    first = f"SELECT * FROM {name} LIMIT 2000"
+    if table.num_rows <= 2 * NUM_SAMPLED_ROWS:
+        return [first]
+    count = 2 * NUM_SAMPLED_ROWS
+    step = table.num_rows / count
+    offset = rng.random() * step
+    numbers = ", ".join(str(int(offset + step * position)) for position in range(count))
+    return [f"SELECT * FROM {name} WHERE rowid IN ({numbers})", first]
+
+
+def _role_of_output(output: Expression) -> Role:
+    if output.kind in ("date", "timestamp"):
+        return "date"
+    if output.num_distinct and output.kind in ("text", "boolean", "integer"):
+        return "category" if output.num_distinct <= 40 else "text"
+    return "measure" if output.kind in ("integer", "real") else "text"

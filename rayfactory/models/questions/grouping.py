@@ -1,0 +1,168 @@
+"""Questions whose answer is one line for each group: summaries, pivots, shares, subtotals."""
+
+from __future__ import annotations
+
+from rayfactory.models.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
+from rayfactory.models.draft import DeadEndError, Draft
+from rayfactory.models.expressions import aggregates, dimensions, measures
+from rayfactory.models.scope import with_role
+from rayfactory.models.syntax import literal, snake
+
+
+def summary(draft: Draft) -> str:
+    """Aggregates by one to three keys."""
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3), (3, 4)]), hidden=draft.pick([(4, 0), (1, 1)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.2)
+    grouping = grouped(
+        draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
+    )
+    select = grouping.select
+    if draft.chance(0.4):
+        select.having = having(draft, grouping)
+    ordered = draft.pick([(5, "values"), (3, "keys"), (1, "")])
+    if ordered == "values":
+        select.order = by_values(draft, grouping)
+        if draft.chance(0.4):
+            select.limit = limit(draft)
+    elif ordered == "keys":
+        select.order = by_keys(grouping)
+    return select.sql()
+
+
+def totals(draft: Draft) -> str:
+    """Key figures in one line."""
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (3, 3), (1, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    taken: set[str] = set()
+    values = draft.some(aggregates(spine.scope), draft.pick([(3, 1), (3, 2), (3, 3), (2, 4)]))
+    select = Select(spine.scope.from_sql)
+    select.items = [f"{value.sql} AS {draft.output(value.name, taken)}" for value in values]
+    select.where = where(draft, spine, max(1, num_conditions(draft)), nested=0.4)
+    return select.sql()
+
+
+def subtotals(draft: Draft) -> str:
+    """A summary with subtotals: ROLLUP, CUBE or GROUPING SETS; by UNION ALL with a total where there is none of those."""
+    spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.1)
+    grouping = grouped(draft, spine, 2, draft.pick([(2, 1), (3, 2), (1, 3)]), conditions, entity=False)
+    select = grouping.select
+    keys = list(grouping.key_sql)
+    names = [*(key.name for key in grouping.keys), *(value.name for value in grouping.values)]
+    if draft.dialect == "duckdb":
+        forms = [(4, f"ROLLUP ({', '.join(keys)})"), (1, f"CUBE ({', '.join(keys)})")]
+        if len(keys) == 2:
+            forms += [(2, f"GROUPING SETS (({', '.join(keys)}), ({keys[0]}), ())")]
+            forms += [(1, f"GROUPING SETS (({keys[0]}), ({keys[1]}))")]
+        select.group = draft.builder.choice("subtotals", forms)
+        if draft.chance(0.3):
+            select.items.append(f"GROUPING({keys[0]}) AS {draft.output('is_subtotal', set(names))}")
+        if draft.chance(0.3):
+            select.having = "COUNT(*) > 1"
+        order = [f"{key.name} NULLS LAST" for key in grouping.keys]
+        select.order = ", ".join(order)
+        return select.sql()
+    key = grouping.keys[0]
+    select.where = [draft.fixed(condition) for condition in select.where]
+    values = [f"{sql} AS {value.name}" for sql, value in zip(grouping.value_sql, grouping.values, strict=True)]
+    select.items = [f"{keys[0]} AS {key.name}", *values]
+    select.group = keys[0]
+    total = Select(select.source, [f"'total' AS {key.name}", *values], where=select.where)
+    return f"{select.sql()} UNION ALL {total.sql()}"
+
+
+def pivot(draft: Draft) -> str:
+    """One line for each group and one column for each value of a category, by CASE or FILTER."""
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3)]))
+    scope = spine.scope
+    columns = [
+        f
+        for f in with_role(scope, "category", "code")
+        if 2 <= f.num_distinct <= 14 and f.column.kind in ("text", "integer", "boolean")
+    ]
+    if not columns:
+        raise DeadEndError
+    column = draft.pick([(1.0, f) for f in columns])
+    counted: dict[object, int] = {}
+    for value in column.present or [value for value, _ in column.column.profile.common_values]:
+        counted[value] = counted.get(value, 0) + 1
+    values = sorted(counted, key=lambda value: (-counted[value], str(value)))[: draft.pick([(2, 2), (3, 3), (2, 4)])]
+    if len(values) < 2:
+        raise DeadEndError
+    values.sort(key=str)
+    rows = [option for option in dimensions(scope) if column.sql not in option.uses]
+    if not rows:
+        raise DeadEndError
+    row = draft.pick([(option.weight, option) for option in rows])
+    figures = [m for m in measures(scope) if m.weight >= 0.25 and not set(m.uses) & {column.sql, *row.uses}]
+    figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
+    taken: set[str] = set()
+    key = draft.output(row.name, taken)
+    select = Select(scope.from_sql, [f"{row.sql} AS {key}"])
+    function = draft.pick([(3, "SUM"), (2, "AVG")])
+    style = draft.pick([(2, "case"), (1, "filter")])
+    for value in values:
+        condition = f"{column.sql} = {literal(value, column.column.kind, draft.dialect)}"  # type: ignore[arg-type]
+        word = snake(str(value))
+        name = word if len(word) > 2 and not word.isdigit() else f"{column.label}_{word}"
+        if figure is None:
+            sql = f"COUNT(*) FILTER (WHERE {condition})" if style == "filter" else f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)"
+            name = f"num_{name}"
+        elif style == "filter":
+            sql = f"{function}({figure.sql}) FILTER (WHERE {condition})"
+            name = f"{name}_{figure.name}"
+        else:
+            other = " ELSE 0" if function == "SUM" else ""
+            sql = f"{function}(CASE WHEN {condition} THEN {figure.sql}{other} END)"
+            name = f"{name}_{figure.name}"
+        select.items.append(f"{sql} AS {draft.output(name, taken)}")
+    if draft.chance(0.4):
+        total = f"{function}({figure.sql})" if figure else "COUNT(*)"
+        select.items.append(f"{total} AS {draft.output('overall', taken)}")
+    select.where = where(draft, spine, num_conditions(draft), nested=0.15, exclude=[column.sql, *row.uses])
+    select.group = row.sql
+    if draft.chance(0.7):
+        select.order = key
+    return select.sql()
+
+
+def share_of_total(draft: Draft) -> str:
+    """What part of the whole each group makes, by a window over an aggregate or a scalar query."""
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.15)
+    grouping = grouped(draft, spine, draft.pick([(4, 1), (3, 2)]), 1, conditions, plain=True)
+    (sql,) = grouping.value_sql
+    if sql.startswith("AVG"):
+        raise DeadEndError
+    select = grouping.select
+    taken = {key.name for key in grouping.keys} | {value.name for value in grouping.values}
+    name = draft.output(draft.pick([(1, "pct_of_total"), (1, "share_of_total"), (1, "percentage")]), taken)
+    window = "OVER ()"
+    if len(grouping.keys) > 1 and draft.chance(0.6):
+        window = f"OVER (PARTITION BY {grouping.key_sql[0]})"
+    select.items.append(f"ROUND(100.0 * {sql} / NULLIF(SUM({sql}) {window}, 0), 2) AS {name}")
+    if draft.chance(0.3):
+        rank = draft.output("revenue_rank" if "SUM" in sql else "size_rank", taken)
+        select.items.append(f"RANK() OVER (ORDER BY {sql} DESC) AS {rank}")
+    if draft.chance(0.25):
+        select.having = having(draft, grouping)
+    select.order = ", ".join([f"{name} DESC", *(key.name for key in grouping.keys)])
+    if draft.chance(0.3):
+        select.limit = limit(draft)
+    return select.sql()
+
+
+def above_typical_group(draft: Draft) -> str:
+    """Groups whose total exceeds the average total of all groups: HAVING with a nested query."""
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (3, 3)]))
+    conditions = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
+    grouping = grouped(draft, spine, 1, draft.pick([(3, 1), (2, 2)]), conditions, plain=True)
+    select = grouping.select
+    select.where = [draft.fixed(condition) for condition in select.where]
+    sql, value = grouping.value_sql[0], grouping.values[0]
+    inner = Select(select.source, [f"{sql} AS {value.name}"], where=select.where, group=", ".join(grouping.key_sql))
+    alias = draft.alias(draft.pick([(1, "per_group"), (1, "group_totals"), (1, "g")]))
+    factor = draft.builder.choice("factor", [(3, ""), (1, "1.1 * "), (1, "0.9 * ")])
+    compare = draft.builder.choice("comparison", [(3, ">"), (1, ">="), (1, "<")])
+    select.having = f"{sql} {compare} (SELECT {factor}AVG({alias}.{value.name}) FROM ({inner.sql()}) AS {alias})"
+    select.order = by_values(draft, grouping)
+    return select.sql()

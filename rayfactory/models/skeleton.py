@@ -1,0 +1,179 @@
+"""Join skeletons: a table and what its rows point to, along foreign keys, so that no join multiplies rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rayfactory.databases.schema import ForeignKey, Schema, Table
+from rayfactory.models.cfg import is_plain
+
+MAX_DEPTH = 3
+"""Foreign keys in a row from the grain to any other table."""
+
+MAX_FAN_OUT = 1.2
+"""Rows of the referenced table for one value of a key that nothing declares unique."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A foreign key followed from one table of a skeleton to another.
+
+    Attributes:
+        child, parent: positions in `Skeleton.tables`.
+    """
+
+    child: int
+    parent: int
+    key: ForeignKey
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """Tables joined many to one: the first is the grain, each other hangs on one before it.
+
+    Attributes:
+        joins: one for each table after the first, in order.
+    """
+
+    tables: tuple[Table, ...]
+    joins: tuple[Join, ...] = ()
+
+    def with_parent(self, child: int, key: ForeignKey, parent: Table) -> Skeleton:
+        """Return the skeleton with one more table."""
+        join = Join(child, len(self.tables), key)
+        return Skeleton((*self.tables, parent), (*self.joins, join))
+
+
+class KeyGraph:
+    """The foreign keys of a schema along which a query may join."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._parents: dict[str, list[ForeignKey]] = {}
+        self._children: dict[str, list[ForeignKey]] = {}
+        for key in schema.foreign_keys:
+            if _can_join(schema, key):
+                self._parents.setdefault(key.table, []).append(key)
+                self._children.setdefault(key.referenced_table, []).append(key)
+
+    def parents(self, table: str) -> Sequence[ForeignKey]:
+        """Return the keys from the table to others, or itself."""
+        return self._parents.get(table, ())
+
+    def children(self, table: str) -> Sequence[ForeignKey]:
+        """Return the keys from others, or itself, to the table."""
+        return self._children.get(table, ())
+
+    def paths(self, table: str, rng: Random) -> dict[str, tuple[ForeignKey, ...]]:
+        """Return a shortest path of keys to each table that rows of this one point to; ties are drawn."""
+        found: dict[str, tuple[ForeignKey, ...]] = {}
+        edge: list[tuple[str, tuple[ForeignKey, ...]]] = [(table, ())]
+        for _ in range(MAX_DEPTH):
+            following: list[tuple[str, tuple[ForeignKey, ...]]] = []
+            for name, path in edge:
+                keys = list(self.parents(name))
+                rng.shuffle(keys)
+                for key in keys:
+                    parent = key.referenced_table
+                    if parent != table and parent not in found:
+                        found[parent] = (*path, key)
+                        following.append((parent, found[parent]))
+            edge = following
+        return found
+
+
+def _can_join(schema: Schema, key: ForeignKey) -> bool:
+    child, parent = schema.table(key.table), schema.table(key.referenced_table)
+    if not child.num_rows or not parent.num_rows:
+        return False
+    for own, other in zip(key.columns, key.referenced_columns, strict=True):
+        a, b = child.column(own), parent.column(other)
+        if not (is_plain(own) and is_plain(other)):
+            return False
+        if schema.dialect == "duckdb" and a.declared_type != b.declared_type:
+            # Comparing a text with a number is an error there as soon as one text is no number.
+            numbers = ("integer", "real")
+            if not ((a.kind in numbers and b.kind in numbers) or (a.kind == b.kind and a.kind != "other")):
+                return False
+    if set(parent.primary_key) and set(parent.primary_key) <= set(key.referenced_columns):
+        return True
+    profiles = [parent.column(name).profile for name in key.referenced_columns]
+    most_distinct = max(profile.num_distinct for profile in profiles)
+    return most_distinct > 0 and profiles[0].num_sampled <= MAX_FAN_OUT * most_distinct
+
+
+def draw_skeleton(
+    graph: KeyGraph,
+    rng: Random,
+    must: str,
+    wanted: Collection[str],
+    num_tables: int,
+    use: Mapping[str, int],
+    grain: str | None = None,
+) -> Skeleton:
+    """Draw a skeleton of up to `num_tables` tables (more where a path needs a bridge), `must` among them.
+
+    Tables of `wanted` come first, those with the least `use` foremost; others serve as bridges alone.
+    """
+    if grain is None:
+        grain = _draw_grain(graph, rng, must, wanted, num_tables, use)
+    paths = graph.paths(grain, rng)
+    targets = [must] if must != grain and must in paths else []
+    others = [name for name in paths if name in wanted and name not in targets]
+    weights = [_preference(name, paths[name], wanted, use) for name in others]
+    while others and len(targets) < num_tables + 2:
+        (position,) = rng.choices(range(len(others)), weights)
+        targets.append(others.pop(position))
+        weights.pop(position)
+    schema = graph.schema
+    skeleton = Skeleton((schema.table(grain),))
+    reached: dict[tuple[ForeignKey, ...], int] = {(): 0}
+    for target in targets:
+        path = paths[target]
+        missing = [path[: length + 1] for length in range(len(path)) if path[: length + 1] not in reached]
+        bridges = [step for step in missing[:-1] if step[-1].referenced_table not in wanted]
+        if target != must and (len(reached) + len(missing) > num_tables or bridges):
+            continue
+        for step in missing:
+            child = reached[step[:-1]]
+            reached[step] = len(skeleton.tables)
+            skeleton = skeleton.with_parent(child, step[-1], schema.table(step[-1].referenced_table))
+    return skeleton
+
+
+def _preference(name: str, path: Sequence[ForeignKey], wanted: Collection[str], use: Mapping[str, int]) -> float:
+    bridges = sum(key.referenced_table not in wanted for key in path[:-1])
+    return 0.05**bridges / (1 + use.get(name, 0)) ** 2
+
+
+def _draw_grain(
+    graph: KeyGraph, rng: Random, must: str, wanted: Collection[str], num_tables: int, use: Mapping[str, int]
+) -> str:
+    if num_tables <= 1:
+        return must
+    candidates: list[str] = []
+    weights: list[float] = []
+    for table in graph.schema.populated:
+        is_must = table.name == must
+        paths = graph.paths(table.name, Random(0))  # noqa: S311  only which tables, not by which key
+        if not is_must and (must not in paths or table.name not in wanted):
+            continue
+        reachable = sum(name in wanted for name in paths)
+        if is_must and not reachable:
+            continue
+        bridges = 0 if is_must else sum(key.referenced_table not in wanted for key in paths[must][:-1])
+        candidates.append(table.name)
+        weights.append(0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))
+    if not candidates:
+        # Nothing that is wanted points here: any table that does, with something wanted beside it, is a bridge.
+        for key in graph.children(must):
+            reachable = sum(name in wanted for name in graph.paths(key.table, Random(0)) if name != must)
+            if key.table != must:
+                candidates.append(key.table)
+                weights.append(0.05 + reachable)
+    if not candidates:
+        return must
+    (grain,) = rng.choices(candidates, weights)
+    return grain
