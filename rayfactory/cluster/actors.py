@@ -7,7 +7,7 @@ worker and a dataset task take turns: what is admitted at most is a few of each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,39 @@ class Decision:
     nearest_similarity: float | None
 
 
+@dataclass
+class _Shelf:
+    """What a critic holds of one database.
+
+    Attributes:
+        index: its queries; an id there is a position in `ids`.
+        ids: of the pool, or provisional ones of the round under way, in the order of the index.
+        forms: canonical form of each entry, in the same order; `known` has the same ones.
+        num_committed: entries that are in the pool.
+    """
+
+    index: QueryIndex
+    ids: list[int] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    num_committed: int = 0
+
+    def add(self, entry_id: int, signature: Signature, form: str) -> None:
+        self.index.add(len(self.ids), signature)
+        self.ids.append(entry_id)
+        self.forms.append(form)
+        self.known.add(form)
+
+    def commit(self, ids: Mapping[int, int]) -> None:
+        """Give the provisional entries their lasting ids; those without one, which come last, are dropped."""
+        kept = [ids[entry_id] for entry_id in self.ids[self.num_committed :] if entry_id in ids]
+        self.ids[self.num_committed :] = kept
+        self.index.remove_from(len(self.ids))
+        self.known.difference_update(self.forms[len(self.ids) :])
+        del self.forms[len(self.ids) :]
+        self.num_committed = len(self.ids)
+
+
 class CriticalAgent:
     """The Critical Agent with the Retrieval Tool, for some of the databases.
 
@@ -113,9 +146,7 @@ class CriticalAgent:
     def __init__(self, config: Config, dialects: Mapping[str, str]) -> None:
         self._config = config.critic
         self._dialects = dialects
-        self._indexes: dict[str, QueryIndex] = {}
-        self._canonical: dict[str, set[str]] = {}
-        self._round: list[tuple[str, int, str]] = []
+        self._shelves: dict[str, _Shelf] = {}
 
     def load(self, rows: pa.Table, vectors: pa.Table) -> int:
         """Take committed rows of R and E into the index; return how many were of this agent's databases."""
@@ -124,16 +155,18 @@ class CriticalAgent:
             rows["query_id"].to_pylist(),
             rows["database"].to_pylist(),
             rows["sql"].to_pylist(),
-            vectors["vector"].to_numpy(),
+            vectors["vector"].to_pylist(),
             strict=True,
         ):
             if database not in self._dialects:
                 continue
             dialect = self._dialects[database]
             tree = parse(sql, dialect)
-            signature = Signature(normalise(tree, dialect), flatten(tree), np.asarray(vector, dtype=np.float32))
-            self._index(database).add(query_id, signature)
-            self._canonical.setdefault(database, set()).add(canonical(tree, dialect))
+            vector_D = np.asarray(vector, dtype=np.float32)
+            shelf = self._shelf(database, len(vector_D))
+            signature = Signature(normalise(tree, dialect), flatten(tree), vector_D)
+            shelf.add(query_id, signature, canonical(tree, dialect))
+            shelf.num_committed += 1
             count += 1
         return count
 
@@ -150,46 +183,41 @@ class CriticalAgent:
         """Give what the round under way admitted its lasting ids, and drop what the pool did not take.
 
         Args:
-            ids: query_id of each position of the round that is in the pool.
+            ids: query_id for the id of each position of the round that is in the pool.
         """
-        for database in dict.fromkeys(database for database, _, _ in self._round):
-            entries = [(entry, form) for name, entry, form in self._round if name == database]
-            first = entries[0][0]
-            kept = [ids[entry] for entry, _ in entries if entry in ids]
-            self._index(database).renumber(first, kept)
-            self._canonical[database].difference_update(form for entry, form in entries if entry not in ids)
-        self._round = []
+        for shelf in self._shelves.values():
+            shelf.commit(ids)
 
     def _admit(self, contender: Contender, first_id: int) -> Decision:
         candidate, execution = contender.candidate, contender.execution
-        index = self._index(candidate.database)
-        known = self._canonical.setdefault(candidate.database, set())
+        shelf = self._shelf(candidate.database, len(contender.vector))
         signature = Signature(execution.text, _tree(candidate), contender.vector)
-        neighbours = index.search(signature)
+        neighbours = shelf.index.search(signature)
         nearest = neighbours[0] if neighbours else None
         similarity = sum(n.similarity for n in neighbours) / len(neighbours) if neighbours else None
         refusal = reject(
             candidate.origin,
             len(execution.tables),
             candidate.num_request_tables,
-            execution.canonical in known,
+            execution.canonical in shelf.known,
             nearest.similarity if nearest else None,
             self._config,
         )
         if refusal is None:
-            entry = first_id + contender.position
-            index.add(entry, signature)
-            known.add(execution.canonical)
-            self._round.append((candidate.database, entry, execution.canonical))
+            shelf.add(first_id + contender.position, signature, execution.canonical)
         reason, detail = refusal or (None, "")
         return Decision(
-            reason, detail, similarity, nearest.id if nearest else None, nearest.similarity if nearest else None
+            reason,
+            detail,
+            similarity,
+            shelf.ids[nearest.id] if nearest else None,
+            nearest.similarity if nearest else None,
         )
 
-    def _index(self, database: str) -> QueryIndex:
-        if database not in self._indexes:
-            self._indexes[database] = QueryIndex(self._config)
-        return self._indexes[database]
+    def _shelf(self, database: str, dimension: int) -> _Shelf:
+        if database not in self._shelves:
+            self._shelves[database] = _Shelf(QueryIndex(dimension, self._config))
+        return self._shelves[database]
 
 
 def _tree(candidate: Candidate) -> Tree | None:

@@ -60,21 +60,23 @@ class Crew:
         self._load_pool = load_pool
         self._dialects = {name: schema.dialect for name, schema in schemas.items()}
         num_workers = config.cluster.workers or session.num_cpus
-        shared = ray.put(dict(databases)), ray.put(dict(schemas))
+        # Held for as long as the crew is, since an actor that is restarted takes them again.
+        self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
+        schemas_only = both[1:]
 
-        def start(agent: type, name: str, num_cpus: float, *args: Any) -> Any:
+        def start(agent: type, name: str, num_cpus: float, shared: list[Any], *args: Any) -> Any:
             options = {"num_cpus": num_cpus, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
-            return ray.remote(agent).options(name=name, **options).remote(*args)
+            return ray.remote(_with_shared(agent, shared)).options(name=name, **options).remote(*args)
 
         # The tool workers start first: loading the encoder is what a new run waits for.
-        self._tools = [start(ToolWorker, f"tools-{i}", 0.25, config, *shared) for i in range(num_workers)]
+        self._tools = [start(ToolWorker, f"tools-{i}", 0.25, both, config) for i in range(num_workers)]
         for tool in self._tools:
             tool.warm_up.remote()
-        self._generation = [start(GenerationAgent, f"generation-{i}", 0.1, config, *shared) for i in range(num_workers)]
-        self._expansion = [start(ExpansionAgent, f"expansion-{i}", 0.1, config, *shared) for i in range(num_workers)]
-        self._management = start(ManagementAgent, "management", 0, config.management, config.round)
-        self._table_selection = start(TableSelectionAgent, "table_selection", 0, config.table_selection, shared[1])
-        self._seed_selection = start(SeedSelectionAgent, "seed_selection", 0, config.seed_selection, shared[1])
+        self._generation = [start(GenerationAgent, f"generation-{i}", 0.1, both, config) for i in range(num_workers)]
+        self._expansion = [start(ExpansionAgent, f"expansion-{i}", 0.1, both, config) for i in range(num_workers)]
+        self._management = start(ManagementAgent, "management", 0, [], config.management, config.round)
+        self._table_selection = start(TableSelectionAgent, "table_selection", 0, schemas_only, config.table_selection)
+        self._seed_selection = start(SeedSelectionAgent, "seed_selection", 0, schemas_only, config.seed_selection)
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
         self._start_critics()
@@ -195,7 +197,7 @@ class Crew:
             for places, reference in decisions:
                 decided.update(zip(places, ray.get(reference), strict=True))
             block = [
-                _verdict(candidates[position], execution, vector, decided.get(position), first_id)
+                as_verdict(candidates[position], execution, vector, decided.get(position), first_id)
                 for position, execution, vector in zip(positions, executions, vectors, strict=True)
             ]
             verdicts.extend(block)
@@ -249,7 +251,23 @@ class Crew:
             ray.get([critic.load.remote(*tables) for critic in self._critics])
 
 
-def _verdict(
+def _with_shared(agent: type, shared: list[Any]) -> type:
+    """Return the agent's class with the last arguments of its constructor taken out of the object store.
+
+    The actor fetches them itself, when it is restarted too. As plain arguments Ray would complain of them.
+    """
+
+    class Actor(agent):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any) -> None:
+            import ray
+
+            super().__init__(*args, *ray.get(shared))
+
+    Actor.__name__ = Actor.__qualname__ = agent.__name__
+    return Actor
+
+
+def as_verdict(
     candidate: Candidate, execution: Execution, vector: Any, decision: Decision | None, first_id: int
 ) -> Verdict:
     if decision is None:

@@ -33,6 +33,8 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
         ConfigError: there is no cluster at the address.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A run starts a dozen small actors at once; Ray would warn of each beyond the number of CPUs.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     import ray
 

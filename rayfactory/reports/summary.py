@@ -59,7 +59,9 @@ def summarise(
             "SELECT count(*), count(*) FILTER (origin = 'expansion'), count(*) FILTER (row_count > 0), "
             "avg(similarity), coalesce(sum(cost_usd), 0) FROM R"
         ).fetchone()
-        use = connection.execute("SELECT database, unnest(tables) AS name, count(*) FROM R GROUP BY ALL").fetchall()
+        use = connection.execute(
+            "SELECT database, name, count(*) FROM (SELECT database, unnest(tables) AS name FROM R) GROUP BY ALL"
+        ).fetchall()
         rejected = dict(
             connection.execute("SELECT reason, count(*) FROM rejects GROUP BY 1 ORDER BY 2 DESC, 1").fetchall()
         )

@@ -1,0 +1,120 @@
+"""Whole runs on a real Ray cluster: the same pool with any number of workers, after kill -9, and after Ctrl-C."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.shop import make_shop
+
+from rayfactory.pool import connect
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    make_shop(folder / "shop.sqlite")
+    return folder
+
+
+def command(folder, name, *overrides):
+    return [
+        sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={folder / 'shop.sqlite'}",
+        f"run_dir={folder / name}", f"data_dir={folder / 'cache'}", f"target={TARGET}", "round.requests=4",
+        "round.queries_per_request=5", "cluster.dashboard=false", "display.mode=lines", *overrides,
+    ]  # fmt: skip
+
+
+def run(folder, name, *overrides):
+    return subprocess.run(
+        command(folder, name, *overrides), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def rows_of(run_dir):
+    return connect(run_dir).sql("SELECT * EXCLUDE (execution_ms) FROM R ORDER BY query_id").fetchall()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    """Return the rows of a run with two workers that nobody disturbs."""
+    done = run(folder, "undisturbed", "cluster.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return rows_of(folder / "undisturbed")
+
+
+def test_run_ends_with_exactly_the_target(folder, undisturbed):
+    assert [row[0] for row in undisturbed] == list(range(TARGET))
+    summary = json.loads((folder / "undisturbed" / "summary.json").read_text())
+    assert (summary["stop_reason"], summary["admitted"]) == ("target", TARGET)
+    assert summary["expansion"] > 0
+    assert summary["candidates"] == TARGET + sum(summary["rejected"].values())
+
+
+def test_complete_run_says_so(folder, undisturbed):
+    done = run(folder, "undisturbed", "cluster.workers=2")
+    assert done.returncode == 0
+    assert f"is complete: {TARGET} rows" in done.stdout
+
+
+def test_number_of_workers_and_shards_changes_nothing(folder, undisturbed):
+    done = run(folder, "one", "cluster.workers=1", "cluster.index_shards=2")
+    assert done.returncode == 0, done.stderr
+    assert rows_of(folder / "one") == undisturbed
+
+
+def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
+    """kill -9 of the driver and everything below it, three times at random moments; then to the end."""
+    rng = random.Random(7)
+    committed = []
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(folder, "killed"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        number = len(committed)
+        wait_for_round(folder / "killed", process, number + rng.randrange(2))
+        time.sleep(3 * rng.random())
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        now = rows_of(folder / "killed")
+        assert now[: len(committed)] == committed
+        committed = now
+    done = run(folder, "killed")
+    assert done.returncode == 0, done.stderr
+    assert rows_of(folder / "killed") == undisturbed
+
+
+def test_ctrl_c_ends_cleanly_and_names_the_command_that_resumes(folder, undisturbed):
+    process = subprocess.Popen(
+        command(folder, "stopped"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_round(folder / "stopped", process, 1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output + errors
+    assert "Go on with: python -m rayfactory +benchmark=custom" in output
+    summary = json.loads((folder / "stopped" / "summary.json").read_text())
+    assert summary["stop_reason"] == "interrupted"
+    assert 0 < summary["admitted"] < TARGET
+    assert rows_of(folder / "stopped") == undisturbed[: summary["admitted"]]
+    done = run(folder, "stopped")
+    assert done.returncode == 0, done.stderr
+    assert rows_of(folder / "stopped") == undisturbed
+
+
+def wait_for_round(run_dir, process, num_rounds):
+    """Wait until the run has committed that many rounds, or has ended."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and len(list((run_dir / "rounds").glob("*.json"))) < num_rounds:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.05)

@@ -1,0 +1,58 @@
+"""The crew without Ray: the same agents and tools, called in this process. What Ray runs is compared with it."""
+
+from __future__ import annotations
+
+from rayfactory.agents.management import ManagementAgent
+from rayfactory.agents.seed_selection import SeedSelectionAgent
+from rayfactory.agents.table_selection import TableSelectionAgent
+from rayfactory.cluster.actors import Contender, CriticalAgent, ExpansionAgent, GenerationAgent, ToolWorker
+from rayfactory.cluster.crew import as_verdict
+from rayfactory.tools.execution import examine
+
+
+class LocalCrew:
+    """Plans, produces, judges and commits as `rayfactory.cluster.crew.Crew` does."""
+
+    def __init__(self, config, databases, schemas, load_pool, embedder):
+        self._block_size = config.embedding.batch_size
+        self._authors = {
+            "generation": GenerationAgent(config, databases, schemas),
+            "expansion": ExpansionAgent(config, databases, schemas),
+        }
+        self.decide = ManagementAgent(config.management, config.round).decide
+        self.select_tables = TableSelectionAgent(config.table_selection, schemas).select
+        self.select_seeds = SeedSelectionAgent(config.seed_selection, schemas).select
+        self._tools = ToolWorker(config, databases, schemas)
+        self._embedder = embedder
+        self._critic = CriticalAgent(config, {name: schema.dialect for name, schema in schemas.items()})
+        for rows, vectors in load_pool():
+            self._critic.load(rows, vectors)
+
+    def produce(self, requests, on_answer):
+        candidates = []
+        for request in requests:
+            answer = self._authors[request.origin].answer(request)
+            on_answer(len(answer))
+            candidates += answer
+        return candidates
+
+    def judge(self, candidates, first_id, on_verdicts):
+        verdicts = []
+        for start in range(0, len(candidates), self._block_size):
+            block = candidates[start : start + self._block_size]
+            work = [(c.database, c.sql, examine(c.sql, c.dialect)) for c in block]
+            executions = self._tools.execute(work)
+            ran = [i for i, execution in enumerate(executions) if execution.reason is None]
+            vectors = dict(zip(ran, self._embedder.encode([executions[i].text for i in ran]), strict=True))
+            contenders = [Contender(start + i, block[i], executions[i], vectors[i]) for i in ran]
+            decisions = dict(zip(ran, self._critic.admit(contenders, first_id), strict=True))
+            found = [
+                as_verdict(candidate, executions[i], vectors.get(i), decisions.get(i), first_id)
+                for i, candidate in enumerate(block)
+            ]
+            on_verdicts(found)
+            verdicts += found
+        return verdicts
+
+    def commit(self, ids):
+        self._critic.commit(ids)

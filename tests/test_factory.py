@@ -1,0 +1,179 @@
+"""The loop ends with exactly the rows that were asked for, however it was stopped and started."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+from rayfactory import factory
+from rayfactory.config import Config, EmbeddingConfig
+from rayfactory.databases.engine import connect as connect_database
+from rayfactory.errors import RunDirError
+from rayfactory.factory import Clock, Loop, open_databases, run_identity, without_surplus
+from rayfactory.pool import connect, opened
+from rayfactory.reports.monitor import Monitor, Progress
+from rayfactory.tools.embedding import Embedder
+from tests.local_crew import LocalCrew
+from tests.shop import make_shop
+
+MEASURED = {"execution_ms"}
+"""Columns of R that are times, and so may differ between equal runs."""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_shop(tmp_path_factory.mktemp("shop") / "shop.sqlite")
+
+
+@pytest.fixture
+def config(shop, tmp_path):
+    config = Config(target=45, run_dir=str(tmp_path / "run"), data_dir=str(shop.parent / "cache"))
+    config.benchmark.name = "custom"
+    config.benchmark.root = str(shop)
+    config.round.requests = 4
+    config.round.queries_per_request = 5
+    config.display.mode = "none"
+    return config
+
+
+@functools.cache
+def _embedder():
+    return Embedder(EmbeddingConfig())
+
+
+class StoppedError(Exception):
+    """Raised where a test lets a run die."""
+
+
+def grow(config, *, die_in_round=None, die_in="judge"):
+    """Run the loop without Ray; return its stop reason."""
+    databases, schemas = open_databases(config)
+    progress = Progress("test", config.target)
+    with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
+        loop = Loop(config, schemas, pool, Monitor(progress, config.display), progress, Clock(0.0))
+        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _embedder())
+        inner = getattr(crew, die_in)
+
+        def dying(*args):
+            if die_in_round is not None and pool.next_round >= die_in_round:
+                raise StoppedError
+            return inner(*args)
+
+        setattr(crew, die_in, dying)
+        return loop.run(crew)
+
+
+def rows_of(run_dir):
+    connection = connect(run_dir)
+    relation = connection.sql("SELECT * FROM R ORDER BY query_id")
+    kept = [i for i, name in enumerate(relation.columns) if name not in MEASURED]
+    return [tuple(row[i] for i in kept) for row in relation.fetchall()]
+
+
+def test_pool_ends_with_exactly_the_target(config):
+    assert grow(config) == "target"
+    connection = connect(config.run_dir)
+    ids = [row[0] for row in connection.sql("SELECT query_id FROM R ORDER BY 1").fetchall()]
+    assert ids == list(range(45))
+    assert connection.sql("SELECT count(*) FROM E").fetchone() == (45,)
+    assert connection.sql("SELECT count(DISTINCT sql) FROM R").fetchone() == (45,)
+    assert connection.sql("SELECT bool_and(nearest_id < query_id) FROM R WHERE nearest_id IS NOT NULL").fetchone() == (
+        True,
+    )
+    surplus = connection.sql("SELECT count(*) FROM rejects WHERE reason = 'surplus'").fetchone()
+    assert surplus[0] > 0
+
+
+def test_every_row_runs_again_with_as_many_rows(config):
+    grow(config)
+    databases, _ = open_databases(config)
+    engine = connect_database(databases["shop"], config.execution)
+    for sql, row_count in connect(config.run_dir).sql("SELECT sql, row_count FROM R").fetchall():
+        assert engine.run(sql).row_count == row_count, sql
+
+
+@pytest.mark.parametrize("die_in", ["produce", "judge", "commit"])
+@pytest.mark.parametrize("die_in_round", [1, 2])
+def test_interrupted_run_ends_with_the_same_rows(config, tmp_path, die_in, die_in_round):
+    """A run that dies in any phase of a round and is started again makes the pool of one that was left alone."""
+    with pytest.raises(StoppedError):
+        grow(config, die_in_round=die_in_round, die_in=die_in)
+    committed = rows_of(config.run_dir)
+    assert grow(config) == "target"
+    resumed = rows_of(config.run_dir)
+    assert resumed[: len(committed)] == committed
+    config.run_dir = str(tmp_path / "other")
+    grow(config)
+    assert rows_of(config.run_dir) == resumed
+
+
+def test_another_seed_makes_another_pool(config, tmp_path):
+    grow(config)
+    first = rows_of(config.run_dir)
+    config.seed = 1
+    config.run_dir = str(tmp_path / "other")
+    grow(config)
+    assert {row[3] for row in rows_of(config.run_dir)} != {row[3] for row in first}
+
+
+def test_larger_target_goes_on_and_smaller_is_refused(config):
+    config.target = 10
+    grow(config)
+    before = rows_of(config.run_dir)
+    config.target = 45
+    assert grow(config) == "target"
+    after = rows_of(config.run_dir)
+    assert (len(after), after[:10]) == (45, before)
+    config.target = 44
+    config.display.mode = "none"
+    with pytest.raises(RunDirError, match=r"45 rows already, more than target=44"):
+        factory.run(config, "python -m rayfactory")
+    assert rows_of(config.run_dir) == after
+
+
+def test_budget_of_candidates_is_never_passed(config):
+    config.max_candidates = 33
+    assert grow(config) == "max_candidates"
+    connection = connect(config.run_dir)
+    (candidates,) = connection.sql("SELECT (SELECT count(*) FROM R) + (SELECT count(*) FROM rejects)").fetchone()
+    assert candidates <= 33
+    config.max_candidates = None
+    assert grow(config) == "target"
+    assert len(rows_of(config.run_dir)) == 45
+
+
+def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
+    _, schemas = open_databases(config)
+
+    def digest(**changes):
+        changed = Config(**{**vars(config), **changes})
+        return run_identity(changed, schemas)["config_sha256"]
+
+    same = digest()
+    assert digest(target=7, run_dir="x", data_dir="y", max_candidates=3, max_cost_usd=1.0) == same
+    assert digest(seed=1) != same
+    assert digest(critic=type(config.critic)(max_similarity=0.8)) != same
+    assert digest(cluster=type(config.cluster)(workers=7)) == same
+
+
+def test_complete_run_says_so_without_starting_anything(config, capsys):
+    grow(config)
+    config.display.mode = "lines"
+    config.cluster.address = "nowhere:1"
+    assert factory.run(config, "python -m rayfactory") == 0
+    assert "is complete: 45 rows" in capsys.readouterr().out
+    summary = json.loads((Path(config.run_dir) / "summary.json").read_text())
+    assert (summary["stop_reason"], summary["admitted"], summary["target"]) == ("target", 45, 45)
+    assert summary["tables"] == 6
+    assert summary["rejected"]["surplus"] > 0
+    assert summary["candidates"] == 45 + sum(summary["rejected"].values())
+
+
+def test_surplus_is_what_comes_after_the_last_place(config):
+    from rayfactory.records import Candidate, Execution, Verdict
+
+    candidate = Candidate(0, 0, 0, "generation", "d", "sqlite", "SELECT 1", 1, (), "m", "", 0.0)
+    verdicts = [Verdict(candidate, reason, "", Execution(None, "", "")) for reason in (None, "error", None, None)]
+    assert [v.reason for v in without_surplus(verdicts, 1)] == [None, "error", "surplus", "surplus"]
+    assert [v.reason for v in without_surplus(verdicts, None)] == [None, "error", None, None]
