@@ -16,7 +16,7 @@ from rayfactory.models.blocks import (
     is_join_condition,
     set_conjuncts,
 )
-from rayfactory.models.conditions import above_average, draw_condition
+from rayfactory.models.conditions import above_average, draw_condition, selects_rows
 from rayfactory.models.naming import identifier
 
 
@@ -83,7 +83,7 @@ def compare_with_average(tree: exp.Expression, context: Context, rng: random.Ran
     if condition is None:
         return None
     add_conjunct(found[0].select, condition)
-    return tree
+    return tree if selects_rows(found[0], context) else None
 
 
 def negate_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
@@ -104,7 +104,7 @@ def negate_condition(tree: exp.Expression, context: Context, rng: random.Random)
     else:
         negated = exp.Not(this=condition.copy())
     set_conjuncts(block.select, [negated if other is condition else other for other in conjuncts(block.select)])
-    return tree
+    return tree if selects_rows(block, context) else None
 
 
 def splice_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
@@ -131,7 +131,7 @@ def splice_condition(tree: exp.Expression, context: Context, rng: random.Random)
         return None
     block, condition = rng.choice(found)
     add_conjunct(block.select, condition)
-    return tree
+    return tree if selects_rows(block, context) else None
 
 
 def _moved(condition: exp.Expression, block: Block, by_table: dict[str, str]) -> exp.Expression | None:

@@ -16,8 +16,8 @@ from rayfactory.models.predicates import column_weight, predicates
 from rayfactory.models.scope import MISSING, Field, WitnessValue, as_constant, fields_of
 from rayfactory.models.scopes import own_nodes
 
-MAX_PROBED_ROWS = 2_000_000
-"""A join of tables with more rows in all than this is not looked into."""
+MAX_PROBED_ROWS = {"duckdb": 2_000_000, "sqlite": 200_000}
+"""A query over tables with more rows in all than this is not looked into, by dialect: SQLite has no hash join."""
 
 WITNESS_ROWS = 25
 
@@ -64,7 +64,7 @@ def witness(block: Block, context: Context, fields: Sequence[Field], rng: random
 
     They are MISSING where the block cannot be looked into.
     """
-    query = _probe(block, fields)
+    query = _probe(block, [column(field.source, field.column.name) for field in fields], WITNESS_ROWS, context)
     if query is None or context.engine is None:
         return [MISSING] * len(fields)
     try:
@@ -76,42 +76,54 @@ def witness(block: Block, context: Context, fields: Sequence[Field], rng: random
     return [as_constant(value) for value in rng.choice(result.rows)]
 
 
-def _probe(block: Block, fields: Sequence[Field]) -> exp.Select | None:
+def selects_rows(block: Block, context: Context) -> bool:
+    """Return whether some row satisfies the block's conditions, HAVING aside; True where that cannot be looked up."""
+    query = _probe(block, [exp.Literal.number(1)], 1, context)
+    if query is None or context.engine is None:
+        return True
+    try:
+        return context.engine.run(query.sql(dialect=context.schema.dialect)).row_count > 0
+    except StatementError:
+        return False
+
+
+def _probe(block: Block, shown: Sequence[exp.Expression], limit: int, context: Context) -> exp.Select | None:
+    """Return a query for a few rows of what a block reads, or None where that may take long or is not whole alone."""
     select = block.select
-    if (
-        len(block.tables) != len(block.sources)
-        or sum(table.num_rows for table in block.tables.values()) > MAX_PROBED_ROWS
-    ):
-        return None
+    dialect = context.schema.dialect
     own = set(block.sources)
+    clause = select.root().args.get("with_")
+    nodes = [*select.find_all(exp.Table), *(clause.find_all(exp.Table) if clause is not None else ())]
+    num_rows = {table.name.casefold(): table.num_rows for table in context.schema.tables}
+    if sum(num_rows.get(node.name.casefold(), 0) for node in nodes) > MAX_PROBED_ROWS[dialect]:
+        return None
+    if select.find_ancestor(exp.CTE) is not None:
+        clause = None
+        if len(block.tables) != len(own):
+            return None
     kept: list[exp.Expression] = []
     for condition in conjuncts(select):
-        names = {part.table.casefold() for part in own_nodes(condition) if isinstance(part, exp.Column)}
-        if not names <= own:
+        if not {part.table.casefold() for part in own_nodes(condition) if isinstance(part, exp.Column)} <= own:
             return None
-        queries = nested_queries(condition)
-        # A query that looks back into this one may be run once a row, and one that rests on a CTE is not whole alone.
-        if any(_is_open(query, own) for query in queries):
+        # SQLite runs a query that looks back into this one once a row.
+        if dialect == "sqlite" and any(_looks_back(query, own) for query in nested_queries(condition)):
             continue
         kept.append(condition.copy())
-    probe = exp.Select()
-    probe.set("expressions", [column(field.source, field.column.name) for field in fields])
-    probe.set("from_", select.args["from_"].copy())
+    probe = exp.Select(expressions=list(shown), from_=select.args["from_"].copy())
     probe.set("joins", [join.copy() for join in joins_of(select)])
     if kept:
         probe.set("where", exp.Where(this=exp.and_(*kept, copy=False)))
-    return probe.limit(WITNESS_ROWS, copy=False)
+    if clause is not None:
+        probe.set("with_", clause.copy())
+    probe.set("limit", exp.Limit(expression=exp.Literal.number(limit)))
+    return probe
 
 
-def _is_open(query: exp.Expression, outer: Collection[str]) -> bool:
+def _looks_back(query: exp.Expression, outer: Collection[str]) -> bool:
     inside = {part.alias_or_name.casefold() for part in query.find_all(exp.Table)}
-    if any(
+    return any(
         node.table.casefold() in outer and node.table.casefold() not in inside for node in query.find_all(exp.Column)
-    ):
-        return True
-    root = query.root()
-    ctes = {cte.alias.casefold() for cte in root.find_all(exp.CTE)}
-    return any(table.name.casefold() in ctes for table in query.find_all(exp.Table))
+    )
 
 
 def _conditioned(block: Block) -> set[tuple[str, str]]:

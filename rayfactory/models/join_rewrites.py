@@ -25,14 +25,13 @@ from rayfactory.models.blocks import (
     join_condition,
     joins_of,
     labels,
-    measures,
     names_in,
     pick,
     projection,
     set_conjuncts,
     uses_of,
 )
-from rayfactory.models.conditions import draw_condition
+from rayfactory.models.conditions import draw_condition, selects_rows
 from rayfactory.models.naming import column, table_alias
 from rayfactory.models.scopes import is_aggregated, table_name
 
@@ -96,14 +95,10 @@ def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
     return join
 
 
-def _has_group_or_rows(block: Block) -> bool:
-    return block.select.args.get("from_") is not None
-
-
 def add_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
     """Join one more table along a foreign key, and use it: in a condition, as a group or as a column shown."""
     candidates = [
-        block for block in blocks(tree, context.schema) if len(block.sources) <= 5 and _has_group_or_rows(block)
+        block for block in blocks(tree, context.schema) if len(block.sources) <= 5
     ]
     if not candidates:
         return None
@@ -402,18 +397,5 @@ def anti_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp
             add_conjunct(inner, exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null())))
         test = exp.In(this=outer, query=exp.Subquery(this=inner))
     add_conjunct(block.select, exp.Not(this=test) if negated else test)
-    return tree
+    return tree if selects_rows(block, context) else None
 
-
-__all__ = [
-    "add_join",
-    "anti_join",
-    "draw_partner",
-    "drop_join",
-    "inner_to_left",
-    "join_to_subquery",
-    "measures",
-    "partners",
-    "subquery_to_join",
-    "swap_partner",
-]

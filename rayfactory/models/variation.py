@@ -15,9 +15,9 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.models import condition_rewrites, head_rewrites, join_rewrites
+from rayfactory.models import condition_rewrites, head_rewrites, join_rewrites, nesting_rewrites
 from rayfactory.models.blocks import Context
-from rayfactory.models.scopes import resolve
+from rayfactory.models.scopes import UnresolvedError, resolve
 from rayfactory.sql import parse, skeleton
 
 Rewriting = Callable[[exp.Expression, Context, random.Random], exp.Expression | None]
@@ -44,6 +44,14 @@ REWRITINGS: tuple[tuple[Rewriting, float], ...] = (
     (head_rewrites.change_aggregate, 1.0),
     (head_rewrites.reorder, 0.5),
     (head_rewrites.show_less, 0.5),
+    (nesting_rewrites.take_part, 1.0),
+    (nesting_rewrites.wrap, 1.5),
+    (nesting_rewrites.cte_to_derived, 0.5),
+    (nesting_rewrites.derived_to_cte, 0.6),
+    (nesting_rewrites.combine_conditions, 0.7),
+    (nesting_rewrites.combine_seeds, 0.6),
+    (nesting_rewrites.member_of_seed, 1.0),
+    (nesting_rewrites.aggregate_top, 0.3),
 )
 """Every rewriting with how often it is tried."""
 
@@ -103,7 +111,10 @@ def _vary(seed: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
 
 def apply(rewriting: Rewriting, tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
     """Return what a rewriting makes of a copy of the tree, if it holds together."""
-    changed = rewriting(tree.copy(), context, rng)
+    try:
+        changed = rewriting(tree.copy(), context, rng)
+    except UnresolvedError:  # a source that the rewriting has made cannot be followed
+        return None
     if changed is None:
         return None
     resolved = resolve(changed, context.schema)
