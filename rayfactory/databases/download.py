@@ -51,8 +51,7 @@ def run(config: Config) -> None:
     data_dir = Path(config.data_dir)
     benchmark = config.benchmark
     if _is_there(benchmark, data_dir):
-        num_databases = len(open_benchmark(benchmark, data_dir).databases)
-        console.print(f"benchmark {benchmark.name}: it is there already ({num_databases} databases)", highlight=False)
+        console.print(f"benchmark {benchmark.name} is there already: {_count(benchmark, data_dir)}", highlight=False)
         return
     bars = Bars(
         TextColumn("{task.description}"),
@@ -69,8 +68,7 @@ def run(config: Config) -> None:
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         download(benchmark, data_dir, follow)
-    num_databases = len(open_benchmark(benchmark, data_dir).databases)
-    console.print(f"benchmark {benchmark.name}: {num_databases} databases are ready", highlight=False)
+    console.print(f"benchmark {benchmark.name} is ready: {_count(benchmark, data_dir)}", highlight=False)
 
 
 def download(benchmark: BenchmarkConfig, data_dir: Path, follow: Callable[[str], Progress]) -> Path:
@@ -134,7 +132,7 @@ def fetch(
     progress: Progress = lambda _done, _total: None,
     pause_s: float = 1.0,
 ) -> None:
-    """Fetch one file, taking up an attempt that broke off where it ended if the file is still the same.
+    """Fetch one file; an attempt that broke off is taken up where it ended, if the file is still the same.
 
     Args:
         url: http or https.
@@ -323,6 +321,11 @@ def _is_there(benchmark: BenchmarkConfig, data_dir: Path) -> bool:
             raise
         return False
     return True
+
+
+def _count(benchmark: BenchmarkConfig, data_dir: Path) -> str:
+    num_databases = len(open_benchmark(benchmark, data_dir).databases)
+    return f"{num_databases} database{'' if num_databases == 1 else 's'}"
 
 
 def _folder(benchmark: BenchmarkConfig, data_dir: Path) -> Path:
