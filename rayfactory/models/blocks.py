@@ -162,6 +162,22 @@ def uses_of(select: exp.Select, alias: str) -> list[exp.Column]:
     return [node for node in select.find_all(exp.Column) if node.table.casefold() == folded]
 
 
+def plain_keys(select: exp.Select) -> list[exp.Expression] | None:
+    """Return the expressions of GROUP BY, none for no groups; None for ROLLUP, CUBE and GROUPING SETS."""
+    group = select.args.get("group")
+    if group is None:
+        return []
+    nested = (exp.Rollup, exp.Cube, exp.GroupingSets, exp.Tuple)
+    if any(group.args.get(key) for key in ("rollup", "cube", "grouping_sets", "totals", "all")):
+        return None
+    return None if any(isinstance(key, nested) for key in group.expressions) else list(group.expressions)
+
+
+def has_comma_joins(select: exp.Select) -> bool:
+    """Whether FROM lists tables with commas, their conditions in WHERE."""
+    return any(join.args.get("on") is None and not join.kind for join in joins_of(select))
+
+
 # -- tables -------------------------------------------------------------------
 
 

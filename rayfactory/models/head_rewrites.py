@@ -22,6 +22,7 @@ from rayfactory.models.blocks import (
     labels,
     measures,
     pick,
+    plain_keys,
     projection,
     root_select,
     vocabulary,
@@ -244,10 +245,9 @@ def window(function: exp.Expression, partition: Sequence[exp.Expression], order:
 
 
 def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
-    group = select.args.get("group")
-    if group is None or not group.expressions or len(list(group.iter_expressions())) != len(group.expressions):
+    keys = plain_keys(select)
+    if not keys:
         return None
-    keys = list(group.expressions)
     values = [part for part in select.expressions if has_aggregate(part) and part.alias_or_name]
     values = [part for part in values if not part.find(exp.GroupConcat, exp.ArrayAgg)]
     if not values:
@@ -320,7 +320,9 @@ def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
     if select is None or select.args.get("from_") is None:
         return None
     block = block_of(select, context.schema)
-    grouped = list(select.args["group"].expressions) if select.args.get("group") else []
+    grouped = plain_keys(select)
+    if grouped is None:
+        return None
     terms = [
         term
         for term in dimensions(block, context.schema)
@@ -416,7 +418,7 @@ def show_less(tree: exp.Expression, context: Context, rng: random.Random) -> exp
     if group is not None:
         keys = [part for part in select.expressions if part.unalias() in group.expressions]
         values = [part for part in select.expressions if part not in keys]
-        if not values:
+        if not values or plain_keys(select) is None:
             return None
         select.set("expressions", [*keys, rng.choice(values)])
     else:

@@ -21,12 +21,14 @@ from rayfactory.models.blocks import (
     conjuncts,
     dimensions,
     estimated_rows,
+    has_comma_joins,
     is_join_condition,
     join_condition,
     joins_of,
     labels,
     names_in,
     pick,
+    plain_keys,
     projection,
     set_conjuncts,
     uses_of,
@@ -86,6 +88,15 @@ def use_weight(table: str, context: Context) -> float:
     return ((mean + 5) / (context.table_use.get(table, 0) + 5)) ** 2
 
 
+def _join(select: exp.Select, partner: Partner, alias: str) -> None:
+    join = join_clause(partner, alias)
+    if has_comma_joins(select):
+        # JOIN binds closer than a comma: its condition could not name the tables before.
+        add_conjunct(select, join.args["on"])
+        join.set("on", None)
+    select.append("joins", join)
+
+
 def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
     """Return the JOIN of a partner under an alias."""
     child, parent = (partner.alias, alias) if partner.is_parent else (alias, partner.alias)
@@ -97,9 +108,7 @@ def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
 
 def add_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
     """Join one more table along a foreign key, and use it: in a condition, as a group or as a column shown."""
-    candidates = [
-        block for block in blocks(tree, context.schema) if len(block.sources) <= 5
-    ]
+    candidates = [block for block in blocks(tree, context.schema) if len(block.sources) <= 5]
     if not candidates:
         return None
     block = candidates[0] if rng.random() < 0.8 else rng.choice(candidates)
@@ -116,7 +125,7 @@ def add_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.
         return None
     partner = draw_partner(found, context, rng)
     alias = table_alias(partner.table.name, names_in(tree))
-    block.select.append("joins", join_clause(partner, alias))
+    _join(block.select, partner, alias)
     grown = block_of(block.select, context.schema)
     return tree if _use(grown, alias, tree, context, rng) else None
 
@@ -145,11 +154,10 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
     taken = {part.alias_or_name.casefold() for part in select.expressions}
     if is_aggregated(select):
         group = select.args.get("group")
+        keys = plain_keys(select)
         terms = pick(rng, dimensions(block, context.schema, [alias]), 1)
-        if not terms or (group is None and rng.random() < 0.3) or (group is not None and len(group.expressions) >= 3):
+        if keys is None or len(keys) >= 3 or not terms or (not keys and rng.random() < 0.3):
             return False
-        if group is not None and len(group.expressions) != len(list(group.iter_expressions())):
-            return False  # ROLLUP and the like
         term = terms[0]
         if group is None:
             select.set("group", exp.Group(expressions=[term.expression.copy()]))
@@ -210,7 +218,7 @@ def _forget(block: Block, alias: str) -> bool:
     select.set("expressions", kept)
     if group is not None:
         keys = [key for key in group.expressions if folded not in aliases_in(key)]
-        if len(list(group.iter_expressions())) != len(group.expressions):
+        if plain_keys(select) is None:
             return False
         group.set("expressions", keys)
         if not keys:
@@ -346,7 +354,7 @@ def inner_to_left(tree: exp.Expression, context: Context, rng: random.Random) ->
         (block, join, alias)
         for block in blocks(tree, context.schema)
         for join, alias in _leaves(block)
-        if not join.side and not join.kind
+        if not join.side and not join.kind and not has_comma_joins(block.select)
     ]
     if not candidates:
         return None
@@ -398,4 +406,3 @@ def anti_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp
         test = exp.In(this=outer, query=exp.Subquery(this=inner))
     add_conjunct(block.select, exp.Not(this=test) if negated else test)
     return tree if selects_rows(block, context) else None
-

@@ -7,6 +7,7 @@ import re
 
 from sqlglot import exp
 
+from rayfactory.models import join_rewrites
 from rayfactory.models.blocks import (
     Block,
     Context,
@@ -15,7 +16,9 @@ from rayfactory.models.blocks import (
     blocks,
     conjuncts,
     dimensions,
+    is_join_condition,
     joins_of,
+    labels,
     measures,
     names_in,
     pick,
@@ -26,6 +29,7 @@ from rayfactory.models.blocks import (
 from rayfactory.models.conditions import draw_condition, selects_rows
 from rayfactory.models.head_rewrites import (
     Shown,
+    aggregates,
     draw_order,
     order_outputs,
     set_head,
@@ -50,6 +54,51 @@ def take_part(tree: exp.Expression, context: Context, rng: random.Random) -> exp
     if all(not isinstance(shown.unalias(), exp.Column) and not is_aggregated(part) for shown in part.expressions):
         return None
     return part
+
+
+def take_core(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+    """Ask something short of one or a few of the query's tables."""
+    found = [block for block in blocks(tree, context.schema) if len(block.tables) == len(block.sources)]
+    found = [block for block in found if _is_whole(block.select, context)]
+    if not found:
+        return None
+    block = rng.choice(found)
+    select = exp.Select(expressions=[exp.Literal.number(1)], from_=block.select.args["from_"].copy())
+    select.set("joins", [join.copy() for join in joins_of(block.select)])
+    set_conjuncts(select, [c for c in conjuncts(block.select) if not c.find(exp.Select)])
+    kept = rng.choice([0, 1, 1, 2])
+    while len(joins_of(select)) > kept and join_rewrites.drop_join(select, context, rng) is not None:
+        pass
+    conditions = conjuncts(select)
+    plain = [condition for condition in conditions if not is_join_condition(condition)]
+    rng.shuffle(plain)
+    dropped = plain[rng.choice([0, 1, 1, 2]) :]
+    set_conjuncts(select, [c for c in conditions if not any(c is other for other in dropped)])
+    core = block_of(select, context.schema)
+    if not plain or rng.random() < 0.3:
+        condition = draw_condition(core, context, rng)
+        if condition is not None:
+            add_conjunct(select, condition)
+    choice = rng.random()
+    if choice < 0.3:
+        set_head(select, [], aggregates(core, context, rng, rng.choice([1, 1, 2])))
+    elif choice < 0.65:
+        keys = pick(rng, dimensions(core, context.schema), 1)
+        if not keys:
+            return None
+        set_head(select, [Shown(term.expression, term.name) for term in keys], aggregates(core, context, rng, 1))
+        if rng.random() < 0.3:
+            draw_order(select, rng, limit_chance=0.5)
+    else:
+        terms = pick(rng, labels(core), rng.choice([1, 2, 2, 3]))
+        if not terms:
+            return None
+        set_head(select, [Shown(term.expression, term.name) for term in terms], [])
+        if rng.random() < 0.35:
+            select.set("distinct", exp.Distinct())
+        if rng.random() < 0.3:
+            draw_order(select, rng, limit_chance=0.5)
+    return select
 
 
 def _is_whole(select: exp.Select, context: Context) -> bool:
@@ -139,7 +188,11 @@ def _wrapper_name(select: exp.Select, context: Context, rng: random.Random) -> s
     table = next(iter(block.tables.values())).name.lower() if block.tables else "step"
     table = re.sub(r"\W+", "_", table)
     endings = ["summary", "totals", "stats", "by_group"] if is_aggregated(select) else ["rows", "filtered", "selection"]
-    return f"{table}_{rng.choice(endings)}" if rng.random() < 0.7 else rng.choice(["base", "summary", "picked", "agg", "x"])
+    return (
+        f"{table}_{rng.choice(endings)}"
+        if rng.random() < 0.7
+        else rng.choice(["base", "summary", "picked", "agg", "x"])
+    )
 
 
 def _place(outer: exp.Select, source: exp.Expression) -> None:
@@ -191,9 +244,7 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
             function = exp.Max(this=column(f"{name}_all", quantity.name))
         inner = exp.Select(
             expressions=[function],
-            from_=exp.From(
-                this=exp.Table(this=identifier(name), alias=exp.TableAlias(this=identifier(f"{name}_all")))
-            ),
+            from_=exp.From(this=exp.Table(this=identifier(name), alias=exp.TableAlias(this=identifier(f"{name}_all")))),
         )
         whole = exp.Subquery(this=inner)
         if choice == "extreme":
@@ -266,7 +317,10 @@ def derived_to_cte(tree: exp.Expression, context: Context, rng: random.Random) -
     clause = tree.args.get("with_")
     taken = names_in(tree) | _cte_names(clause)
     alias = place.alias
-    name = new_name(alias if alias and len(alias) > 2 else rng.choice(["chosen", "relevant", "candidates", "subset"]), taken - {alias.casefold()})
+    name = new_name(
+        alias if alias and len(alias) > 2 else rng.choice(["chosen", "relevant", "candidates", "subset"]),
+        taken - {alias.casefold()},
+    )
     query = place.this.copy()
     if alias:
         reader = exp.Table(this=identifier(name))
@@ -337,7 +391,14 @@ def combine_seeds(tree: exp.Expression, context: Context, rng: random.Random) ->
     count = min(len(heads[0]), len(heads[1]), rng.choice([1, 2]))
     grouped: list[list[Shown]] = [[], []]
     if rng.random() < 0.5:
-        pairs = [pick(rng, [t for t in dimensions(block, context.schema) if t.column is not None and t.column.kind == "text"], 1) for block in (one, two)]
+        pairs = [
+            pick(
+                rng,
+                [t for t in dimensions(block, context.schema) if t.column is not None and t.column.kind == "text"],
+                1,
+            )
+            for block in (one, two)
+        ]
         if all(pairs):
             grouped = [[Shown(pair[0].expression, "category_name")] for pair in pairs]
     names = ["num_rows", "total_amount", "avg_amount"]
@@ -358,7 +419,9 @@ def combine_seeds(tree: exp.Expression, context: Context, rng: random.Random) ->
 
 
 def _topic(block: Block) -> str:
-    folded = next((name for name in block.sources if name in block.grain and block.sources[name].table is not None), None)
+    folded = next(
+        (name for name in block.sources if name in block.grain and block.sources[name].table is not None), None
+    )
     table = block.sources[folded].table if folded is not None else next(iter(block.tables.values()))
     assert table is not None
     return re.sub(r"[_\W]+", " ", table.name).strip().lower()
@@ -441,4 +504,3 @@ def aggregate_top(tree: exp.Expression, context: Context, rng: random.Random) ->
     shown = projection(exp.Subquery(this=inner), f"overall_avg_{term.name}", taken)
     select.append("expressions", shown)
     return tree
-

@@ -46,13 +46,13 @@ class Scope:
     shared: set[str] = field(default_factory=set)  # names that USING has merged
 
 
-def resolve(tree: exp.Expression, schema: Schema) -> exp.Expression | None:
-    """Return a copy in which every column names its source and stars are spelt out.
+def resolve(tree: exp.Expression, schema: Schema, *, copy: bool = True) -> exp.Expression | None:
+    """Return the tree (or a copy of it) in which every column names its source and stars are spelt out.
 
     None where the query names what is not there, shows a column that is not grouped, or is of a form that cannot be
     followed (recursive CTEs, lateral joins, functions in FROM).
     """
-    root = exp.Subquery(this=tree.copy())
+    root = exp.Subquery(this=tree.copy() if copy else tree)
     try:
         _resolve_query(root.this, None, {}, schema)
     except (UnresolvedError, RecursionError):

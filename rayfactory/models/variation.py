@@ -1,61 +1,92 @@
 """The offline Expansion author: new queries from seeds, by rewriting and recombining their syntax trees.
 
-A seed is resolved first, so that every column names its source. Then one to a few rewritings are applied, each a
-function of the tree that returns the changed tree, or None where it has nothing to say. After each the query is
-resolved again: what does not hold together is not kept.
+A seed is resolved first, so that every column names its source. Then a few rewritings are applied, each a function of
+the tree that returns the changed tree, or None where it has nothing to say. After each the query is resolved again:
+what does not hold together is not kept. A size is drawn for every query, and which rewritings are tried depends on
+whether the query is still larger or smaller, so that variations of variations stay between one line and a page.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlglot import exp
 
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.models import condition_rewrites, head_rewrites, join_rewrites, nesting_rewrites
+from rayfactory.models import condition_rewrites, finish, head_rewrites, join_rewrites, nesting_rewrites
 from rayfactory.models.blocks import Context
 from rayfactory.models.scopes import UnresolvedError, resolve
-from rayfactory.sql import parse, skeleton
+from rayfactory.sql import check_safe, parse
 
 Rewriting = Callable[[exp.Expression, Context, random.Random], exp.Expression | None]
 
-REWRITINGS: tuple[tuple[Rewriting, float], ...] = (
-    (join_rewrites.add_join, 3.0),
-    (join_rewrites.swap_partner, 2.0),
-    (join_rewrites.drop_join, 1.0),
-    (join_rewrites.join_to_subquery, 1.0),
-    (join_rewrites.subquery_to_join, 1.0),
-    (join_rewrites.inner_to_left, 0.4),
-    (join_rewrites.anti_join, 1.0),
-    (condition_rewrites.add_condition, 2.0),
-    (condition_rewrites.drop_condition, 0.7),
-    (condition_rewrites.replace_condition, 1.0),
-    (condition_rewrites.compare_with_average, 0.7),
-    (condition_rewrites.negate_condition, 0.3),
-    (condition_rewrites.splice_condition, 1.0),
-    (head_rewrites.regroup, 2.0),
-    (head_rewrites.show_rows, 1.0),
-    (head_rewrites.add_having, 0.5),
-    (head_rewrites.add_window, 1.0),
-    (head_rewrites.pivot, 0.6),
-    (head_rewrites.change_aggregate, 1.0),
-    (head_rewrites.reorder, 0.5),
-    (head_rewrites.show_less, 0.5),
-    (nesting_rewrites.take_part, 1.0),
-    (nesting_rewrites.wrap, 1.5),
-    (nesting_rewrites.cte_to_derived, 0.5),
-    (nesting_rewrites.derived_to_cte, 0.6),
-    (nesting_rewrites.combine_conditions, 0.7),
-    (nesting_rewrites.combine_seeds, 0.6),
-    (nesting_rewrites.member_of_seed, 1.0),
-    (nesting_rewrites.aggregate_top, 0.3),
-)
-"""Every rewriting with how often it is tried."""
 
-ATTEMPTS_PER_QUERY = 6
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rewriting with how often it is tried.
+
+    Attributes:
+        larger, fitting, smaller: weights while the query is larger than wanted, of the size wanted, or smaller.
+    """
+
+    rewriting: Rewriting
+    larger: float
+    fitting: float
+    smaller: float
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(join_rewrites.add_join, 0.0, 2.0, 4.0),
+    Rule(join_rewrites.swap_partner, 0.3, 2.0, 1.5),
+    Rule(join_rewrites.drop_join, 2.0, 0.7, 0.0),
+    Rule(join_rewrites.join_to_subquery, 0.0, 1.2, 1.0),
+    Rule(join_rewrites.subquery_to_join, 0.5, 0.8, 0.5),
+    Rule(join_rewrites.inner_to_left, 0.2, 0.4, 0.3),
+    Rule(join_rewrites.anti_join, 0.0, 0.8, 1.0),
+    Rule(condition_rewrites.add_condition, 0.0, 1.5, 2.0),
+    Rule(condition_rewrites.drop_condition, 2.0, 0.4, 0.0),
+    Rule(condition_rewrites.replace_condition, 0.3, 1.2, 0.5),
+    Rule(condition_rewrites.compare_with_average, 0.0, 0.6, 0.6),
+    Rule(condition_rewrites.negate_condition, 0.1, 0.3, 0.2),
+    Rule(condition_rewrites.splice_condition, 0.0, 0.8, 0.8),
+    Rule(head_rewrites.regroup, 1.0, 2.0, 2.5),
+    Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
+    Rule(head_rewrites.add_having, 0.0, 0.4, 0.5),
+    Rule(head_rewrites.add_window, 0.0, 1.3, 1.5),
+    Rule(head_rewrites.pivot, 0.0, 0.4, 0.5),
+    Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5),
+    Rule(head_rewrites.reorder, 0.1, 0.4, 0.3),
+    Rule(head_rewrites.show_less, 1.2, 0.3, 0.0),
+    Rule(nesting_rewrites.take_part, 6.0, 0.8, 0.3),
+    Rule(nesting_rewrites.take_core, 6.0, 0.2, 0.0),
+    Rule(nesting_rewrites.wrap, 0.0, 1.0, 2.0),
+    Rule(nesting_rewrites.cte_to_derived, 0.0, 0.5, 0.3),
+    Rule(nesting_rewrites.derived_to_cte, 0.0, 0.6, 0.5),
+    Rule(nesting_rewrites.combine_conditions, 0.0, 0.4, 0.6),
+    Rule(nesting_rewrites.combine_seeds, 0.0, 0.3, 0.5),
+    Rule(nesting_rewrites.member_of_seed, 0.0, 0.7, 1.0),
+    Rule(nesting_rewrites.aggregate_top, 0.0, 0.25, 0.3),
+)
+"""Every rewriting."""
+
+SIZES: tuple[tuple[float, int, int], ...] = (
+    (0.16, 8, 32),
+    (0.24, 30, 75),
+    (0.30, 65, 130),
+    (0.20, 110, 190),
+    (0.10, 170, 290),
+)
+"""How long queries are wanted: a share of them, and the fewest and most nodes of their trees (about 0.9 a token)."""
+
+MAX_NODES = 320
+"""No larger query is written, which is about 350 tokens."""
+
+ATTEMPTS_PER_QUERY = 4
+STEPS_PER_QUERY = 18
 
 
 def write_variations(
@@ -66,12 +97,20 @@ def write_variations(
     engine: Engine | None = None,
     table_use: Mapping[str, int] | None = None,
 ) -> list[str]:
-    """Return up to `num_queries` new queries made from the seeds; fewer, or none, where nothing can be made of them."""
+    """Return up to `num_queries` new queries made from the seeds; fewer, or none, where nothing can be made of them.
+
+    The same arguments give the same queries. Every query differs from its seeds and from the others in more than constants.
+
+    Args:
+        seeds: any text; what is no SELECT over the schema that can be followed is passed over.
+        engine: for looking up rows that a query selects; without one, constants come from the column profiles.
+        table_use: rows of the pool that reference each table; the less used are joined more often.
+    """
     trees = [tree for tree in (_read(seed, schema) for seed in seeds) if tree is not None]
     if not trees:
         return []
     context = Context(schema, tuple(trees), engine, dict(table_use or {}))
-    seen = {skeleton(tree, schema.dialect) for tree in trees}
+    seen = {_shape(tree) for tree in trees}
     written: list[str] = []
     for attempt in range(num_queries * ATTEMPTS_PER_QUERY):
         if len(written) == num_queries:
@@ -79,7 +118,7 @@ def write_variations(
         tree = _vary(trees[attempt % len(trees)], context, rng)
         if tree is None:
             continue
-        shape = skeleton(tree, schema.dialect)
+        shape = _shape(tree)
         if shape not in seen:
             seen.add(shape)
             written.append(tree.sql(dialect=schema.dialect))
@@ -89,33 +128,53 @@ def write_variations(
 def _read(seed: str, schema: Schema) -> exp.Expression | None:
     try:
         tree = parse(seed, schema.dialect)
+        check_safe(tree, schema.dialect)
     except StatementError:
+        return None
+    if not finish.is_repeatable(tree):
         return None
     return resolve(tree, schema)
 
 
+def _shape(tree: exp.Expression) -> str:
+    """Return the kinds of a tree's nodes in order: equal for queries that differ in names and constants only."""
+    return " ".join(node.key for node in tree.walk(bfs=False))
+
+
+def _num_nodes(tree: exp.Expression) -> int:
+    return sum(1 for _ in tree.walk())
+
+
 def _vary(seed: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
-    """Return the seed after one to four rewritings."""
-    functions = [function for function, _ in REWRITINGS]
-    weights = [weight for _, weight in REWRITINGS]
+    """Return the seed after some rewritings; None where none applies."""
+    ((_, fewest, most),) = rng.choices(SIZES, [share for share, _, _ in SIZES])
     tree, applied, wanted = seed, 0, rng.choice([2, 2, 3, 3, 4])
-    for _ in range(4 * wanted):
-        if applied == wanted:
+    for _ in range(STEPS_PER_QUERY):
+        size = _num_nodes(tree)
+        if applied >= wanted and fewest <= size <= most:
             break
-        (function,) = rng.choices(functions, weights)
-        changed = apply(function, tree, context, rng)
-        if changed is not None:
+        if size > most:
+            weights = [rule.larger for rule in RULES]
+        elif size < fewest:
+            weights = [rule.smaller for rule in RULES]
+        elif applied >= wanted:
+            break
+        else:
+            weights = [rule.fitting for rule in RULES]
+        (rule,) = rng.choices(RULES, weights)
+        changed = apply(rule.rewriting, tree, context, rng)
+        if changed is not None and (_num_nodes(changed) <= max(MAX_NODES, most) or size > most):
             tree, applied = changed, applied + 1
-    return tree if applied else None
+    if not applied or _num_nodes(tree) > MAX_NODES:
+        return None
+    finished = finish.finish(tree.copy(), context, rng)
+    return finished if resolve(finished, context.schema) is not None else None
 
 
 def apply(rewriting: Rewriting, tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
-    """Return what a rewriting makes of a copy of the tree, if it holds together."""
+    """Return what a rewriting makes of a copy of the tree; None where it does not apply or does not hold together."""
     try:
         changed = rewriting(tree.copy(), context, rng)
     except UnresolvedError:  # a source that the rewriting has made cannot be followed
         return None
-    if changed is None:
-        return None
-    resolved = resolve(changed, context.schema)
-    return None if resolved is None or resolved == tree else resolved
+    return None if changed is None else resolve(changed, context.schema, copy=False)

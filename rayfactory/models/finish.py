@@ -1,0 +1,127 @@
+"""The last touches on a rewritten query: nothing said twice, the same result on every run, a result of bounded size."""
+
+from __future__ import annotations
+
+import random
+
+from sqlglot import exp
+
+from rayfactory.models.blocks import Context, block_of, blocks, conjuncts, estimated_rows, set_conjuncts
+from rayfactory.models.head_rewrites import by_name, order_outputs
+from rayfactory.models.scopes import is_aggregated, own_nodes
+
+MAX_LISTED_ROWS = 20_000
+"""A query that may list more rows than this gets a limit."""
+
+_UNREPEATABLE = (
+    exp.AnyValue,
+    exp.First,
+    exp.Last,
+    exp.CurrentDate,
+    exp.CurrentDatetime,
+    exp.CurrentTime,
+    exp.CurrentTimestamp,
+    exp.Rand,
+    exp.TableSample,
+)
+
+
+def is_repeatable(tree: exp.Expression) -> bool:
+    """Whether nothing in a query depends on the time, on chance, or on the order in which rows happen to come."""
+    return tree.find(*_UNREPEATABLE) is None
+
+
+def finish(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression:
+    """Return the query as it is written down."""
+    for select in tree.find_all(exp.Select):
+        _say_once(select)
+    _bound(tree, context, rng)
+    for query in tree.find_all(exp.Select, exp.SetOperation):
+        if query.args.get("limit") is not None or query.args.get("offset") is not None:
+            _order_totally(query)
+        elif query.parent is not None and not isinstance(query.parent, exp.SetOperation):
+            query.set("order", None)  # the order of a source or of a member list means nothing
+    for select in tree.find_all(exp.Select):
+        if rng.random() < 0.6:
+            _unqualify(select, context)
+    return tree
+
+
+def _say_once(select: exp.Select) -> None:
+    """Drop a condition that is there already, or one that is laxer than another on the same column."""
+    for clause in ("where", "having"):
+        kept: list[exp.Expression] = []
+        for condition in conjuncts(select, clause):
+            if condition not in kept:
+                kept.append(condition)
+        if len(kept) < len(conjuncts(select, clause)):
+            set_conjuncts(select, kept, clause)
+
+
+def _bound(tree: exp.Expression, context: Context, rng: random.Random) -> None:
+    if not isinstance(tree, exp.Select) or tree.args.get("limit") is not None or is_aggregated(tree):
+        return
+    sizes = [estimated_rows(block, context.schema) for block in blocks(tree, context.schema)]
+    if max(sizes, default=0) > MAX_LISTED_ROWS:
+        order = tree.args.get("order")
+        if order is None:
+            order_outputs(tree, [], limit=rng.choice([50, 100, 200]), descending=False)
+        else:
+            tree.set("limit", exp.Limit(expression=exp.Literal.number(rng.choice([50, 100, 200]))))
+
+
+def _order_totally(query: exp.Expression) -> None:
+    """Complete the order under a limit by everything that is shown."""
+    order = query.args.get("order")
+    terms = [] if order is None else list(order.expressions)
+    named = [term.this for term in terms]
+    outputs = query.this if isinstance(query, exp.SetOperation) else query
+    while isinstance(outputs, exp.SetOperation):
+        outputs = outputs.this
+    if not isinstance(outputs, exp.Select):
+        return
+    group = outputs.args.get("group") if outputs is query else None
+    keys = [] if group is None else list(group.expressions)
+    if keys and all(any(key in (term, _meaning(term, outputs)) for term in named) for key in keys):
+        return  # ordered by all keys of its groups
+    for part in outputs.expressions:
+        inner = part.unalias()
+        if isinstance(inner, (exp.Literal, exp.Null)) or inner.find(exp.Select) is not None:
+            continue
+        if isinstance(query, exp.SetOperation):
+            reference: exp.Expression = exp.Column(this=exp.to_identifier(part.alias_or_name))
+        else:
+            reference = by_name(part)
+        if any(reference == term or inner == term for term in named):
+            continue
+        terms.append(exp.Ordered(this=reference, desc=False, nulls_first=False))
+    if terms:
+        query.set("order", exp.Order(expressions=[term.copy() for term in terms]))
+
+
+def _meaning(term: exp.Expression, select: exp.Select) -> exp.Expression:
+    """Return what an ORDER BY term stands for: the expression behind an output's name, or itself."""
+    if isinstance(term, exp.Column) and not term.table:
+        for part in select.expressions:
+            if part.alias_or_name.casefold() == term.name.casefold():
+                inner: exp.Expression = part.unalias()
+                return inner
+    return term
+
+
+def _unqualify(select: exp.Select, context: Context) -> None:
+    """Leave out the source's name in a SELECT that has one source, no nested query and nothing around it."""
+    block = block_of(select, context.schema)
+    if len(block.sources) != 1 or any(nested is not select for nested in select.find_all(exp.Select)):
+        return
+    (source,) = block.sources.values()
+    if any(part.alias.casefold() in source.columns for part in select.expressions if isinstance(part, exp.Alias)):
+        return
+    own = [node for node in own_nodes(select) if isinstance(node, exp.Column)]
+    if any(node.table.casefold() not in ("", source.alias.casefold()) for node in own):
+        return
+    for node in own:
+        node.set("table", None)
+    item = select.args["from_"].this
+    if isinstance(item, exp.Table):
+        item.set("alias", None)
