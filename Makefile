@@ -32,8 +32,8 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds
-	$(BIN)/python benchmarks/quality.py --run runs/tpcds
-	@set -e; for script in $(filter-out benchmarks/quality.py, $(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	$(BIN)/python -m benchmarks.quality --run runs/tpcds
+	@set -e; for name in tree_distance retrieval embedding; do $(BIN)/python -m benchmarks.$$name; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
