@@ -71,7 +71,7 @@ def where(draft: Draft, spine: Spine, count: int, nested: float = 0.3, exclude: 
     """Return the conditions of a WHERE, comma joins first, nested queries among the others."""
     inner: list[str] = []
     for child, target, scope in spine.hidden:
-        inner.append(membership(draft, child, target, scope))
+        inner += membership(draft, child, target, scope)
     if not inner and draft.chance(nested):
         condition = nested_condition(draft, spine)
         if condition:
@@ -81,15 +81,15 @@ def where(draft: Draft, spine: Spine, count: int, nested: float = 0.3, exclude: 
     return [*spine.scope.joins, *conditions]
 
 
-def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> str:
-    """Return a condition that the row pointed to, which is not in FROM, meets conditions: IN or EXISTS."""
+def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> list[str]:
+    """Return a condition that the row pointed to, which is not in FROM, meets conditions: IN or EXISTS; or none."""
     conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]))
     if not conditions:
-        conditions = [f"{target[0].sql} IS NOT NULL"]
+        return []
     if len(child) == 1 and draft.chance(0.7):
-        return f"{child[0].sql} IN (SELECT {target[0].sql} FROM {scope.from_sql} WHERE {' AND '.join(conditions)})"
+        return [f"{child[0].sql} IN (SELECT {target[0].sql} FROM {scope.from_sql} WHERE {' AND '.join(conditions)})"]
     ties = [f"{inner.qualified} = {outer.qualified}" for outer, inner in zip(child, target, strict=True)]
-    return f"EXISTS (SELECT 1 FROM {scope.from_sql} WHERE {' AND '.join([*ties, *conditions])})"
+    return [f"EXISTS (SELECT 1 FROM {scope.from_sql} WHERE {' AND '.join([*ties, *conditions])})"]
 
 
 def nested_condition(draft: Draft, spine: Spine) -> str:
@@ -248,6 +248,7 @@ def grouped(
         chosen += [Expression(f.sql, f.label, f.num_distinct, (f.sql,), 1.0, f.column.kind) for f in thing]
     used = {use for key in chosen for use in key.uses}
     options = [key for key in dimensions(scope) if not used & set(key.uses)]
+    options = [key for key in options if not draft.constrained & set(key.uses)] or options
     chosen += draft.some(options, max(0, num_keys - len(chosen)))
     if not chosen:
         raise DeadEndError
@@ -263,8 +264,7 @@ def grouped(
     value_names = [draft.output(value.name, taken) for value in values]
     select = Select(scope.from_sql, where=list(conditions))
     for key, name in zip(chosen, key_names, strict=True):
-        is_column = key.sql in {f.sql for f in scope.fields}
-        select.items.append(key.sql if is_column and "." not in key.sql and False else f"{key.sql} AS {name}")
+        select.items.append(f"{key.sql} AS {name}")
     select.items += [f"{value.sql} AS {name}" for value, name in zip(values, value_names, strict=True)]
     select.group = (
         ", ".join(str(position + 1) for position in range(len(chosen)))

@@ -93,6 +93,9 @@ class Draft:
         self.ctes: list[str] = []
         self._aliases: set[str] = set()
         self._columns: set[str] = set()
+        self._table_names = {table.name.lower() for table in self.schema.tables}
+        # Fields that a condition is on: a grouping by one of them would say little.
+        self.constrained: set[str] = set()
         self.style = Style(
             alias=self.pick([(5, "initials"), (3, "full"), (2, "letter"), (1, "numbered")]),
             join=self.pick([(7, "on"), (2, "comma"), (1, "using")]),
@@ -139,7 +142,11 @@ class Draft:
 
     def alias(self, wanted: str) -> str:
         """Return a source alias that no other source of the query has."""
-        name = fresh_name(wanted, self._aliases | {table.name.lower() for table in self.schema.tables})
+        taken = self._aliases | self._table_names
+        base = fresh_name(wanted, ())
+        name, number = base, 2
+        while name in taken:
+            name, number = f"{base}{number}" if len(base) < 4 else f"{base}_{number}", number + 1
         self._aliases.add(name)
         return name
 
@@ -159,7 +166,7 @@ class Draft:
         if role and name in self.used:
             return self.alias(role)
         if style == "numbered":
-            return self.alias("t1")
+            return self.alias("t")
         short = "".join(word[:1] for word in words) if style == "initials" else words[0][:1]
         return self.alias(short or "t")
 
@@ -188,6 +195,9 @@ class Draft:
         # The last tables are leaves: they may be looked at without standing in FROM.
         while hidden and kept > max(1, num_tables) and kept - 1 in leaves and skeleton.tables[kept - 1].name != must:
             kept, hidden = kept - 1, hidden - 1
+        return self._spine(skeleton, kept, style)
+
+    def _spine(self, skeleton: Skeleton, kept: int, style: Style) -> Spine:
         aliases: list[str] = []
         for position, table in enumerate(skeleton.tables):
             role = _role(skeleton.joins[position - 1].key) if position else ""
@@ -225,6 +235,15 @@ class Draft:
             nested.append((child, target, inner))
         outer = replace(scope, fields=tuple(field for field in scope.fields if field.source in visible))
         return Spine(skeleton, outer, tuple(aliases[:kept]), tuple(nested))
+
+    def along(self, key: ForeignKey) -> Spine:
+        """Return the spine of two tables, one pointing to the other by the given key.
+
+        Raises:
+            DeadEndError: no rows come of the join.
+        """
+        skeleton = Skeleton((self.schema.table(key.table),)).with_parent(0, key, self.schema.table(key.referenced_table))
+        return self._spine(skeleton, 2, self.style)
 
     def _source(self, table: Table, alias: str, style: Style) -> str:
         if alias == table.name:
@@ -358,6 +377,7 @@ class Draft:
                 (position,) = self.rng.choices(range(len(candidates)), weights)
                 weight, field, kept = candidates.pop(position)
                 total = sum(predicate.weight for predicate in kept)
+                self.constrained.add(field.sql)
                 group.extend((weight * predicate.weight / total, predicate.sql) for predicate in kept)
             condition = self.builder.choice("predicate", group)
             if candidates and self.chance(0.08):

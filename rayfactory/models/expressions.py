@@ -59,11 +59,8 @@ def dimensions(scope: Scope) -> list[Expression]:
         if field.column.kind == "text" and field.column.profile.num_distinct > 30:
             initial = f"SUBSTR({field.sql}, 1, 1)"
             found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.15, "text"))
-    for field in with_role(scope, "measure"):
-        band = bands(field, dialect)
-        if band is not None:
-            found.append(band)
-    return found
+    banded = [band for field in with_role(scope, "measure") for band in bands(field)]
+    return found + [replace(band, weight=0.9 * band.weight / len(banded)) for band in banded]
 
 
 def _is_unique(field: Field) -> bool:
@@ -116,19 +113,30 @@ def thresholds(field: Field) -> list[float]:
 
 
 _BANDS = (("low", "high"), ("low", "medium", "high"), ("low", "medium", "high", "very high"))
+_SIZES = (("small", "large"), ("small", "medium", "large"), ("tiny", "small", "medium", "large"))
 
 
-def bands(field: Field, dialect: str) -> Expression | None:
-    """Return a CASE that sorts a measure into two to four bands; None where its values do not part."""
+def bands(field: Field) -> list[Expression]:
+    """Return CASE expressions that sort a measure into two to four bands; none where its values do not part."""
     if not field.is_number:
-        return None
+        return []
     cuts = thresholds(field)
-    if not cuts:
-        return None
-    names = _BANDS[len(cuts) - 1]
-    arms = " ".join(f"WHEN {field.sql} < {number(cut)} THEN '{name}'" for cut, name in zip(cuts, names, strict=False))
-    sql = f"CASE {arms} ELSE '{names[len(cuts)]}' END"
-    return Expression(sql, f"{field.label}_band", len(cuts) + 1, (field.sql,), 0.5, "text")
+    found: list[Expression] = []
+    for some in dict.fromkeys((tuple(cuts), tuple(cuts[:1]), tuple(cuts[1:]))):
+        if not some:
+            continue
+        ranged = [f"under {number(some[0])}", *(f"{number(a)} to {number(b)}" for a, b in zip(some, some[1:], strict=False))]
+        for names in (_BANDS[len(some) - 1], _SIZES[len(some) - 1], (*ranged, f"{number(some[-1])} and over")):
+            arms = " ".join(f"WHEN {field.sql} < {number(cut)} THEN '{name}'" for cut, name in zip(some, names, strict=False))
+            sql = f"CASE {arms} ELSE '{names[len(some)]}' END"
+            word = draft_word(names)
+            found.append(Expression(sql, f"{field.label}_{word}", len(some) + 1, (field.sql,), 1.0, "text"))
+    return found
+
+
+def draft_word(names: Sequence[str]) -> str:
+    """Return what bands of these names are called."""
+    return {"l": "level", "s": "size", "t": "size", "u": "range"}[names[0][0]]
 
 
 def measures(scope: Scope) -> list[Expression]:
@@ -173,7 +181,7 @@ def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[
     a, b = left.label.split("_")[-1], right.label.split("_")[-1]
     uses = (left.sql, right.sql)
     for x, y, last_x, last_y in ((left, right, a, b), (right, left, b, a)):
-        if last_x in _QUANTITY and last_y in _PRICE:
+        if last_x in _QUANTITY and last_y in _PRICE and not {"ext", "ship", "return"} & set(y.label.split("_")):
             name = f"{y.label.removesuffix('_price').removesuffix('_cost')}_value"
             found.append(Expression(f"{x.sql} * {y.sql}", name, 1000, uses, weight))
     if alike(left, right) and _mean(left) != _mean(right):
@@ -209,8 +217,10 @@ def counted_things(scope: Scope) -> list[Expression]:
 
 def plural(word: str) -> str:
     """Return the plural of a noun in snake case, by the common rules of English."""
-    if word.endswith(("s", "x", "ch", "sh")):
-        return word if word.endswith("s") else f"{word}es"
+    if word.endswith(("ss", "x", "ch", "sh")):
+        return f"{word}es"
+    if word.endswith("s"):
+        return word
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return f"{word[:-1]}ies"
     return f"{word}s"
@@ -308,6 +318,7 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
             field for field in own if field.column.name in field.table.primary_key and len(field.table.primary_key) == 1
         ]
         names = [field for field in names if _reads_as_name(field)] or []
+        keys = [field for field in keys if not field.label.endswith("sk")]
         chosen = (*ids[:1], *names[: 2 if not ids else 1]) or tuple(keys[:1])
         if chosen and all(field.num_distinct >= 2 for field in chosen):
             found.append(chosen)

@@ -132,8 +132,8 @@ def _null_conditions(field: Field) -> list[Predicate]:
     if field.column.role == "key" and nulls < 0.04:
         return []
     return [
-        Predicate(f"{field.sql} IS NOT NULL", min(1 - nulls, MAX_SHARE), 0.25),
-        Predicate(f"{field.sql} IS NULL", nulls, 0.25),
+        Predicate(f"{field.sql} IS NOT NULL", min(1 - nulls, MAX_SHARE), 0.12),
+        Predicate(f"{field.sql} IS NULL", nulls, 0.12),
     ]
 
 

@@ -50,7 +50,8 @@ def snake(name: str) -> str:
 
 def fresh_name(wanted: str, taken: Collection[str]) -> str:
     """Return the name, or a numbered variant of it, that is no keyword, needs no quotes and is not taken."""
-    base = snake(wanted)[:48].strip("_") or "value"
+    base = snake(wanted)[:48].strip("_") if not _PLAIN.fullmatch(wanted) else wanted.lower()[:48]
+    base = base or "value"
     if base[0].isdigit():
         base = f"n_{base}"
     if base in KEYWORDS:

@@ -5,9 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rayfactory.models.draft import Draft
+from rayfactory.models.questions.combining import (
+    beside_group_average,
+    chained,
+    common_values,
+    counts_beside,
+    overlap,
+    scalar_figures,
+    side_by_side,
+    spread_of_groups,
+    stacked,
+)
 from rayfactory.models.questions.grouping import above_typical_group, pivot, share_of_total, subtotals, summary, totals
 from rayfactory.models.questions.listing import lookup, newest_record, without_partner
 from rayfactory.models.questions.plain import plainest
+from rayfactory.models.questions.ranking import (
+    grouped_rank,
+    quantile_groups,
+    ranked_rows,
+    row_beside_its_group,
+    top_of_each_group,
+    trend,
+)
 
 __all__ = ["QUESTIONS", "plainest"]
 
@@ -21,5 +40,20 @@ QUESTIONS: tuple[tuple[float, Callable[[Draft], str]], ...] = (
     (4, pivot),
     (5, share_of_total),
     (3, above_typical_group),
+    (5, top_of_each_group),
+    (5, trend),
+    (3, quantile_groups),
+    (3, row_beside_its_group),
+    (4, ranked_rows),
+    (3, grouped_rank),
+    (6, overlap),
+    (5, stacked),
+    (5, side_by_side),
+    (5, counts_beside),
+    (4, spread_of_groups),
+    (4, chained),
+    (3, beside_group_average),
+    (1, scalar_figures),
+    (1, common_values),
 )
 """Every question with its weight."""

@@ -141,7 +141,7 @@ def share_of_total(draft: Draft) -> str:
         window = f"OVER (PARTITION BY {grouping.key_sql[0]})"
     select.items.append(f"ROUND(100.0 * {sql} / NULLIF(SUM({sql}) {window}, 0), 2) AS {name}")
     if draft.chance(0.3):
-        rank = draft.output("revenue_rank" if "SUM" in sql else "size_rank", taken)
+        rank = draft.output(f"{grouping.values[0].name}_rank", taken)
         select.items.append(f"RANK() OVER (ORDER BY {sql} DESC) AS {rank}")
     if draft.chance(0.25):
         select.having = having(draft, grouping)

@@ -63,7 +63,7 @@ def lookup(draft: Draft) -> str:
     if extras and draft.chance(0.2):
         extra = draft.pick([(m.weight, m) for m in extras])
         select.items.append(f"{extra.sql} AS {draft.output(extra.name, taken)}")
-    banded = [b for f in with_role(spine.scope, "measure") if (b := bands(f, draft.dialect))]
+    banded = [band for f in with_role(spine.scope, "measure") for band in bands(f)]
     if banded and draft.chance(0.15):
         band = draft.pick([(1.0, b) for b in banded])
         select.items.append(f"{band.sql} AS {draft.output(band.name, taken)}")
