@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -61,18 +61,20 @@ def open_benchmark(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
         raise BenchmarkError(
             f"{str(error.filename)!r} cannot be read ({error.strerror}); check benchmark.root={config.root!r}"
         ) from error
-    databases = sorted(benchmark.databases, key=lambda database: database.name)
-    if config.databases:
-        by_name = {database.name: database for database in databases}
-        for name in config.databases:
-            if name not in by_name:
-                near = difflib.get_close_matches(name, by_name, n=3) or sorted(by_name)[:3]
-                raise BenchmarkError(
-                    f"benchmark.databases names {name!r}, which is none of the {len(by_name)} databases found; "
-                    f"there is {', '.join(map(repr, near))}"
-                )
-        databases = [by_name[name] for name in sorted(set(config.databases))]
-    return dataclasses.replace(benchmark, databases=tuple(databases))
+    by_name = {database.name: database for database in benchmark.databases}
+    return dataclasses.replace(benchmark, databases=tuple(by_name[name] for name in _choose(config, by_name)))
+
+
+def _choose(config: BenchmarkConfig, names: Collection[str]) -> list[str]:
+    """Return the names of the databases to use, out of those found, in ascending order."""
+    for name in config.databases:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3) or sorted(names)[:3]
+            raise BenchmarkError(
+                f"benchmark.databases names {name!r}, which is none of the {len(names)} databases found; "
+                f"there is {', '.join(map(repr, near))}"
+            )
+    return sorted(set(config.databases) or names)
 
 
 def _open(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
@@ -144,11 +146,10 @@ def _open_own(config: BenchmarkConfig, root: Path, data_dir: Path) -> Benchmark:
         return Benchmark("custom", (database,))
     if not root.is_dir():
         raise BenchmarkError(f"there is no file or folder {str(root)!r}; check benchmark.root={config.root!r}")
-    found = own_databases(root)
-    if found:
-        chosen = [(name, path) for name, path in found if not config.databases or name in config.databases]
-        # A wrong name is for the caller to complain about, a wrong file only if it is to be used.
-        return Benchmark("custom", tuple(Database(name, _dialect(path), str(path)) for name, path in chosen or found))
+    if found := dict(own_databases(root)):
+        # A file that is no database matters only where it is to be used.
+        chosen = _choose(config, found)
+        return Benchmark("custom", tuple(Database(name, _dialect(found[name]), str(found[name])) for name in chosen))
     if files := table_files(root):
         return _open_tables(root.resolve().name, files, folder)
     raise BenchmarkError(
@@ -209,7 +210,7 @@ def load_schemas(
         if schema.populated:
             num_found += 1
             yield schema
-        else:
+        elif len(benchmark.databases) > 1:
             what = "rows" if schema.tables else "tables"
             logger.warning("database %r (%s) has no %s; it is left out", database.name, database.path, what)
     if not num_found:

@@ -119,8 +119,8 @@ def check_room(folder: Path, num_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < num_bytes:
         raise BenchmarkError(
-            f"{str(folder)!r} has room for {free_bytes / 1e9:.1f} GB and {num_bytes / 1e9:.1f} GB are needed; make room, "
-            "or set data_dir to a folder on another disk"
+            f"{str(folder)!r} has room for {free_bytes / 1e9:.1f} GB, and {num_bytes / 1e9:.1f} GB are needed; "
+            "make room, or set data_dir to a folder on another disk"
         )
 
 
@@ -132,7 +132,7 @@ def fetch(
     progress: Progress = lambda _done, _total: None,
     pause_s: float = 1.0,
 ) -> None:
-    """Fetch one file; an attempt that broke off is taken up where it ended, if the file is still the same.
+    """Fetch one file, or the rest of it where an attempt broke off and the file is still the same.
 
     Args:
         url: http or https.

@@ -125,7 +125,7 @@ def test_a_database_without_tables():
 
 
 identifiers = st.text(
-    st.characters(blacklist_categories=("Cs",), blacklist_characters="\x00"), min_size=1, max_size=12
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=12
 ).filter(lambda name: not name.lower().startswith("sqlite_"))
 
 

@@ -230,7 +230,7 @@ def test_an_address_that_nobody_answers_and_one_that_is_none(tmp_path: Path):
 
 def test_a_full_disk_is_noticed_before_fetching(tmp_path: Path):
     """The message says how much there is and how much is needed."""
-    with pytest.raises(BenchmarkError, match=r"GB and 1000000000\.0 GB are needed"):
+    with pytest.raises(BenchmarkError, match=r"GB, and 1000000000\.0 GB are needed"):
         download.check_room(tmp_path, 10**18)
 
 
