@@ -246,9 +246,23 @@ def aggregates(scope: Scope) -> list[Expression]:
     return found
 
 
+_NOT_SUMMED = frozenset("rate ratio percent percentage pct age rating temperature height weight margin score".split())
+
+
+def is_summable(measure: Expression) -> bool:
+    """Whether a sum of the measure over rows means something: not of rates, ages and prices of one unit."""
+    words = measure.name.split("_")
+    if set(words) & _NOT_SUMMED:
+        return False
+    return "ext" in words or "value" in words or not (words[-1] == "price" or words[-2:] in _UNIT_COSTS)
+
+
+_UNIT_COSTS = (["wholesale", "cost"], ["unit", "cost"])
+
+
 def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
     name, uses, w = measure.name, measure.uses, measure.weight
-    summable = not any(word in name for word in ("price", "rate", "ratio", "percent", "percentage", "age", "rating"))
+    summable = is_summable(measure)
     found = [
         Expression(f"AVG({measure.sql})", f"avg_{name}", 9, uses, w),
         Expression(f"ROUND(AVG({measure.sql}), 2)", f"avg_{name}", 9, uses, 0.7 * w),
@@ -267,7 +281,7 @@ def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
 def conditional_aggregates(scope: Scope) -> list[Expression]:
     """Return counts and sums of the rows of one category, or beyond a threshold: CASE and FILTER."""
     found: list[Expression] = []
-    sums = [measure for measure in measures(scope) if measure.weight >= 1.0][:3]
+    sums = [measure for measure in measures(scope) if measure.weight >= 1.0 and is_summable(measure)][:3]
     for field in with_role(scope, "category"):
         if not 2 <= field.num_distinct <= 8 or field.column.kind not in ("text", "boolean", "integer"):
             continue

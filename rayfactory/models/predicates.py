@@ -54,7 +54,9 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
     elif column.role == "date":
         found = _dates(field, value, dialect)
     elif column.role == "code":
-        found = _equalities(field, value, dialect) + _ranges(field, value, dialect, rounded=False)
+        found = _ranges(field, value, dialect, rounded=False)
+        if column.kind == "text" or column.profile.num_distinct <= 150:
+            found += _equalities(field, value, dialect)
     elif column.role == "category":
         found = _equalities(field, value, dialect) + _patterns(field, value)
     elif column.role == "identifier":
@@ -113,7 +115,7 @@ def column_weight(field: Field) -> float:
     if column.role in ("key", "identifier"):
         return 0.12
     if column.role == "code" and column.kind != "text" and field.column.profile.num_distinct > 150:
-        return 0.15  # sequence numbers and the like
+        return 0.03  # sequence numbers and the like
     return {"category": 1.3, "date": 1.2, "measure": 1.0, "code": 0.8, "text": 0.7}.get(column.role, 0.0)
 
 

@@ -16,7 +16,7 @@ from rayfactory.models.questions.combining import (
     spread_of_groups,
     stacked,
 )
-from rayfactory.models.questions.grouping import above_typical_group, pivot, share_of_total, subtotals, summary, totals
+from rayfactory.models.questions.grouping import above_typical_group, brief, pivot, share_of_total, subtotals, summary, totals
 from rayfactory.models.questions.listing import lookup, newest_record, without_partner
 from rayfactory.models.questions.plain import plainest
 from rayfactory.models.questions.ranking import (
@@ -31,6 +31,7 @@ from rayfactory.models.questions.ranking import (
 __all__ = ["QUESTIONS", "plainest"]
 
 QUESTIONS: tuple[tuple[float, Callable[[Draft], str]], ...] = (
+    (9, brief),
     (8, lookup),
     (4, without_partner),
     (5, newest_record),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayfactory.databases.schema import ForeignKey
 from rayfactory.models.clauses import Select, grouped, limit, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, dimensions, entities, measures, plural
+from rayfactory.models.expressions import Expression, dimensions, entities, is_summable, measures, plural
 from rayfactory.models.questions.listing import shown_fields
 from rayfactory.models.scope import Field, Scope, with_role
-from rayfactory.models.syntax import number, quotient, snake
+from rayfactory.models.syntax import quotient, snake
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,10 @@ def stacked(draft: Draft) -> str:
     taken = {label}
     group, total = draft.output(key.name, taken), draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken)
     parts = []
-    counted = draft.chance(0.3)
-    for branch in several:
-        figures = [m for m in measures(branch.spine.scope) if m.weight == 1.0 and len(m.uses) == 1]
-        figure = draft.pick([(m.weight, m) for m in figures]) if figures and not counted else None
+    figures = comparable_figures(draft, several) if draft.chance(0.7) else None
+    counted = figures is None
+    for position, branch in enumerate(several):
+        figure = figures[position] if figures else None
         sql = key.sql.replace(base.sql, _twin(branch, base).sql)
         select = Select(branch.spine.scope.from_sql)
         aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
@@ -138,9 +139,24 @@ def stacked(draft: Draft) -> str:
     return f"SELECT {items} FROM {source} GROUP BY {outer} ORDER BY {other} DESC, {outer}"
 
 
+def comparable_figures(draft: Draft, several: Sequence[Branch]) -> list[Expression] | None:
+    """Return a figure of each branch that can be summed and is of one unit with the others, as names tell."""
+    choices = [
+        [m for m in measures(branch.spine.scope) if m.weight == 1.0 and len(m.uses) == 1 and is_summable(m)]
+        for branch in several
+    ]
+    options = []
+    for figure in choices[0]:
+        word = figure.name.split("_")[-1]
+        matching = [[m for m in others if m.name.split("_")[-1] == word] for others in choices[1:]]
+        if all(matching):
+            options.append((1.0, [figure, *(draft.pick([(1.0, m) for m in others]) for others in matching)]))
+    return draft.pick(options) if options else None
+
+
 def side_by_side(draft: Draft) -> str:
     """Figures of two tables for each member that they share, one CTE or derived table for each."""
-    two = branches(draft, 2)
+    two = branches(draft, draft.pick([(4, 2), (2, 3)]))
     first = two[0]
     things = [thing for thing in entities(first.spine.scope) if thing[0].source == first.spine.aliases[1]]
     keys = [key for key in dimensions(first.spine.scope) if set(key.uses) <= {f.sql for f in first.shared} and len(key.uses) == 1]
@@ -162,7 +178,7 @@ def side_by_side(draft: Draft) -> str:
         figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
         sql = key.sql.replace(base.sql, _twin(branch, base).sql)
         select = Select(branch.spine.scope.from_sql)
-        function = draft.pick([(3, "SUM"), (1, "AVG")])
+        function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or is_summable(figure) else "AVG"
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = f"{'total' if function == 'SUM' else 'avg'}_{figure.name}" if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
@@ -174,13 +190,16 @@ def side_by_side(draft: Draft) -> str:
         values.append(value)
         texts.append(select.sql())
     join = draft.pick([(3, "JOIN"), (2, "LEFT JOIN"), (1, "FULL OUTER JOIN" if draft.dialect == "duckdb" else "LEFT JOIN")])
-    a, b = (f"{name}.{value}" for name, value in zip(names, values, strict=True))
+    if len(two) > 2:
+        join = "JOIN" if draft.chance(0.5) else "LEFT JOIN"
+    a, b = (f"{name}.{value}" for name, value in list(zip(names, values, strict=True))[:2])
     if join != "JOIN":
         b_shown = f"COALESCE({b}, 0)"
     else:
         b_shown = b
     member = f"{names[0]}.{group}" if join != "FULL OUTER JOIN" else f"COALESCE({names[0]}.{group}, {names[1]}.{group})"
     items = [f"{member} AS {group}", f"{a} AS {values[0]}", f"{b_shown} AS {values[1]}"]
+    items += [f"{name}.{value} AS {value}" for name, value in list(zip(names, values, strict=True))[2:]]
     if draft.chance(0.6):
         compared = draft.pick(
             [(1, (f"{a} - {b_shown}", "difference")), (1, (f"ROUND({quotient(f'1.0 * {b_shown}', a, 'duckdb')}, 3)", "ratio"))]
@@ -191,7 +210,9 @@ def side_by_side(draft: Draft) -> str:
         sources = names
     else:
         sources = [f"({text}) AS {name}" for name, text in zip(names, texts, strict=True)]
-    sql = f"SELECT {', '.join(items)} FROM {sources[0]} {join} {sources[1]} ON {names[0]}.{group} = {names[1]}.{group}"
+    sql = f"SELECT {', '.join(items)} FROM {sources[0]}"
+    for name, source in list(zip(names, sources, strict=True))[1:]:
+        sql += f" {join} {source} ON {names[0]}.{group} = {name}.{group}"
     if join == "JOIN" and draft.chance(0.3):
         sql += f" WHERE {draft.builder.choice('comparison', [(1, f'{a} > {b}'), (1, f'{b} > {a}'), (1, f'{a} <> {b}')])}"
     way = draft.builder.choice("direction", [(2, " DESC"), (1, "")])
@@ -221,7 +242,7 @@ def counts_beside(draft: Draft) -> str:
     taken: set[str] = set()
     figures = [m for m in measures(inner.scope) if m.weight == 1.0 and len(m.uses) == 1]
     figure = draft.pick([(1.0, m) for m in figures]) if figures and draft.chance(0.6) else None
-    function = draft.pick([(2, "SUM"), (1, "MAX"), (1, "AVG")])
+    function = draft.pick([(2 if figure and is_summable(figure) else 0, "SUM"), (1, "MAX"), (1, "AVG")])
     aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
     prefix = {"SUM": "total", "MAX": "max", "AVG": "avg"}[function]
     name = draft.output(f"{prefix}_{figure.name}" if figure else f"num_{plural(snake(key.table))}", taken)
@@ -283,8 +304,11 @@ def spread_of_groups(draft: Draft) -> str:
     if grouping.value_sql[0] == "COUNT(*)" and draft.chance(0.6):
         frequency = draft.output("num_groups", taken)
         return f"SELECT {value}, COUNT(*) AS {frequency} FROM {source} GROUP BY {value} ORDER BY {value}"
-    functions = draft.rng.sample(["AVG", "MAX", "MIN", "COUNT"], draft.pick([(2, 1), (3, 2), (2, 3)]))
-    items = [f"{function}({value}) AS {draft.output(f'{function.lower()}_{value}', taken)}" for function in functions]
+    words = {"AVG": "typical", "MAX": "highest", "MIN": "lowest"}
+    functions = draft.rng.sample(list(words), draft.pick([(2, 1), (3, 2), (2, 3)]))
+    items = [f"{function}({value}) AS {draft.output(f'{words[function]}_{value}', taken)}" for function in functions]
+    if draft.chance(0.4):
+        items.insert(0, f"COUNT(*) AS {draft.output('num_groups', taken)}")
     return f"SELECT {', '.join(items)} FROM {source}"
 
 
@@ -314,7 +338,7 @@ def chained(draft: Draft) -> str:
     base = draft.alias(draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])]))
     clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     draft.ctes.append(f"{base} AS (SELECT {key.sql} AS {group}, {figure.sql} AS {raw} FROM {scope.from_sql}{clause})")
-    function = draft.pick([(3, "SUM"), (2, "AVG"), (1, "MAX")])
+    function = draft.pick([(3 if is_summable(figure) else 0, "SUM"), (2, "AVG"), (1, "MAX")])
     value = draft.output({"SUM": "total", "AVG": "avg", "MAX": "max"}[function] + f"_{figure.name}", taken)
     count = draft.output("num_rows", taken)
     totals = draft.alias(draft.pick([(1, "totals"), (1, "aggregated"), (1, "per_group")]))
@@ -384,7 +408,7 @@ def scalar_figures(draft: Draft) -> str:
         inner = draft.spine(1, must=name, grain=name)
         figures = [m for m in measures(inner.scope) if m.weight == 1.0]
         figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.6) else None
-        function = draft.pick([(2, "AVG"), (1, "MAX"), (1, "SUM")])
+        function = draft.pick([(2, "AVG"), (1, "MAX"), (1 if figure and is_summable(figure) else 0, "SUM")])
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = f"{function.lower()}_{figure.name}" if figure else f"num_{plural(snake(name))}"
         conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]))
@@ -427,6 +451,3 @@ def common_values(draft: Draft) -> str:
     )
 
 
-def number_of(value: float) -> str:
-    """Return a number as text."""
-    return number(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayfactory.models.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
 from rayfactory.models.draft import DeadEndError, Draft
-from rayfactory.models.expressions import aggregates, dimensions, measures
+from rayfactory.models.expressions import aggregates, dimensions, is_summable, measures
 from rayfactory.models.scope import with_role
 from rayfactory.models.syntax import literal, snake
 
@@ -17,7 +19,7 @@ def summary(draft: Draft) -> str:
         draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
     )
     select = grouping.select
-    if draft.chance(0.4):
+    if draft.chance(0.55):
         select.having = having(draft, grouping)
     ordered = draft.pick([(5, "values"), (3, "keys"), (1, "")])
     if ordered == "values":
@@ -26,6 +28,41 @@ def summary(draft: Draft) -> str:
             select.limit = limit(draft)
     elif ordered == "keys":
         select.order = by_keys(grouping)
+    return select.sql()
+
+
+def brief(draft: Draft) -> str:
+    """A short question: one figure, a count by one key, the different values of a column."""
+    draft.style = replace(draft.style, alias=draft.pick([(2, "letter"), (1, "initials")]), qualify=False, join="on")
+    spine = draft.spine(draft.pick([(2, 1), (5, 2)]), hidden=draft.pick([(1, 0), (2, 1)]))
+    scope = spine.scope
+    select = Select(scope.from_sql)
+    exists = len(spine.skeleton.tables) == 1
+    select.where = where(draft, spine, draft.pick([(2, 0), (5, 1), (1, 2)]), nested=1.0 if exists else 0.0)
+    keys = [key for key in dimensions(scope) if len(key.sql) < 60 and not set(key.uses) & draft.constrained]
+    values = [value for value in aggregates(scope) if len(value.sql) < 50]
+    how = draft.pick([(3, "figure"), (3 if keys else 0, "by_key"), (2 if keys else 0, "values")])
+    taken: set[str] = set()
+    if how == "values":
+        key = draft.pick([(key.weight, key) for key in keys])
+        select.distinct = True
+        select.items = [key.sql if key.sql in {f.sql for f in scope.fields} else f"{key.sql} AS {draft.output(key.name, taken)}"]
+        select.order = draft.pick([(1, "1"), (1, "")])
+        return select.sql()
+    chosen = draft.some(values, 1)
+    if not chosen:
+        raise DeadEndError
+    figure = chosen[0]
+    shown = figure.sql if draft.chance(0.3) else f"{figure.sql} AS {draft.output(figure.name, taken)}"
+    if how == "figure":
+        select.items = [shown]
+        return select.sql()
+    key = draft.pick([(key.weight, key) for key in keys])
+    select.items = [key.sql, shown] if key.sql in {f.sql for f in scope.fields} else [f"{key.sql} AS {draft.output(key.name, taken)}", shown]
+    select.group = draft.pick([(2, key.sql), (1, "1")])
+    select.order = draft.pick([(2, "2 DESC, 1"), (2, "1"), (1, "")])
+    if select.order and draft.chance(0.3):
+        select.limit = limit(draft)
     return select.sql()
 
 
@@ -98,7 +135,7 @@ def pivot(draft: Draft) -> str:
     taken: set[str] = set()
     key = draft.output(row.name, taken)
     select = Select(scope.from_sql, [f"{row.sql} AS {key}"])
-    function = draft.pick([(3, "SUM"), (2, "AVG")])
+    function = draft.pick([(3 if figure is None or is_summable(figure) else 0, "SUM"), (2, "AVG")])
     style = draft.pick([(2, "case"), (1, "filter")])
     for value in values:
         condition = f"{column.sql} = {literal(value, column.column.kind, draft.dialect)}"  # type: ignore[arg-type]

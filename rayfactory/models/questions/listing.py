@@ -164,11 +164,11 @@ def newest_record(draft: Draft) -> str:
     scope = spine.scope
     if scope.num_rows > 200_000:
         raise DeadEndError
-    keys = [f for f in scope.fields if f.source == spine.aliases[0] and f.column.role in ("key", "category") and f.num_distinct >= 2 and not f.column.profile.unique and f.column.kind != "other"]
+    keys = [f for f in scope.fields if (f.source == spine.aliases[0] and f.column.role == "key" or f.column.role in ("category", "identifier")) and f.num_distinct >= 2 and not f.column.profile.unique and f.column.kind != "other"]
     orders = [f for f in scope.fields if f.column.role in ("date", "measure") and f.num_distinct > 3]
     if not keys or not orders:
         raise DeadEndError
-    key = draft.pick([(1.0, f) for f in keys])
+    key = draft.pick([(0.4 if f.column.role == "key" else 1.0, f) for f in keys])
     order = draft.pick([(3.0 if f.column.role == "date" else 1.0, f) for f in orders])
     fields = [f for f in shown_fields(draft, spine, 3) if f.sql not in (key.sql, order.sql)][:3]
     taken: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayfactory.models.clauses import Grouping, Select, grouped, limit, num_conditions, total_order, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, dimensions, measures
+from rayfactory.models.expressions import Expression, dimensions, entities
 from rayfactory.models.questions.listing import shown_fields
 from rayfactory.models.scope import Field, with_role
 
@@ -134,7 +134,13 @@ def quantile_groups(draft: Draft) -> str:
     """Entities sorted into quartiles or deciles by a figure, and what each of these holds."""
     spine = draft.spine(draft.pick([(4, 2), (3, 3)]))
     conditions = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
-    grouping = grouped(draft, spine, 1, 1, conditions, plain=True, entity=draft.chance(0.8))
+    many = [key for key in dimensions(spine.scope) if key.num_distinct >= 12]
+    if not entities(spine.scope) and not many:
+        raise DeadEndError
+    keys = [draft.pick([(key.weight, key) for key in many])] if many and draft.chance(0.25) else []
+    grouping = grouped(draft, spine, 1, 1, conditions, plain=True, keys=keys, entity=not keys)
+    if max(key.num_distinct for key in grouping.keys) < 12:
+        raise DeadEndError
     value = grouping.values[0].name
     number = draft.pick([(3, "4"), (1, "5"), (2, "10"), (1, "3")])
     word = {"4": "quartile", "5": "quintile", "10": "decile", "3": "tercile"}[number]
@@ -274,7 +280,3 @@ def grouped_rank(draft: Draft) -> str:
         grouping.select.limit = limit(draft)
     return grouping.select.sql()
 
-
-def figures_of(spine: Spine) -> list[Expression]:
-    """Return the measures that weigh at the grain."""
-    return [m for m in measures(spine.scope) if m.weight >= 0.5]
