@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import sqlglot
 from sqlglot import exp
@@ -15,6 +16,7 @@ from rayfactory.models import expressions
 from rayfactory.models.naming import column, identifier, new_name, plain_name
 from rayfactory.models.scope import Scope, fields_of
 from rayfactory.models.scopes import Source, own_nodes, sources_of, table_name
+from rayfactory.models.syntax import quote_name
 
 MAX_JOINED_ROWS = 400_000
 """Estimated rows of a join beyond which no table is added."""
@@ -35,20 +37,44 @@ class Context:
     table_use: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Term:
     """An expression over a block with the name that an output of it would have.
 
     Attributes:
+        text: as the dialect spells it, every column qualified.
         alias: of the source that it is over.
         column: what it stands for, where it is one column.
+        weight: how often an analyst would choose it.
+        uses: the columns in it, as `reference` spells them.
     """
 
-    expression: exp.Expression
+    text: str
+    dialect: str
     name: str
     alias: str
     column: Column | None = None
     weight: float = 1.0
+    uses: tuple[str, ...] = ()
+
+    @cached_property
+    def expression(self) -> exp.Expression:
+        """The tree of the text."""
+        return parsed(self.text, self.dialect)
+
+
+def parsed(sql: str, dialect: str) -> exp.Expression:
+    """Return the tree of an expression."""
+    return sqlglot.parse_one(sql, dialect=dialect)
+
+
+def reference(alias: str, name: str) -> str:
+    """Return a column of a source as the schema grammar spells it."""
+    return f"{quote_name(alias)}.{quote_name(name)}"
+
+
+def _references_in(node: exp.Expression) -> list[str]:
+    return [reference(part.table, part.name) for part in own_nodes(node) if isinstance(part, exp.Column)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +143,13 @@ def is_used_outside(select: exp.Select) -> bool:
 def conjuncts(select: exp.Select, clause: str = "where") -> list[exp.Expression]:
     """Return the conditions that AND combines in WHERE or HAVING."""
     where = select.args.get(clause)
-    return [] if where is None else _operands(where.this)
+    return [] if where is None else operands(where.this)
 
 
-def _operands(node: exp.Expression) -> list[exp.Expression]:
+def operands(node: exp.Expression) -> list[exp.Expression]:
+    """Return the conditions that AND combines."""
     if isinstance(node, exp.And):
-        return [*_operands(node.this), *_operands(node.expression)]
+        return [*operands(node.this), *operands(node.expression)]
     return [node]
 
 
@@ -187,7 +214,7 @@ def _references(select: exp.Select, sources: Mapping[str, Source], schema: Schem
     for join in joins_of(select):
         on = join.args.get("on")
         conditions.extend(
-            condition for condition in (_operands(on) if on is not None else []) if is_join_condition(condition)
+            condition for condition in (operands(on) if on is not None else []) if is_join_condition(condition)
         )
     for condition in conditions:
         left, right = sources.get(condition.this.table.casefold()), sources.get(condition.expression.table.casefold())
@@ -270,70 +297,77 @@ def vocabulary(block: Block, schema: Schema, aliases: Sequence[str] | None = Non
 
 def dimensions(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> list[Term]:
     """Return what an analyst would group the block's rows by."""
-    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
+    compared, pinned = _conditioned_columns(block)
     terms: list[Term] = []
-    for folded, source in block.sources.items():
-        if wanted is not None and folded not in wanted:
-            continue
+    for source in _chosen(block, aliases):
         if source.table is None:
             terms.extend(
-                Term(column(source.alias, own.name), own.name, source.alias, own)
+                _column_term(source, own, schema.dialect)
                 for own in source.columns.values()
                 if own.role in ("category", "code")
                 and own.kind in ("text", "integer", "boolean")
+                and not own.name.startswith("(")
                 and (own.profile.num_sampled == 0 or 2 <= own.profile.num_distinct <= expressions.MAX_GROUPS)
             )
             continue
         scope = vocabulary(block, schema, [source.alias])
-        by_sql = {} if scope is None else {field.sql: field.column for field in scope.fields}
+        by_text = {} if scope is None else {field.sql: field.column for field in scope.fields}
         for found in [] if scope is None else expressions.dimensions(scope):
-            node = sqlglot.parse_one(found.sql, dialect=schema.dialect)
-            terms.append(Term(node, found.name, source.alias, by_sql.get(found.sql), found.weight))
+            # One group is no grouping, and of the bands of a quantity that is bounded some are empty.
+            unwanted = compared if found.sql.startswith("CASE") else pinned
+            if not any(use in unwanted for use in found.uses):
+                column_used = by_text.get(found.sql)
+                terms.append(
+                    Term(found.sql, schema.dialect, found.name, source.alias, column_used, found.weight, found.uses)
+                )
     return terms
 
 
-def measures(block: Block, schema: Schema | None = None) -> list[Term]:
-    """Return the quantities of a block that can be added up: those whose rows the joins do not repeat.
-
-    With a schema, what is computed from two of them as well.
-    """
-    terms: list[Term] = []
-    for folded, source in block.sources.items():
-        if folded not in block.grain:
-            continue
-        terms.extend(
-            Term(column(source.alias, own.name), plain_name(source.table, own.name), source.alias, own)
-            for own in list(source.columns.values())[:200]
-            if own.role == "measure" and own.kind in ("integer", "real") and not own.name.startswith("(")
-        )
-        scope = vocabulary(block, schema, [source.alias]) if schema is not None else None
-        if scope is not None and schema is not None:
-            for found in expressions.measures(scope):
-                if len(found.uses) > 1:
-                    node = exp.paren(sqlglot.parse_one(found.sql, dialect=schema.dialect), copy=False)
-                    terms.append(Term(node, found.name, source.alias, None, 0.2 * found.weight))
-    return terms
+def _chosen(block: Block, aliases: Sequence[str] | None) -> list[Source]:
+    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
+    return [source for folded, source in block.sources.items() if wanted is None or folded in wanted]
 
 
-def labels(block: Block, aliases: Sequence[str] | None = None) -> list[Term]:
-    """Return what an analyst would list of single rows: names, identifiers, categories, dates, quantities."""
-    wanted = ("text", "identifier", "category", "date", "measure", "code")
+def _column_term(source: Source, own: Column, dialect: str) -> Term:
+    text = reference(source.alias, own.name)
+    return Term(text, dialect, plain_name(source.table, own.name), source.alias, own, uses=(text,))
+
+
+def _conditioned_columns(block: Block) -> tuple[set[str], set[str]]:
+    """Return the columns that a condition compares, and those that one pins to a single value."""
+    compared: set[str] = set()
+    pinned: set[str] = set()
+    for condition in conjuncts(block.select):
+        names = _references_in(condition)
+        compared.update(names)
+        if isinstance(condition, exp.EQ) and isinstance(condition.expression, (exp.Literal, exp.Boolean, exp.Cast)):
+            pinned.update(names)
+    return compared, pinned
+
+
+def measures(block: Block, schema: Schema) -> list[Term]:
+    """Return the quantities of a block that can be added up: those whose rows the joins do not repeat."""
     return [
-        Term(column(alias, own.name), plain_name(table, own.name), alias, own)
-        for alias, table, own in _columns(block, aliases)
-        if own.role in wanted
-        and own.kind != "other"
-        and (own.profile.num_sampled == 0 or own.profile.null_fraction < 0.5)
+        _column_term(source, own, schema.dialect)
+        for folded, source in block.sources.items()
+        if folded in block.grain
+        for own in list(source.columns.values())[:200]
+        if own.role == "measure" and own.kind in ("integer", "real") and not own.name.startswith("(")
     ]
 
 
-def _columns(block: Block, aliases: Sequence[str] | None) -> Iterator[tuple[str, Table | None, Column]]:
-    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
-    for folded, source in block.sources.items():
-        if wanted is None or folded in wanted:
-            for own in list(source.columns.values())[:200]:
-                if not own.name.startswith("("):
-                    yield source.alias, source.table, own
+def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> list[Term]:
+    """Return what an analyst would list of single rows: names, identifiers, categories, dates, quantities."""
+    wanted = ("text", "identifier", "category", "date", "measure", "code")
+    return [
+        _column_term(source, own, schema.dialect)
+        for source in _chosen(block, aliases)
+        for own in list(source.columns.values())[:200]
+        if own.role in wanted
+        and own.kind != "other"
+        and not own.name.startswith("(")
+        and (own.profile.num_sampled == 0 or (own.profile.null_fraction < 0.5 and own.profile.num_distinct > 1))
+    ]
 
 
 def key_columns(block: Block) -> list[exp.Column] | None:
@@ -356,11 +390,8 @@ def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
         weights = [term.weight * (0.3 if term.alias in used else 1.0) for term in waiting]
         term = rng.choices(waiting, weights)[0]
         chosen.append(term)
-        columns = list(term.expression.find_all(exp.Column))
         waiting = [
-            other
-            for other in waiting
-            if other.name != term.name and not any(node in columns for node in other.expression.find_all(exp.Column))
+            other for other in waiting if other.name != term.name and not any(use in term.uses for use in other.uses)
         ]
     return chosen
 

@@ -32,6 +32,8 @@ def add_condition(tree: exp.Expression, context: Context, rng: random.Random) ->
         second = draw_condition(block, context, rng)
         if second is not None and _column_of(second) != _column_of(first):
             first = exp.Paren(this=exp.Or(this=first, expression=second))
+    if block.select.args.get("having") is not None and rng.random() < 0.7:
+        block.select.set("having", None)  # its bound was for larger groups
     add_conjunct(block.select, first)
     return tree
 
@@ -45,7 +47,7 @@ def _draw_block(tree: exp.Expression, context: Context, rng: random.Random) -> B
     found = blocks(tree, context.schema)
     if not found:
         return None
-    return found[0] if rng.random() < 0.75 else rng.choice(found)
+    return found[0] if rng.random() < 0.85 else rng.choice(found)
 
 
 def _plain_conditions(block: Block) -> list[exp.Expression]:

@@ -6,11 +6,11 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-import sqlglot
 from sqlglot import exp
 
+from rayfactory.databases.engine import Engine
 from rayfactory.errors import StatementError
-from rayfactory.models.blocks import Block, Context, conjuncts, joins_of, measures, nested_queries
+from rayfactory.models.blocks import Block, Context, conjuncts, joins_of, measures, nested_queries, parsed
 from rayfactory.models.naming import column, identifier
 from rayfactory.models.predicates import column_weight, predicates
 from rayfactory.models.scope import MISSING, Field, WitnessValue, as_constant, fields_of
@@ -54,11 +54,6 @@ def draw_condition(
     return None
 
 
-def parsed(sql: str, dialect: str) -> exp.Expression:
-    """Return the tree of an expression that the grammar has written."""
-    return sqlglot.parse_one(sql, dialect=dialect)
-
-
 def witness(block: Block, context: Context, fields: Sequence[Field], rng: random.Random) -> list[WitnessValue] | None:
     """Return the values of some columns in one row that the block selects; None where it selects none.
 
@@ -67,13 +62,26 @@ def witness(block: Block, context: Context, fields: Sequence[Field], rng: random
     query = _probe(block, [column(field.source, field.column.name) for field in fields], WITNESS_ROWS, context)
     if query is None or context.engine is None:
         return [MISSING] * len(fields)
-    try:
-        result = context.engine.run(query.sql(dialect=context.schema.dialect), keep_rows=WITNESS_ROWS)
-    except StatementError:
+    rows = _look_up(query, WITNESS_ROWS, context.engine)
+    if rows is None:
         return [MISSING] * len(fields)
-    if not result.rows:
+    return [as_constant(value) for value in rng.choice(rows)] if rows else None
+
+
+def sample_rows(
+    block: Block, shown: Sequence[exp.Expression], context: Context, limit: int
+) -> list[list[WitnessValue]]:
+    """Return the values of some expressions in some of the rows that a block selects; none where it cannot be looked into."""
+    query = _probe(block, [part.copy() for part in shown], limit, context)
+    rows = None if query is None or context.engine is None else _look_up(query, limit, context.engine)
+    return [[as_constant(value) for value in row] for row in rows or ()]
+
+
+def _look_up(query: exp.Select, limit: int, engine: Engine) -> tuple[tuple[object, ...], ...] | None:
+    try:
+        return engine.run(query.sql(dialect=engine.dialect), keep_rows=limit).rows
+    except StatementError:
         return None
-    return [as_constant(value) for value in rng.choice(result.rows)]
 
 
 def selects_rows(block: Block, context: Context) -> bool:
@@ -151,7 +159,7 @@ def above_average(block: Block, context: Context, rng: random.Random) -> exp.Exp
     """Return a comparison of one of the block's quantities with its average over the table."""
     terms = [
         term
-        for term in measures(block)
+        for term in measures(block, context.schema)
         if term.alias in block.tables and term.column is not None and term.column.profile.num_distinct > 3
     ]
     if not terms:

@@ -8,6 +8,7 @@ from sqlglot import exp
 
 from rayfactory.models.blocks import Context, block_of, blocks, conjuncts, estimated_rows, set_conjuncts
 from rayfactory.models.head_rewrites import by_name, order_outputs
+from rayfactory.models.join_rewrites import use_or_drop
 from rayfactory.models.scopes import is_aggregated, own_nodes
 
 MAX_LISTED_ROWS = 20_000
@@ -33,6 +34,7 @@ def is_repeatable(tree: exp.Expression) -> bool:
 
 def finish(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression:
     """Return the query as it is written down."""
+    use_or_drop(tree, context, rng)
     for select in tree.find_all(exp.Select):
         _say_once(select)
     _bound(tree, context, rng)

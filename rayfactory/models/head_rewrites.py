@@ -21,16 +21,18 @@ from rayfactory.models.blocks import (
     key_columns,
     labels,
     measures,
+    parsed,
     pick,
     plain_keys,
     projection,
+    reference,
     root_select,
     vocabulary,
 )
-from rayfactory.models.conditions import parsed
+from rayfactory.models.conditions import sample_rows
 from rayfactory.models.naming import identifier, new_name
 from rayfactory.models.scopes import has_aggregate, is_aggregated
-from rayfactory.models.syntax import literal
+from rayfactory.models.syntax import literal, number
 
 _PER_UNIT = re.compile(
     r"price|rate|pct|percent|ratio|age$|avg|average|height|weight|length|size|score|speed|temperature"
@@ -48,13 +50,16 @@ class Shown:
     name: str
 
 
-def aggregates(block: Block, context: Context, rng: random.Random, count: int) -> list[Shown]:
-    """Return up to `count` different aggregates that make sense over the block's rows."""
+def aggregates(
+    block: Block, context: Context, rng: random.Random, count: int, keys: Sequence[Term] = ()
+) -> list[Shown]:
+    """Return up to `count` different aggregates that make sense over the block's rows, none of the group keys."""
     scope = vocabulary(block, context.schema)
     if scope is None:
-        shown = [aggregate_of(term, rng) for term in pick(rng, measures(block), count)]
+        shown = [aggregate_of(term, rng) for term in pick(rng, measures(block, context.schema), count)]
         return [*shown, Shown(exp.Count(this=exp.Star(), big_int=True), "num_rows")][:count]
-    found = expressions.aggregates(scope)
+    grouped = {use for key in keys for use in key.uses}
+    found = [part for part in expressions.aggregates(scope) if not any(use in grouped for use in part.uses)]
     chosen: list[expressions.Expression] = []
     while found and len(chosen) < count:
         drawn = rng.choices(found, [part.weight for part in found])[0]
@@ -143,7 +148,7 @@ def regroup(tree: exp.Expression, context: Context, rng: random.Random) -> exp.E
     block = block_of(select, context.schema)
     terms = pick(rng, dimensions(block, context.schema), rng.choice([1, 1, 2, 2, 3]))
     keys = [Shown(term.expression, term.name) for term in terms]
-    values = aggregates(block, context, rng, rng.choice([1, 2, 2, 3]))
+    values = aggregates(block, context, rng, rng.choice([1, 2, 2, 3]), terms)
     if not keys and rng.random() < 0.5:
         return None
     set_head(select, keys, values)
@@ -154,14 +159,19 @@ def regroup(tree: exp.Expression, context: Context, rng: random.Random) -> exp.E
     return tree
 
 
+def is_listable(terms: Sequence[Term]) -> bool:
+    """Whether a list of these says what it is about, rather than bare quantities."""
+    return any(term.column is not None and term.column.role != "measure" for term in terms)
+
+
 def show_rows(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
     """List rows of the same source, some columns of them."""
     select = root_select(tree)
     if select is None or select.args.get("from_") is None:
         return None
     block = block_of(select, context.schema)
-    terms = pick(rng, labels(block), rng.choice([2, 3, 3, 4, 5]))
-    if len(terms) < 1:
+    terms = pick(rng, labels(block, context.schema), rng.choice([2, 3, 3, 4, 5]))
+    if not is_listable(terms):
         return None
     for clause in _HEAD:
         select.set(clause, None)
@@ -186,31 +196,61 @@ def add_having(tree: exp.Expression, context: Context, rng: random.Random) -> ex
 
 
 def _add_having(select: exp.Select, values: Sequence[Shown], context: Context, rng: random.Random) -> bool:
-    candidates = []
+    """Keep the groups above or below a bound that lies between those of a sample of the rows."""
+    keys = plain_keys(select)
+    if not keys:
+        return False
     block = block_of(select, context.schema)
-    for shown in values:
-        inner = shown.expression.this if isinstance(shown.expression, exp.Round) else shown.expression
-        if isinstance(inner, exp.Avg | exp.Max | exp.Min) and isinstance(inner.this, exp.Column):
-            own = block.column_of(inner.this)
-            if own is not None and own.profile.quantiles and own.role == "measure":
-                # The mean of a group lies around the middle of the column; its maximum high, its minimum low.
-                positions = {exp.Avg: (2, 3), exp.Max: (4, 5, 6), exp.Min: (0, 1)}[type(inner)]
-                quantiles = own.profile.quantiles
-                bound = quantiles[min(rng.choice(positions), len(quantiles) - 1)]
-                if own.profile.minimum is not None and bound != own.profile.minimum:
-                    comparison = exp.LT if isinstance(inner, exp.Min) and rng.random() < 0.3 else exp.GT
-                    rounded = round(bound, 2) if isinstance(bound, float) else bound
-                    candidates.append(
-                        comparison(
-                            this=inner.copy(),
-                            expression=parsed(
-                                literal(rounded, own.kind, context.schema.dialect), context.schema.dialect
-                            ),
-                        )
-                    )
-    candidates.append(exp.GT(this=exp.Count(this=exp.Star(), big_int=True), expression=exp.Literal.number(1)))
-    add_conjunct(select, rng.choice(candidates), "having")
+    inner = [part.expression.this if isinstance(part.expression, exp.Round) else part.expression for part in values]
+    simple = [
+        part
+        for part in inner
+        if isinstance(part, (exp.Avg, exp.Max, exp.Min, exp.Sum)) and part.this.find(exp.Case) is None
+    ]
+    function = rng.choice(simple) if simple and rng.random() < 0.7 else None
+    rows = sample_rows(block, [*keys, *([function.this] if function is not None else [])], context, SAMPLED_ROWS)
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        value = row[-1] if function is not None else 1
+        if isinstance(value, (int, float)):
+            groups.setdefault(repr(row[: len(keys)]), []).append(value)
+    if len(groups) < 3:
+        return False
+    if function is None:
+        counts = sorted(len(members) for members in groups.values())
+        # The sample shows a part of each group.
+        bound: float = max(1, counts[len(counts) // 2] - 1)
+        if counts[-1] <= bound:
+            return False
+        condition: exp.Expression = exp.GT(this=exp.Count(this=exp.Star(), big_int=True), expression=_bound(bound))
+    else:
+        reduce = {exp.Avg: _mean, exp.Max: max, exp.Min: min, exp.Sum: sum}[type(function)]
+        reduced = sorted(reduce(members) for members in groups.values())
+        bound = _round(reduced[len(reduced) // 2 - 1])
+        # Sums only grow beyond the sample: no upper bound on them.
+        below = not isinstance(function, (exp.Sum, exp.Max)) and rng.random() < 0.3
+        if not reduced[0] < bound < reduced[-1]:
+            return False
+        condition = (exp.LT if below else exp.GT)(this=function.copy(), expression=_bound(bound))
+    add_conjunct(select, condition, "having")
     return True
+
+
+SAMPLED_ROWS = 400
+"""Rows from which a bound on groups is taken."""
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _round(value: float) -> float:
+    """Return a bound as somebody would write it: two significant digits."""
+    return float(f"{value:.2g}")
+
+
+def _bound(value: float) -> exp.Expression:
+    return parsed(number(value), "duckdb")
 
 
 def add_window(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
@@ -280,18 +320,24 @@ def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
 
 
 def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: random.Random) -> Shown | None:
-    shown = {part.unalias().sql() for part in select.expressions}
-    quantities = measures(block)
+    shown = {
+        reference(part.unalias().table, part.unalias().name)
+        for part in select.expressions
+        if isinstance(part.unalias(), exp.Column)
+    }
+    quantities = measures(block, context.schema)
     if not quantities:
         return None
-    visible = [term for term in quantities if term.expression.sql() in shown]
+    visible = [term for term in quantities if term.text in shown]
     term = rng.choice(visible or quantities)
     groups = dimensions(block, context.schema)
-    seen = [other for other in groups if other.expression.sql() in shown]
+    seen = [other for other in groups if other.text in shown]
     partition = [rng.choice(seen or groups)] if groups and rng.random() < 0.8 else []
     parts = [other.expression for other in partition]
     keys = key_columns(block)
-    dates = [other for other in labels(block) if other.column is not None and other.column.role == "date"]
+    dates = [
+        other for other in labels(block, context.schema) if other.column is not None and other.column.role == "date"
+    ]
     if not visible:
         taken = {part.alias_or_name.casefold() for part in select.expressions}
         select.append("expressions", projection(term.expression, term.name, taken))
@@ -336,7 +382,7 @@ def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
     term = rng.choice(terms)
     own = term.column
     assert own is not None
-    quantities = [other for other in measures(block) if adds_up(other.name)]
+    quantities = [other for other in measures(block, context.schema) if adds_up(other.name)]
     if not is_aggregated(select) or (not grouped and rng.random() < 0.7):
         others = [other for other in dimensions(block, context.schema) if other.expression != term.expression]
         keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
@@ -410,7 +456,6 @@ def reorder(tree: exp.Expression, context: Context, rng: random.Random) -> exp.E
 
 def show_less(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
     """Show fewer columns, one aggregate or a few labels, without order."""
-    del context
     select = root_select(tree)
     if select is None or len(select.expressions) < 3:
         return None
@@ -423,7 +468,12 @@ def show_less(tree: exp.Expression, context: Context, rng: random.Random) -> exp
         select.set("expressions", [*keys, rng.choice(values)])
     else:
         kept = sorted(rng.sample(range(len(select.expressions)), rng.choice([1, 2])))
-        select.set("expressions", [select.expressions[index] for index in kept])
+        shown = [select.expressions[index] for index in kept]
+        block = block_of(select, context.schema)
+        columns = [block.column_of(part.unalias()) for part in shown]
+        if not any(own is not None and own.role not in ("measure", "key") for own in columns):
+            return None
+        select.set("expressions", shown)
     select.set("order", None)
     select.set("limit", None)
     select.set("offset", None)

@@ -27,6 +27,7 @@ from rayfactory.models.blocks import (
     joins_of,
     labels,
     names_in,
+    operands,
     pick,
     plain_keys,
     projection,
@@ -164,7 +165,7 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
         else:
             group.append("expressions", term.expression.copy())
     else:
-        terms = pick(rng, labels(block, [alias]), rng.randint(1, 2))
+        terms = pick(rng, labels(block, context.schema, [alias]), rng.randint(1, 2))
         if not terms:
             return False
         for term in terms[1:]:
@@ -196,6 +197,29 @@ def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
             continue
         found.append((join, alias))
     return found
+
+
+def use_or_drop(tree: exp.Expression, context: Context, rng: random.Random) -> None:
+    """Say something of every joined table that nothing is said of, or take it out."""
+    for block in blocks(tree, context.schema):
+        for join, alias in _leaves(block):
+            if len(uses_of(block.select, alias)) > len(
+                [n for n in join.args["on"].find_all(exp.Column) if n.table.casefold() == alias.casefold()]
+            ):
+                continue
+            if not _is_parent(block, alias):
+                continue
+            current = block_of(block.select, context.schema)
+            if join.side or not _use(current, alias, tree, context, rng):
+                _remove(block.select, join)
+
+
+def _is_parent(block: Block, alias: str) -> bool:
+    """Whether a joined table adds nothing and repeats nothing: each row has at most one partner in it."""
+    table = block.sources[alias.casefold()].table
+    on = next(join.args["on"] for join in joins_of(block.select) if table_name(join.this) == alias)
+    own = {node.name.casefold() for node in on.find_all(exp.Column) if node.table.casefold() == alias.casefold()}
+    return table is not None and bool(table.primary_key) and {name.casefold() for name in table.primary_key} <= own
 
 
 def _remove(select: exp.Select, join: exp.Join) -> None:
@@ -367,8 +391,17 @@ def inner_to_left(tree: exp.Expression, context: Context, rng: random.Random) ->
     set_conjuncts(block.select, [c for c in conjuncts(block.select) if folded not in aliases_in(c)])
     join.set("side", "LEFT")
     join.set("kind", None)
-    join.set("on", exp.and_(join.args["on"], *own, copy=False))
-    return tree
+    join.set("on", exp.and_(*operands(join.args["on"]), *own, copy=False))
+    if any(folded in aliases_in(part) for part in block.select.expressions):
+        return tree
+    grown = block_of(block.select, context.schema)
+    if block.select is tree and rng.random() < 0.5 and _show(grown, alias, context, rng):
+        return tree
+    key = next((part for part in join.args["on"].find_all(exp.Column) if part.table.casefold() == folded), None)
+    if key is None:
+        return None
+    add_conjunct(block.select, exp.Is(this=key.copy(), expression=exp.Null()))
+    return tree if selects_rows(block_of(block.select, context.schema), context) else None
 
 
 def anti_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:

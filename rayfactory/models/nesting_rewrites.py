@@ -22,6 +22,7 @@ from rayfactory.models.blocks import (
     measures,
     names_in,
     pick,
+    plain_keys,
     projection,
     root_select,
     set_conjuncts,
@@ -31,8 +32,11 @@ from rayfactory.models.head_rewrites import (
     Shown,
     aggregates,
     draw_order,
+    is_listable,
     order_outputs,
+    regroup,
     set_head,
+    show_rows,
     window,
 )
 from rayfactory.models.naming import column, identifier, new_name, table_alias
@@ -51,8 +55,11 @@ def take_part(tree: exp.Expression, context: Context, rng: random.Random) -> exp
         needed = _needed(part, clause)
         if needed:
             part.set("with_", exp.With(expressions=[cte.copy() for cte in needed]))
-    if all(not isinstance(shown.unalias(), exp.Column) and not is_aggregated(part) for shown in part.expressions):
-        return None
+    if not is_aggregated(part):
+        shown = outputs_of(part, context.schema)
+        if all(own.role in ("key", "opaque") for own in shown.values()):
+            # A list of keys means something inside another query only.
+            return show_rows(part, context, rng) if rng.random() < 0.4 else regroup(part, context, rng)
     return part
 
 
@@ -66,7 +73,7 @@ def take_core(tree: exp.Expression, context: Context, rng: random.Random) -> exp
     select = exp.Select(expressions=[exp.Literal.number(1)], from_=block.select.args["from_"].copy())
     select.set("joins", [join.copy() for join in joins_of(block.select)])
     set_conjuncts(select, [c for c in conjuncts(block.select) if not c.find(exp.Select)])
-    kept = rng.choice([0, 1, 1, 2])
+    kept = rng.choice([0, 1, 1, 2, 2])
     while len(joins_of(select)) > kept and join_rewrites.drop_join(select, context, rng) is not None:
         pass
     conditions = conjuncts(select)
@@ -86,15 +93,15 @@ def take_core(tree: exp.Expression, context: Context, rng: random.Random) -> exp
         keys = pick(rng, dimensions(core, context.schema), 1)
         if not keys:
             return None
-        set_head(select, [Shown(term.expression, term.name) for term in keys], aggregates(core, context, rng, 1))
+        set_head(select, [Shown(term.expression, term.name) for term in keys], aggregates(core, context, rng, 1, keys))
         if rng.random() < 0.3:
             draw_order(select, rng, limit_chance=0.5)
     else:
-        terms = pick(rng, labels(core), rng.choice([1, 2, 2, 3]))
-        if not terms:
+        terms = pick(rng, labels(core, context.schema), rng.choice([1, 2, 2, 3]))
+        if not is_listable(terms):
             return None
         set_head(select, [Shown(term.expression, term.name) for term in terms], [])
-        if rng.random() < 0.35:
+        if len(terms) == 1 or rng.random() < 0.35:
             select.set("distinct", exp.Distinct())
         if rng.random() < 0.3:
             draw_order(select, rng, limit_chance=0.5)
@@ -153,8 +160,12 @@ def _spoken(expression: exp.Expression) -> str:
 def wrap(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
     """Put the query into a CTE or derived table, and rank, filter or aggregate its rows."""
     select = root_select(tree)
-    if select is None or len(list(tree.find_all(exp.CTE))) >= 3:
+    if select is None or len(list(tree.find_all(exp.CTE))) >= 3 or select.args.get("from_") is None:
         return None
+    if is_aggregated(select) and select.args.get("group") is None:
+        return None  # a single row
+    if not block_of(select, context.schema).tables and rng.random() < 0.7:
+        return None  # wrapped already
     for key in ("order", "limit", "offset"):
         select.set(key, None)
     _name_outputs(select)
@@ -212,11 +223,13 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
     value = column(name, quantity.name)
     columns: list[exp.Expression] = [column(name, own.name) for own in shown]
     source = exp.From(this=exp.Placeholder())
-    choices = ["rank"]
+    choices = [] if any(own.name.lower().endswith("_rank") for own in shown) else ["rank"]
     if len(groups) >= 2 or (groups and not is_grouped):
-        choices += ["again", "again", "top"]
+        choices += ["again", "again"] + ["top"] * (len(choices) > 0)
     if use_cte:
         choices += ["average", "average", "extreme"]
+    if not choices:
+        return None
     choice = rng.choice(choices)
     if choice == "again":
         group = rng.choice(groups)
@@ -350,13 +363,23 @@ def combine_conditions(tree: exp.Expression, context: Context, rng: random.Rando
     block = block_of(select, context.schema)
     if not block.tables:
         return None
+    if plain_keys(select) is None:
+        return None
     kinds: list[type[exp.SetOperation]] = [exp.Union]
     if not is_aggregated(select):
-        keys = pick(rng, dimensions(block, context.schema), rng.choice([1, 2]))
+        # What two sets of rows have in common, or not, is asked of things that have many values.
+        named = [
+            term
+            for term in labels(block, context.schema)
+            if term.column is not None
+            and term.column.role in ("text", "identifier", "category")
+            and term.column.profile.num_distinct >= 8
+        ]
+        keys = pick(rng, named, rng.choice([1, 1, 2]))
         if not keys:
             return None
         set_head(select, [Shown(term.expression, term.name) for term in keys], [])
-        kinds += [exp.Except, exp.Except, exp.Intersect]
+        kinds += [exp.Except, exp.Intersect]
     for key in ("order", "limit", "offset", "distinct"):
         select.set(key, None)
     _name_outputs(select)
@@ -364,13 +387,30 @@ def combine_conditions(tree: exp.Expression, context: Context, rng: random.Rando
     kind = rng.choice(kinds)
     one, two = block_of(select, context.schema), block_of(other, context.schema)
     first, second = draw_condition(one, context, rng), draw_condition(two, context, rng)
-    if first is None or second is None or first == second:
+    if first is None or second is None or _columns(first) == _columns(second):
         return None
     if kind is not exp.Except:
         add_conjunct(select, first)
     add_conjunct(other, second)
-    distinct = kind is not exp.Union or rng.random() < 0.6
-    return kind(this=select, expression=other, distinct=distinct)
+    if is_aggregated(select):
+        # The same figures for two parts of the rows: each says which part it is of.
+        for part, condition in ((select, first), (other, second)):
+            label = exp.alias_(exp.Literal.string(_in_words(condition)), identifier("segment"), copy=False)
+            part.set("expressions", [label, *part.expressions])
+        return exp.Union(this=select, expression=other, distinct=False)
+    return kind(this=select, expression=other, distinct=True)
+
+
+def _columns(condition: exp.Expression) -> list[exp.Column]:
+    return list(condition.find_all(exp.Column))
+
+
+def _in_words(condition: exp.Expression) -> str:
+    """Return a condition as a label: ``state IN (MS, GA)``."""
+    plain = condition.copy()
+    for node in plain.find_all(exp.Column):
+        node.set("table", None)
+    return re.sub(r"['\"]", "", re.sub(r"\bDATE '", "'", plain.sql()))
 
 
 def combine_seeds(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
@@ -387,7 +427,7 @@ def combine_seeds(tree: exp.Expression, context: Context, rng: random.Random) ->
     first_name, second_name = (_topic(block) for block in (one, two))
     if first_name == second_name:
         return None
-    heads = [_figures(block, rng) for block in (one, two)]
+    heads = [_figures(block, context, rng) for block in (one, two)]
     count = min(len(heads[0]), len(heads[1]), rng.choice([1, 2]))
     grouped: list[list[Shown]] = [[], []]
     if rng.random() < 0.5:
@@ -427,9 +467,9 @@ def _topic(block: Block) -> str:
     return re.sub(r"[_\W]+", " ", table.name).strip().lower()
 
 
-def _figures(block: Block, rng: random.Random) -> list[Shown]:
+def _figures(block: Block, context: Context, rng: random.Random) -> list[Shown]:
     figures = [Shown(exp.Count(this=exp.Star(), big_int=True), "num_rows")]
-    terms = measures(block)
+    terms = measures(block, context.schema)
     if terms:
         term = rng.choice(terms)
         figures.append(Shown(exp.Sum(this=term.expression.copy()), "total_amount"))
@@ -489,7 +529,7 @@ def aggregate_top(tree: exp.Expression, context: Context, rng: random.Random) ->
     if select is None or select.args.get("from_") is None or select.args.get("distinct") or select.find(exp.Window):
         return None
     block = block_of(select, context.schema)
-    terms = [term for term in measures(block) if term.alias in block.tables]
+    terms = [term for term in measures(block, context.schema) if term.alias in block.tables]
     if not terms:
         return None
     term = rng.choice(terms)

@@ -17,10 +17,10 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.models import condition_rewrites, finish, head_rewrites, join_rewrites, nesting_rewrites
+from rayfactory.models import condition_rewrites, finish, head_rewrites, join_rewrites, nesting_rewrites, transpose
 from rayfactory.models.blocks import Context
 from rayfactory.models.scopes import UnresolvedError, resolve
-from rayfactory.sql import check_safe, parse
+from rayfactory.sql import base_tables, check_safe, parse
 
 Rewriting = Callable[[exp.Expression, Context, random.Random], exp.Expression | None]
 
@@ -40,13 +40,14 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(join_rewrites.add_join, 0.0, 2.0, 4.0),
+    Rule(join_rewrites.add_join, 0.0, 2.8, 5.0),
     Rule(join_rewrites.swap_partner, 0.3, 2.0, 1.5),
+    Rule(transpose.transpose, 0.5, 1.5, 0.8),
     Rule(join_rewrites.drop_join, 2.0, 0.7, 0.0),
-    Rule(join_rewrites.join_to_subquery, 0.0, 1.2, 1.0),
+    Rule(join_rewrites.join_to_subquery, 0.0, 1.5, 1.2),
     Rule(join_rewrites.subquery_to_join, 0.5, 0.8, 0.5),
     Rule(join_rewrites.inner_to_left, 0.2, 0.4, 0.3),
-    Rule(join_rewrites.anti_join, 0.0, 0.8, 1.0),
+    Rule(join_rewrites.anti_join, 0.0, 1.0, 1.2),
     Rule(condition_rewrites.add_condition, 0.0, 1.5, 2.0),
     Rule(condition_rewrites.drop_condition, 2.0, 0.4, 0.0),
     Rule(condition_rewrites.replace_condition, 0.3, 1.2, 0.5),
@@ -56,18 +57,18 @@ RULES: tuple[Rule, ...] = (
     Rule(head_rewrites.regroup, 1.0, 2.0, 2.5),
     Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
     Rule(head_rewrites.add_having, 0.0, 0.4, 0.5),
-    Rule(head_rewrites.add_window, 0.0, 1.3, 1.5),
+    Rule(head_rewrites.add_window, 0.0, 2.6, 3.0),
     Rule(head_rewrites.pivot, 0.0, 0.4, 0.5),
     Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5),
     Rule(head_rewrites.reorder, 0.1, 0.4, 0.3),
     Rule(head_rewrites.show_less, 1.2, 0.3, 0.0),
     Rule(nesting_rewrites.take_part, 6.0, 0.8, 0.3),
     Rule(nesting_rewrites.take_core, 6.0, 0.2, 0.0),
-    Rule(nesting_rewrites.wrap, 0.0, 1.0, 2.0),
+    Rule(nesting_rewrites.wrap, 0.0, 1.4, 2.4),
     Rule(nesting_rewrites.cte_to_derived, 0.0, 0.5, 0.3),
     Rule(nesting_rewrites.derived_to_cte, 0.0, 0.6, 0.5),
-    Rule(nesting_rewrites.combine_conditions, 0.0, 0.4, 0.6),
-    Rule(nesting_rewrites.combine_seeds, 0.0, 0.3, 0.5),
+    Rule(nesting_rewrites.combine_conditions, 0.0, 0.5, 0.6),
+    Rule(nesting_rewrites.combine_seeds, 0.0, 0.35, 0.4),
     Rule(nesting_rewrites.member_of_seed, 0.0, 0.7, 1.0),
     Rule(nesting_rewrites.aggregate_top, 0.0, 0.25, 0.3),
 )
@@ -99,7 +100,7 @@ def write_variations(
 ) -> list[str]:
     """Return up to `num_queries` new queries made from the seeds; fewer, or none, where nothing can be made of them.
 
-    The same arguments give the same queries. Every query differs from its seeds and from the others in more than constants.
+    The same arguments give the same queries. Every query differs from its seeds and the others in more than constants.
 
     Args:
         seeds: any text; what is no SELECT over the schema that can be followed is passed over.
@@ -110,12 +111,15 @@ def write_variations(
     if not trees:
         return []
     context = Context(schema, tuple(trees), engine, dict(table_use or {}))
+    weights = [_seed_weight(tree, context) for tree in trees]
     seen = {_shape(tree) for tree in trees}
     written: list[str] = []
     for attempt in range(num_queries * ATTEMPTS_PER_QUERY):
         if len(written) == num_queries:
             break
-        tree = _vary(trees[attempt % len(trees)], context, rng)
+        # Each seed in turn, and now and then once more the one whose tables the pool has used least.
+        seed = trees[attempt % len(trees)] if rng.random() < 0.6 else rng.choices(trees, weights)[0]
+        tree = _vary(seed, context, rng)
         if tree is None:
             continue
         shape = _shape(tree)
@@ -134,6 +138,13 @@ def _read(seed: str, schema: Schema) -> exp.Expression | None:
     if not finish.is_repeatable(tree):
         return None
     return resolve(tree, schema)
+
+
+def _seed_weight(tree: exp.Expression, context: Context) -> float:
+    tables = [name for name in base_tables(tree) if name]
+    return sum(join_rewrites.use_weight(context.schema.table(name).name, context) for name in tables) / max(
+        1, len(tables)
+    )
 
 
 def _shape(tree: exp.Expression) -> str:
