@@ -31,7 +31,7 @@ from rayfactory.errors import BenchmarkError, DatabaseError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Part of the name of every cached schema: raised whenever the reading of a schema changes."""
 
 
@@ -61,7 +61,11 @@ def open_benchmark(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
         raise BenchmarkError(
             f"{str(error.filename)!r} cannot be read ({error.strerror}); check benchmark.root={config.root!r}"
         ) from error
-    by_name = {database.name: database for database in benchmark.databases}
+    # Absolute, because a worker may run in another folder.
+    by_name = {
+        database.name: dataclasses.replace(database, path=str(Path(database.path).absolute()))
+        for database in benchmark.databases
+    }
     return dataclasses.replace(benchmark, databases=tuple(by_name[name] for name in _choose(config, by_name)))
 
 

@@ -194,6 +194,15 @@ def _read_duckdb(connection: duckdb.DuckDBPyConnection) -> Catalogue:
             "ORDER BY table_oid"
         ).fetchall()
     ]
+    elsewhere = connection.execute(
+        "SELECT DISTINCT schema_name FROM duckdb_tables() WHERE database_name = current_database() AND NOT internal "
+        "AND NOT temporary AND schema_name <> 'main' ORDER BY schema_name"
+    ).fetchall()
+    if elsewhere:
+        logger.warning(
+            "only tables of the schema 'main' are used; those of %s are left out",
+            ", ".join(repr(s) for (s,) in elsewhere),
+        )
     definitions: dict[str, str] = dict(
         connection.execute(
             f"SELECT view_name, sql FROM duckdb_views() WHERE {of_main} AND NOT internal ORDER BY view_oid"

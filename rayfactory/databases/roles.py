@@ -33,12 +33,12 @@ _CODE_WORDS = _words("""
     year yr zip zipcode
 """)
 _IDENTIFIER_WORDS = _words("""
-    barcode cell ean email fax guid hash homepage iban imei ip isbn issn license login mac md5sum mobile passport
-    password phone plate serial sku ssn telephone token upc uri url username uuid vin webpage website
+    barcode cell ean email fax guid hash homepage iban imei ip isbn issn license login mac md mobile passport
+    password pcode phone plate serial sku ssn telephone token upc uri url username uuid vin webpage website
 """)
 _CATEGORY_WORDS = _words("""
     brand category city class color colour continent country county currency department district flag format gender
-    genre grade group industry language level major method mode month nationality outcome party platform position
+    genre grade group industry kind language level major method mode month nationality outcome party platform position
     province rating region religion result role season sector segment sex shift size state status tier type types
     unit units weekday
 """)
@@ -132,6 +132,8 @@ def _text_role(facts: Facts, words: tuple[str, ...]) -> Role:
         return "category"
     if _is_numeric_text(profile):
         return "code"
+    if _ends_in(words, frozenset({"code"})):
+        return "category" if few else "identifier"
     if profile.num_distinct <= MAX_CATEGORIES and (few or rows_per_value >= 3):
         return "category"
     return "text"
@@ -148,6 +150,8 @@ def _number_role(facts: Facts, words: tuple[str, ...]) -> Role:
         return "identifier"
     if _ends_in(words, _ID_WORDS):
         return "key" if is_integer and profile.unique and profile.num_sampled > 1 else "code"
+    if _ends_in(words, _NUMBER_WORDS) and named & {"season", "episode", "chapter", "version", "round"}:
+        return "code"
     if _ends_in(words, _NUMBER_WORDS) and "of" not in named:
         return "identifier" if _rows_per_value(profile) < 2 and profile.num_sampled > 1 else "code"
     if _names_a_sibling(facts):

@@ -11,12 +11,17 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rayfactory.config import BenchmarkConfig, DownloadConfig, ExecutionConfig, ProfileConfig
 from rayfactory.databases.benchmark import load_schema, load_schemas, open_benchmark
 from rayfactory.databases.cache import schema_from_json, schema_to_json
+from rayfactory.databases.catalogue import quote
+from rayfactory.databases.engine import connect
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import BenchmarkError, DatabaseError, UserError
+from tests.databases.make_bird_folder import make_bird_folder
 
 PETS = (
     "CREATE TABLE Owner (id INTEGER PRIMARY KEY, name TEXT); INSERT INTO Owner VALUES (1, 'Ann'), (2, 'Bob');"
@@ -352,3 +357,65 @@ def test_a_schema_survives_being_written_as_json(tmp_path: Path, dialect: str):
     assert load("custom", path, tmp_path / "data") == [schema]
     assert schema.views[0].base_tables == ("u",)
     assert schema.table("tä B").column("E").profile.common_values == ((False, 0.5), (True, 0.5))
+
+
+@pytest.mark.realdata
+def test_birds_layout_with_its_published_schemas(shared_data: Path, tmp_path: Path):
+    """Every foreign key that BIRD publishes arrives, in databases that declare none, and columns are described."""
+    make_bird_folder(shared_data / "bird" / "dev_tables.json", tmp_path / "bird", num_rows=20)
+    entries = {entry["db_id"]: entry for entry in json.loads((tmp_path / "bird" / "dev_tables.json").read_text())}
+    schemas = load("bird", tmp_path / "bird", tmp_path / "data")
+    assert [schema.database for schema in schemas] == sorted(entries)
+    for schema in schemas:
+        published = {tuple(pair) for pair in entries[schema.database]["foreign_keys"] if pair[0] != pair[1]}
+        assert sum(key.source == "benchmark" for key in schema.foreign_keys) == len(published)
+        assert len(schema.populated) == len(entries[schema.database]["table_names_original"])
+    by_name = {schema.database: schema for schema in schemas}
+    assert by_name["financial"].table("account").column("account_id").description == "account id"
+    assert by_name["financial"].table("account").primary_key == ("account_id",)
+
+
+names_of_any_form = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=8
+).filter(lambda name: not name.lower().startswith("sqlite_"))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tables=st.dictionaries(
+        names_of_any_form, st.lists(names_of_any_form, min_size=1, max_size=4), min_size=1, max_size=3
+    ),
+    rows=st.lists(
+        st.lists(st.one_of(st.none(), st.integers(0, 3), st.text(max_size=3)), min_size=4, max_size=4), max_size=4
+    ),
+    dialect=st.sampled_from(["sqlite", "duckdb"]),
+)
+def test_any_small_database_is_read(
+    tmp_path_factory: pytest.TempPathFactory, tables: dict[str, list[str]], rows: list[list[object]], dialect: str
+):
+    """Names, values and tables of any form give a schema whose names can be queried."""
+    path = tmp_path_factory.mktemp("any") / f"any.{dialect}"
+    folded = {name.casefold(): (name, {c.casefold(): c for c in columns}) for name, columns in tables.items()}
+    statements = []
+    for name, columns in folded.values():
+        listed = ", ".join(f"{quote(column)} VARCHAR" for column in columns.values())
+        statements.append(f"CREATE TABLE {quote(name)} ({listed})")
+    connection = sqlite3.connect(path) if dialect == "sqlite" else duckdb.connect(str(path))
+    for statement in statements:
+        connection.execute(statement)
+    for name, columns in folded.values():
+        for row in rows:
+            marks = ", ".join("?" * len(columns))
+            connection.execute(f"INSERT INTO {quote(name)} VALUES ({marks})", row[: len(columns)])
+    connection.commit()
+    connection.close()
+    data_dir = path.parent / "data"
+    benchmark = open_benchmark(BenchmarkConfig(name="custom", root=str(path)), data_dir)
+    schema = load_schema(benchmark, benchmark.databases[0], ProfileConfig(), ExecutionConfig(), data_dir)
+    assert {table.name for table in schema.tables} == {name for name, _ in folded.values()}
+    assert load_schema(benchmark, benchmark.databases[0], ProfileConfig(), ExecutionConfig(), data_dir) == schema
+    engine = connect(benchmark.databases[0], ExecutionConfig())
+    for table in schema.tables:
+        listed = ", ".join(quote(column.name) for column in table.columns)
+        assert engine.run(f"SELECT {listed} FROM {quote(table.name)}").row_count == table.num_rows == len(rows)
+    engine.close()

@@ -129,7 +129,7 @@ identifiers = st.text(
 ).filter(lambda name: not name.lower().startswith("sqlite_"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(table=identifiers, columns=st.lists(identifiers, min_size=1, max_size=4, unique_by=lambda name: name.casefold()))
 @pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
 def test_any_name_is_read_as_it_was_written(dialect: str, table: str, columns: list[str]):

@@ -22,7 +22,7 @@ from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.errors import DatabaseError, StatementError
 
-LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000)
+LIMITS = ExecutionConfig(timeout_s=1.0, max_rows=1_000)
 CROSS_JOIN = "SELECT count(*) FROM t AS a, t AS b, t AS c WHERE a.i + b.i + c.i < 0"
 
 

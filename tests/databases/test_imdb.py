@@ -14,6 +14,7 @@ from rayfactory.databases import imdb
 from rayfactory.databases.benchmark import load_schemas, open_benchmark
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import BenchmarkError
+from tests.databases.make_imdb_files import make_imdb_files
 
 
 def load(root: Path, data_dir: Path) -> Schema:
@@ -97,3 +98,20 @@ def test_the_columns_and_keys_are_the_published_ones(shared_data: Path):
     assert set(indexes) <= {(key.table, key.columns[0]) for key in imdb.FOREIGN_KEYS}
     values = json.loads((shared_data / "imdb" / "column_values.json").read_text())
     assert set(values) <= set(imdb.TABLES)
+
+
+@pytest.mark.realdata
+def test_real_values_in_small_files(shared_data: Path, tmp_path: Path):
+    """Files made from the values that occur in IMDB load, and every foreign key holds in them."""
+    make_imdb_files(shared_data / "imdb" / "column_values.json", tmp_path / "imdb", num_rows=100)
+    schema = load(tmp_path / "imdb", tmp_path / "data")
+    assert len(schema.populated) == 21
+    (path,) = (tmp_path / "data" / "imdb").glob("*.duckdb")
+    with duckdb.connect(str(path), read_only=True) as duck:
+        for key in schema.foreign_keys:
+            join = f"{key.table} AS t ANTI JOIN {key.referenced_table} AS r ON t.{key.columns[0]} = r.id"
+            present = f"t.{key.columns[0]} IS NOT NULL"
+            assert duck.execute(f"SELECT count(*) FROM {join} WHERE {present}").fetchall() == [(0,)], key
+    assert schema.table("title").column("production_year").role == "code"
+    assert schema.table("kind_type").column("kind").role == "category"
+    assert schema.table("name").column("md5sum").role == "identifier"

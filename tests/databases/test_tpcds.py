@@ -15,55 +15,43 @@ from rayfactory.databases.schema import Schema
 from rayfactory.errors import BenchmarkError
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def schema(data_dir: Path) -> Schema:
-    benchmark = open_benchmark(BenchmarkConfig(name="tpcds"), data_dir)
-    (schema,) = load_schemas(benchmark, ProfileConfig(), ExecutionConfig(), data_dir)
-    return schema
-
-
-def test_all_tables_and_columns_are_there(schema: Schema):
+def test_all_tables_and_columns_are_there(tpcds_schema: Schema):
     """24 tables with 425 columns, each with rows and a primary key."""
-    assert len(schema.tables) == len(schema.populated) == 24
-    assert sum(len(table.columns) for table in schema.tables) == 425
-    assert all(table.primary_key for table in schema.tables)
+    assert len(tpcds_schema.tables) == len(tpcds_schema.populated) == 24
+    assert sum(len(table.columns) for table in tpcds_schema.tables) == 425
+    assert all(table.primary_key for table in tpcds_schema.tables)
 
 
-def test_the_keys_are_those_of_the_specification(schema: Schema):
+def test_the_keys_are_those_of_the_specification(tpcds_schema: Schema):
     """107 foreign keys, three of them composite, and none is lost on the way into the schema."""
     assert len(tpcds.FOREIGN_KEYS) == 107
-    assert schema.foreign_keys == tpcds.FOREIGN_KEYS
-    assert sum(len(key.columns) == 2 for key in schema.foreign_keys) == 3
+    assert tpcds_schema.foreign_keys == tpcds.FOREIGN_KEYS
+    assert sum(len(key.columns) == 2 for key in tpcds_schema.foreign_keys) == 3
     # Every surrogate key is one or leads to one; date_dim's other numbers of days are none.
-    for table in schema.tables:
-        connected = {name for key in schema.foreign_keys if key.table == table.name for name in key.columns}
+    for table in tpcds_schema.tables:
+        connected = {name for key in tpcds_schema.foreign_keys if key.table == table.name for name in key.columns}
         surrogates = {column.name for column in table.columns if column.name.endswith("_sk")}
         assert surrogates <= connected | set(table.primary_key)
 
 
-def test_every_primary_key_is_unique(data_dir: Path, schema: Schema):
+def test_every_primary_key_is_unique(tpcds_data_dir: Path, tpcds_schema: Schema):
     """No two rows of a table share its primary key."""
     with duckdb.connect(
-        open_benchmark(BenchmarkConfig(name="tpcds"), data_dir).databases[0].path, read_only=True
+        open_benchmark(BenchmarkConfig(name="tpcds"), tpcds_data_dir).databases[0].path, read_only=True
     ) as db:
-        for table in schema.tables:
+        for table in tpcds_schema.tables:
             key = ", ".join(table.primary_key)
             duplicates = db.execute(f"SELECT 1 FROM {table.name} GROUP BY {key} HAVING count(*) > 1").fetchall()
             assert not duplicates, table.name
 
 
-def test_every_foreign_key_holds(data_dir: Path, schema: Schema):
+def test_every_foreign_key_holds(tpcds_data_dir: Path, tpcds_schema: Schema):
     """Every value that is not null occurs in the table that it references."""
     violated = {}
     with duckdb.connect(
-        open_benchmark(BenchmarkConfig(name="tpcds"), data_dir).databases[0].path, read_only=True
+        open_benchmark(BenchmarkConfig(name="tpcds"), tpcds_data_dir).databases[0].path, read_only=True
     ) as db:
-        for key in schema.foreign_keys:
+        for key in tpcds_schema.foreign_keys:
             join = " AND ".join(f"a.{a} = b.{b}" for a, b in zip(key.columns, key.referenced_columns, strict=True))
             present = " AND ".join(f"a.{a} IS NOT NULL" for a in key.columns)
             sql = (
@@ -75,11 +63,11 @@ def test_every_foreign_key_holds(data_dir: Path, schema: Schema):
     assert violated == {}
 
 
-def test_it_is_generated_once(data_dir: Path):
+def test_it_is_generated_once(tpcds_data_dir: Path):
     """A second opening uses the file of the first."""
-    first = open_benchmark(BenchmarkConfig(name="tpcds"), data_dir).databases[0]
+    first = open_benchmark(BenchmarkConfig(name="tpcds"), tpcds_data_dir).databases[0]
     modified = Path(first.path).stat().st_mtime_ns
-    assert open_benchmark(BenchmarkConfig(name="tpcds"), data_dir).databases[0] == first
+    assert open_benchmark(BenchmarkConfig(name="tpcds"), tpcds_data_dir).databases[0] == first
     assert Path(first.path).stat().st_mtime_ns == modified
     assert [path.name for path in Path(first.path).parent.iterdir()] == ["tpcds_sf0.01.duckdb"]
 
@@ -98,12 +86,12 @@ def test_two_processes_that_start_at_once_both_get_it(tmp_path: Path):
     assert len(list(Path(paths[0]).parent.iterdir())) == 1
 
 
-def test_two_generations_have_one_fingerprint(schema: Schema, tmp_path: Path):
+def test_two_generations_have_one_fingerprint(tpcds_schema: Schema, tmp_path: Path):
     """The files differ in their bytes; what was generated, and so the schema, does not."""
     benchmark = open_benchmark(BenchmarkConfig(name="tpcds"), tmp_path)
     (again,) = load_schemas(benchmark, ProfileConfig(), ExecutionConfig(), tmp_path)
-    assert again == schema
-    assert again.fingerprint == schema.fingerprint != ""
+    assert again == tpcds_schema
+    assert again.fingerprint == tpcds_schema.fingerprint != ""
 
 
 @pytest.mark.parametrize("scale_factor", [0.0, -1.0, float("nan"), float("inf")])
@@ -117,5 +105,5 @@ def test_an_impossible_scale_factor_is_refused(tmp_path: Path, scale_factor: flo
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     """Where the data cannot be kept, the message names the place and the setting to change."""
     (tmp_path / "tpcds").write_text("a file where a folder is needed")
-    with pytest.raises(BenchmarkError, match="data_dir"):
+    with pytest.raises(BenchmarkError, match="tpcds_data_dir"):
         open_benchmark(BenchmarkConfig(name="tpcds"), tmp_path)
