@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlglot import exp
 
+from benchmarks.corpus import official_tpcds, read_corpus
 from rayfactory import sql
 from rayfactory.compose import compose
 from rayfactory.config import CriticConfig, EmbeddingConfig, ExecutionConfig
@@ -279,35 +280,6 @@ def measure_tpcds() -> dict[str, Any]:
     queries = official_tpcds()
     parsed, _ = parse_all(queries, ["tpcds"] * len(queries), "duckdb")
     return measure_content(parsed) | {"rows": len(queries), "diversity": measure_diversity(parsed, {})}
-
-
-def official_tpcds() -> list[str]:
-    """Return the 99 official queries, from DuckDB's extension."""
-    import duckdb
-    import duckdb_extension_tpcds
-
-    folder = Path(duckdb_extension_tpcds.__file__).parent
-    extension = next(folder.glob(f"extensions/v{duckdb.__version__}/**/tpcds.duckdb_extension"))
-    with duckdb.connect() as connection:
-        connection.load_extension(str(extension))
-        rows = connection.execute("SELECT query FROM tpcds_queries() ORDER BY query_nr").fetchall()
-    return [query for (query,) in rows]
-
-
-def read_corpus(path: Path) -> list[str]:
-    """Return the queries of a file."""
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        return [_query_of(item) for item in json.loads(text)]
-    return [line.partition("\t")[0].strip() for line in text.splitlines() if line.strip()]
-
-
-def _query_of(item: object) -> str:
-    if isinstance(item, dict):
-        item = next((value for key, value in item.items() if key.lower() in {"sql", "query"}), None)
-    if not isinstance(item, str):
-        raise SystemExit(f"not a query, nor an object with one in its field `sql`: {item!r}")
-    return item
 
 
 def _share(conditions: Any) -> float:

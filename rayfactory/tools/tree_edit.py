@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -36,16 +35,16 @@ class Tree:
         leftmost: int32[N], the first leaf below each node.
         keyroots: int32[K], ascending: the root, and every node that has a sibling on its left.
         sorted_labels: int64[N], the labels in ascending order.
-        preorder_labels: the labels in preorder, and ...
-        postorder_labels: ... in postorder, as the sequences that `lower_bound` compares.
+        preorder, postorder: a character a node in either order; equal labels have equal characters, and but for one
+            chance in a million different labels have different ones.
     """
 
     labels: npt.NDArray[np.int64]
     leftmost: npt.NDArray[np.int32]
     keyroots: npt.NDArray[np.int32]
     sorted_labels: npt.NDArray[np.int64]
-    preorder_labels: tuple[int, ...]
-    postorder_labels: tuple[int, ...]
+    preorder: str
+    postorder: str
 
     @property
     def num_nodes(self) -> int:
@@ -83,15 +82,15 @@ def flatten(expression: exp.Expr) -> Tree:
         leftmost=np.array(leftmost, dtype=np.int32),
         keyroots=np.array(keyroots, dtype=np.int32),
         sorted_labels=np.sort(labels),
-        preorder_labels=tuple(preorder),
-        postorder_labels=tuple(postorder),
+        preorder="".join(map(_character, preorder)),
+        postorder="".join(map(_character, postorder)),
     )
 
 
 def label(node: exp.Expr) -> str:
     """Return what a node is compared by: its class and its scalar arguments, quoting aside.
 
-    Arguments that are None, False or empty count as absent.
+    Arguments that are None, False or an empty list count as absent.
     """
     scalars = sorted(f"{key}={value!r}" for key, value in _scalars(node) if key != "quoted")
     return " ".join([type(node).__name__, *scalars])
@@ -100,16 +99,19 @@ def label(node: exp.Expr) -> str:
 def _scalars(node: exp.Expr) -> Iterator[tuple[str, object]]:
     for key, value in node.args.items():
         if isinstance(value, list):
-            items = [item for item in value if not isinstance(item, exp.Expr)]
+            items = [item for item in value if item is not None and not isinstance(item, exp.Expr)]
             if items:
                 yield key, items
         elif value is not None and value is not False and not isinstance(value, exp.Expr):
             yield key, value
 
 
-@lru_cache(maxsize=65_536)
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big", signed=True)
+
+
+def _character(hashed: int) -> str:
+    return chr(0x10000 + (hashed & 0xFFFFF))
 
 
 def distance(a: Tree, b: Tree) -> int:
@@ -129,12 +131,12 @@ def lower_bound(a: Tree, b: Tree) -> int:
     """Return a lower bound of `distance`, at least `label_bound`.
 
     A step on a tree is one step on its preorder and one on its postorder sequence of labels, so neither can
-    be further apart than the trees.
+    be further apart than the trees. Two labels that share a character only lower the bound.
     """
     return max(
         label_bound(a, b),
-        Levenshtein.distance(a.preorder_labels, b.preorder_labels),
-        Levenshtein.distance(a.postorder_labels, b.postorder_labels),
+        Levenshtein.distance(a.preorder, b.preorder),
+        Levenshtein.distance(a.postorder, b.postorder),
     )
 
 

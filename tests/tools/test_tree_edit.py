@@ -77,8 +77,9 @@ def test_flatten_numbers_the_nodes_in_postorder(root: exp.Expr):
     tree = flatten(root)
     assert tree.leftmost.tolist() == leftmost
     assert tree.labels.tolist() == [flatten(exp.Anonymous(this=one.name)).labels[-1] for one in postorder]
-    assert tree.preorder_labels[0] == tree.labels[-1]
-    assert sorted(tree.preorder_labels) == tree.sorted_labels.tolist() == sorted(tree.postorder_labels)
+    assert tree.sorted_labels.tolist() == sorted(tree.labels.tolist())
+    assert tree.preorder[0] == tree.postorder[-1]
+    assert sorted(tree.preorder) == sorted(tree.postorder)
     has_left_sibling = {id(child) for parent in postorder for child in list(parent.iter_expressions())[1:]}
     roots = [i for i, one in enumerate(postorder) if one is root or id(one) in has_left_sibling]
     assert tree.keyroots.tolist() == roots
@@ -166,8 +167,8 @@ def test_arrays_that_cannot_be_written_to_are_taken():
         leftmost=_frozen(a.leftmost),
         keyroots=_frozen(a.keyroots),
         sorted_labels=_frozen(a.sorted_labels),
-        preorder_labels=a.preorder_labels,
-        postorder_labels=a.postorder_labels,
+        preorder=a.preorder,
+        postorder=a.postorder,
     )
     assert distance(frozen, b) == distance(a, b)
     assert distance(b, frozen) == distance(b, a)

@@ -1,0 +1,68 @@
+"""Where the benchmarks have their queries from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlglot import exp
+
+from rayfactory.errors import StatementError
+from rayfactory.sql import parse
+
+
+def read_corpus(path: Path) -> list[str]:
+    """Return the queries of a file: one a line (what follows a tab is dropped), or a JSON list of texts or objects."""
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        return [_query_of(item) for item in json.loads(text)]
+    return [line.partition("\t")[0].strip() for line in text.splitlines() if line.strip()]
+
+
+def _query_of(item: object) -> str:
+    if isinstance(item, dict):
+        item = next((value for key, value in item.items() if key.lower() in {"sql", "query"}), None)
+    if not isinstance(item, str):
+        raise SystemExit(f"not a query, nor an object with one in its field `sql`: {item!r}")
+    return item
+
+
+def official_tpcds() -> list[str]:
+    """Return the 99 official queries of TPC-DS, from DuckDB's extension."""
+    import duckdb
+    import duckdb_extension_tpcds
+
+    folder = Path(duckdb_extension_tpcds.__file__).parent
+    extension = next(folder.glob(f"extensions/v{duckdb.__version__}/**/tpcds.duckdb_extension"))
+    with duckdb.connect() as connection:
+        connection.load_extension(str(extension))
+        rows = connection.execute("SELECT query FROM tpcds_queries() ORDER BY query_nr").fetchall()
+    return [query for (query,) in rows]
+
+
+def parse_each(queries: Sequence[str], dialect: str) -> list[exp.Expr]:
+    """Return the trees of the queries that parse."""
+    trees = []
+    for query in queries:
+        try:
+            trees.append(parse(query, dialect))
+        except StatementError:
+            continue
+    return trees
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose a corpus."""
+    parser.add_argument(
+        "--corpus", type=Path, help="file of queries; the 99 official ones of TPC-DS where there is none"
+    )
+    parser.add_argument("--dialect", default="duckdb", help="of the corpus: duckdb or sqlite")
+    parser.add_argument("--limit", type=int, default=300, help="queries of the corpus at most")
+
+
+def chosen_trees(arguments: argparse.Namespace) -> list[exp.Expr]:
+    """Return the trees of the corpus that the arguments choose."""
+    queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus)
+    return parse_each(queries[: arguments.limit], arguments.dialect)
