@@ -64,10 +64,10 @@ class Grouping:
 
 def num_conditions(draft: Draft) -> int:
     """Return how many conditions a WHERE is to have."""
-    return draft.pick([(8, 0), (22, 1), (32, 2), (24, 3), (14, 4)])
+    return draft.pick([(8, 0), (18, 1), (32, 2), (26, 3), (15, 4), (4, 5), (2, 6)])
 
 
-def where(draft: Draft, spine: Spine, count: int, nested: float = 0.3, exclude: Sequence[str] = ()) -> list[str]:
+def where(draft: Draft, spine: Spine, count: int, nested: float = 0.4, exclude: Sequence[str] = ()) -> list[str]:
     """Return the conditions of a WHERE, comma joins first, nested queries among the others."""
     inner: list[str] = []
     for child, target, scope in spine.hidden:
@@ -260,7 +260,7 @@ def grouped(
     values = draft.some(measurable, num_values)
     if not values:
         raise DeadEndError
-    key_names = [draft.output(key.name, taken) for key in chosen]
+    key_names = [draft.output_of(key, scope, taken) for key in chosen]
     value_names = [draft.output(value.name, taken) for value in values]
     select = Select(scope.from_sql, where=list(conditions))
     for key, name in zip(chosen, key_names, strict=True):

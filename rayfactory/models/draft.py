@@ -93,7 +93,6 @@ class Draft:
         self.ctes: list[str] = []
         self._aliases: set[str] = set()
         self._columns: set[str] = set()
-        self._table_names = {table.name.lower() for table in self.schema.tables}
         # Fields that a condition is on: a grouping by one of them would say little.
         self.constrained: set[str] = set()
         self.style = Style(
@@ -142,19 +141,26 @@ class Draft:
 
     def alias(self, wanted: str) -> str:
         """Return a source alias that no other source of the query has."""
-        taken = self._aliases | self._table_names
+        taken = self._aliases | self.graph.names
         base = fresh_name(wanted, ())
+        if len(wanted) < 4 and base != wanted.lower():
+            base = f"{wanted.lower()}1"
         name, number = base, 2
         while name in taken:
             name, number = f"{base}{number}" if len(base) < 4 else f"{base}_{number}", number + 1
         self._aliases.add(name)
         return name
 
-    def output(self, wanted: str, taken: set[str]) -> str:
-        """Return an output name that is neither taken nor the name of a column in sight."""
-        name = fresh_name(wanted, taken | self._columns)
+    def output(self, wanted: str, taken: set[str], column: str = "") -> str:
+        """Return an output name that is neither taken nor the name of a column in sight, other than of the given one."""
+        name = fresh_name(wanted, (taken | self._columns) - ({column.lower()} - taken))
         taken.add(name)
         return name
+
+    def output_of(self, expression: Expression, scope: Scope, taken: set[str]) -> str:
+        """Return an output name for an expression; that of its column is free to one that is a column."""
+        column = next((field.column.name for field in scope.fields if field.sql == expression.sql), "")
+        return self.output(expression.name, taken, column)
 
     def _table_alias(self, table: Table, role: str) -> str:
         style = self.style.alias
@@ -359,12 +365,13 @@ class Draft:
         Each leaves a few columns and constants to the grammar.
         """
         candidates: list[tuple[float, Field, list[Predicate]]] = []
-        floor = max(0.02, min(0.6, (MIN_KEPT_ROWS / max(scope.num_rows, MIN_KEPT_ROWS)) ** (1 / max(count, 1))))
+        target = min(float(MIN_KEPT_ROWS), scope.num_rows / 4) / max(scope.num_rows, 1)
+        floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
         for field in scope.fields:
             if field.sql in exclude:
                 continue
             found = predicates(field, scope.dialect)
-            kept = [predicate for predicate in found if predicate.share >= floor] if scope.num_rows > 30 else found
+            kept = [predicate for predicate in found if predicate.share >= floor]
             if kept:
                 candidates.append((column_weight(field), field, kept))
         slots: list[str] = []
@@ -411,7 +418,8 @@ def _equality(key: ForeignKey, child: str, parent: str) -> str:
 def _clash(tables: Sequence[Table]) -> bool:
     """Whether two of the tables have a column of the same name."""
     names = [column.name.lower() for table in tables for column in table.columns]
-    return len(names) != len(set(names))
+    # Without a qualifier, `rowid` is a column of every table.
+    return len(names) != len(set(names)) or "rowid" in names
 
 
 def _find(fields: Sequence[Field], name: str) -> Field:

@@ -141,17 +141,31 @@ def draft_word(names: Sequence[str]) -> str:
 
 def measures(scope: Scope) -> list[Expression]:
     """Return what can be summed and averaged: measures, and sums, differences and products of measures of one source."""
-    fields = [field for field in with_role(scope, "measure") if field.is_number]
+    fields = [field for field in with_role(scope, "measure") if field.is_number and _is_quantity(field)]
     varied = [field for field in fields if field.num_distinct >= 2] or fields
     # A measure of a dimension counts once for each row of the grain: it is averaged, and summed only at its own grain.
     found = [
-        Expression(field.sql, field.label, field.num_distinct, (field.sql,), _grain_weight(scope, field))
+        Expression(field.sql, field.label, field.num_distinct, (field.sql,), _grain_weight(scope, field), _kind(field))
         for field in varied
     ]
     for left, right in combinations(varied, 2):
         if left.source == right.source and _can_calculate(left) and _can_calculate(right):
             found.extend(_arithmetic(left, right, scope.dialect, _grain_weight(scope, left)))
     return found
+
+
+MAX_QUANTITY = 1e14
+"""Numbers beyond this are no quantities, and sums of them leave the range of a 64-bit integer."""
+
+
+def _is_quantity(field: Field) -> bool:
+    bounds = (field.column.profile.minimum, field.column.profile.maximum)
+    return all(not isinstance(bound, (int, float)) or abs(bound) < MAX_QUANTITY for bound in bounds)
+
+
+def _kind(field: Field) -> Kind:
+    """Return ``integer`` for what is stored exactly, decimals included."""
+    return "integer" if field.column.declared_type.upper().startswith("DECIMAL") else field.column.kind
 
 
 def _grain_weight(scope: Scope, field: Field) -> float:
@@ -196,6 +210,11 @@ def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[
 def _mean(field: Field) -> float:
     values = [value for value in field.present or field.column.profile.quantiles if isinstance(value, (int, float))]
     return sum(values) / len(values) if values else 0.0
+
+
+def prefixed(word: str, name: str) -> str:
+    """Return a name with a word before it, unless it begins with that word."""
+    return name if name.split("_")[0] == word else f"{word}_{name}"
 
 
 def counted_things(scope: Scope) -> list[Expression]:
@@ -264,16 +283,17 @@ def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
     name, uses, w = measure.name, measure.uses, measure.weight
     summable = is_summable(measure)
     found = [
-        Expression(f"AVG({measure.sql})", f"avg_{name}", 9, uses, w),
-        Expression(f"ROUND(AVG({measure.sql}), 2)", f"avg_{name}", 9, uses, 0.7 * w),
-        Expression(f"MAX({measure.sql})", f"max_{name}", 9, uses, 0.4 * w),
-        Expression(f"MIN({measure.sql})", f"min_{name}", 9, uses, 0.3 * w),
+        Expression(f"AVG({measure.sql})", prefixed("avg", name), 9, uses, w),
+        Expression(f"ROUND(AVG({measure.sql}), 2)", prefixed("avg", name), 9, uses, 0.7 * w),
+        Expression(f"MAX({measure.sql})", prefixed("max", name), 9, uses, 0.4 * w),
+        Expression(f"MIN({measure.sql})", prefixed("min", name), 9, uses, 0.3 * w),
     ]
     if w >= 0.2 and summable:
-        found.append(Expression(f"SUM({measure.sql})", f"total_{name}", 9, uses, 2.2 * w if w > 0.25 else 0.1))
+        found.append(Expression(f"SUM({measure.sql})", prefixed("total", name), 9, uses, 2.2 * w if w > 0.25 else 0.1))
     if dialect == "duckdb":
         found.append(Expression(f"MEDIAN({measure.sql})", f"median_{name}", 9, uses, 0.25 * w))
         found.append(Expression(f"QUANTILE_CONT({measure.sql}, 0.9)", f"p90_{name}", 9, uses, 0.1 * w))
+    if dialect == "duckdb" and measure.kind == "integer":  # of floats that are infinite it is an error
         found.append(Expression(f"STDDEV_SAMP({measure.sql})", f"stddev_{name}", 9, uses, 0.08 * w))
     return found
 

@@ -51,6 +51,10 @@ class KeyGraph:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
+        # Names of all tables and columns, in lower case: no alias is one of them.
+        self.names = frozenset(
+            name.lower() for table in schema.tables for name in (table.name, *(column.name for column in table.columns))
+        )
         self._parents: dict[str, list[ForeignKey]] = {}
         self._children: dict[str, list[ForeignKey]] = {}
         for key in schema.foreign_keys:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rayfactory.databases.schema import ForeignKey
 from rayfactory.models.clauses import Select, grouped, limit, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, dimensions, entities, is_summable, measures, plural
+from rayfactory.models.expressions import Expression, dimensions, entities, is_summable, measures, plural, prefixed
 from rayfactory.models.questions.listing import shown_fields
 from rayfactory.models.scope import Field, Scope, with_role
 from rayfactory.models.syntax import quotient, snake
@@ -68,7 +68,7 @@ def overlap(draft: Draft) -> str:
     """Members that two groups have in common, that only one has, or of either: INTERSECT, EXCEPT, UNION."""
     pair_of = branches(draft, 2)
     first, second = pair_of
-    readable = [f for f in first.shared if f.column.role in ("identifier", "text", "category", "code") and f.num_distinct > 3 and f.column.kind != "other"]
+    readable = [f for f in first.shared if f.column.role in ("identifier", "text", "category", "code") and f.num_distinct > 2 and f.column.kind != "other"]
     if not readable:
         readable = [f for f in first.shared if f.column.name in first.key.referenced_columns]
     if not readable:
@@ -106,7 +106,7 @@ def stacked(draft: Draft) -> str:
     base = next(f for f in first.shared if f.sql == use)
     label = draft.output(draft.pick([(1, "source"), (1, "channel"), (1, "origin")]), set())
     taken = {label}
-    group, total = draft.output(key.name, taken), draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken)
+    group, total = draft.output_of(key, first.spine.scope, taken), draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken)
     parts = []
     figures = comparable_figures(draft, several) if draft.chance(0.7) else None
     counted = figures is None
@@ -170,22 +170,30 @@ def side_by_side(draft: Draft) -> str:
         raise DeadEndError
     base = next(f for f in first.shared if f.sql == key.uses[0])
     taken: set[str] = set()
-    group = draft.output(key.name, taken)
+    group = draft.output_of(key, first.spine.scope, taken)
     names, values = [], []
     texts = []
-    for branch in two:
+    extras: list[tuple[int, str]] = []
+    for position, branch in enumerate(two):
         figures = [m for m in measures(branch.spine.scope) if m.weight == 1.0]
         figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
         sql = key.sql.replace(base.sql, _twin(branch, base).sql)
         select = Select(branch.spine.scope.from_sql)
         function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or is_summable(figure) else "AVG"
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
-        wanted = f"{'total' if function == 'SUM' else 'avg'}_{figure.name}" if figure else f"num_{plural(snake(branch.key.table))}"
+        wanted = prefixed("total" if function == "SUM" else "avg", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
         select.items = [f"{sql} AS {group}", f"{aggregate} AS {value}"]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.05)
         select.group = sql
         words = snake(branch.key.table).split("_")
+        if draft.chance(0.35):
+            more = [m for m in figures if m.name != (figure.name if figure else "")]
+            second = draft.pick([(m.weight, m) for m in more]) if more and draft.chance(0.6) else None
+            extra = f"AVG({second.sql})" if second else "COUNT(DISTINCT " + branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0]).sql + ")"
+            extra_name = draft.output(prefixed("avg", second.name) if second else "num_members", taken)
+            select.items.append(f"{extra} AS {extra_name}")
+            extras.append((position, extra_name))
         names.append(draft.alias(f"{words[-1] if len(words) > 1 else words[0]}_{draft.pick([(1, 'totals'), (1, 'summary'), (1, 'stats')])}"))
         values.append(value)
         texts.append(select.sql())
@@ -199,6 +207,7 @@ def side_by_side(draft: Draft) -> str:
         b_shown = b
     member = f"{names[0]}.{group}" if join != "FULL OUTER JOIN" else f"COALESCE({names[0]}.{group}, {names[1]}.{group})"
     items = [f"{member} AS {group}", f"{a} AS {values[0]}", f"{b_shown} AS {values[1]}"]
+    items += [f"{names[position]}.{name} AS {name}" for position, name in extras]
     items += [f"{name}.{value} AS {value}" for name, value in list(zip(names, values, strict=True))[2:]]
     if draft.chance(0.6):
         compared = draft.pick(
@@ -245,7 +254,7 @@ def counts_beside(draft: Draft) -> str:
     function = draft.pick([(2 if figure and is_summable(figure) else 0, "SUM"), (1, "MAX"), (1, "AVG")])
     aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
     prefix = {"SUM": "total", "MAX": "max", "AVG": "avg"}[function]
-    name = draft.output(f"{prefix}_{figure.name}" if figure else f"num_{plural(snake(key.table))}", taken)
+    name = draft.output(prefixed(prefix, figure.name) if figure else f"num_{plural(snake(key.table))}", taken)
     conditions = draft.conditions(inner.scope, draft.pick([(2, 0), (3, 1), (1, 2)]))
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (3, 2), (2, 3)])) if f.sql != parent.sql]
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
@@ -333,13 +342,13 @@ def chained(draft: Draft) -> str:
         raise DeadEndError
     figure = draft.pick([(m.weight, m) for m in figures])
     taken: set[str] = set()
-    group, raw = draft.output(key.name, taken), draft.output(figure.name, taken)
+    group, raw = draft.output_of(key, scope, taken), draft.output_of(figure, scope, taken)
     conditions = where(draft, spine, draft.pick([(3, 1), (3, 2), (2, 3)]), nested=0.15)
     base = draft.alias(draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])]))
     clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     draft.ctes.append(f"{base} AS (SELECT {key.sql} AS {group}, {figure.sql} AS {raw} FROM {scope.from_sql}{clause})")
     function = draft.pick([(3 if is_summable(figure) else 0, "SUM"), (2, "AVG"), (1, "MAX")])
-    value = draft.output({"SUM": "total", "AVG": "avg", "MAX": "max"}[function] + f"_{figure.name}", taken)
+    value = draft.output(prefixed({"SUM": "total", "AVG": "avg", "MAX": "max"}[function], figure.name), taken)
     count = draft.output("num_rows", taken)
     totals = draft.alias(draft.pick([(1, "totals"), (1, "aggregated"), (1, "per_group")]))
     has_count = draft.chance(0.5)

@@ -133,7 +133,7 @@ def pivot(draft: Draft) -> str:
     figures = [m for m in measures(scope) if m.weight >= 0.25 and not set(m.uses) & {column.sql, *row.uses}]
     figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
     taken: set[str] = set()
-    key = draft.output(row.name, taken)
+    key = draft.output_of(row, scope, taken)
     select = Select(scope.from_sql, [f"{row.sql} AS {key}"])
     function = draft.pick([(3 if figure is None or is_summable(figure) else 0, "SUM"), (2, "AVG")])
     style = draft.pick([(2, "case"), (1, "filter")])

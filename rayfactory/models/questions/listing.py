@@ -176,7 +176,7 @@ def newest_record(draft: Draft) -> str:
     window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {', '.join(tie for tie in ties if tie != order.sql) or key.sql})"
     select = Select(scope.from_sql)
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.1)
-    names = [draft.output(f.label, taken) for f in (key, order, *fields)]
+    names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
     columns = [f"{f.sql} AS {name}" for f, name in zip((key, order, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayfactory.models.clauses import Grouping, Select, grouped, limit, num_conditions, total_order, where
+from rayfactory.models.clauses import Grouping, Select, grouped, having, limit, num_conditions, total_order, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
 from rayfactory.models.expressions import Expression, dimensions, entities
 from rayfactory.models.questions.listing import shown_fields
@@ -16,7 +16,7 @@ def top_of_each_group(draft: Draft) -> str:
     """The first few members of each group by a total or count."""
     spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.1)
-    groups = draft.some([key for key in dimensions(spine.scope) if key.num_distinct <= 30], 1)
+    groups = draft.some([key for key in dimensions(spine.scope) if key.num_distinct <= 30 and not set(key.uses) & draft.constrained], 1)
     if not groups:
         raise DeadEndError
     entity = draft.chance(0.6)
@@ -24,6 +24,8 @@ def top_of_each_group(draft: Draft) -> str:
     if len(grouping.keys) < 2:
         raise DeadEndError
     select, sql = grouping.select, grouping.value_sql[0]
+    if draft.chance(0.2):
+        select.having = having(draft, grouping)
     names = [*(key.name for key in grouping.keys), *(value.name for value in grouping.values)]
     function = draft.pick([(3, "RANK"), (3, "ROW_NUMBER"), (1, "DENSE_RANK")])
     ties = ", ".join(grouping.key_sql[1:])
@@ -185,9 +187,10 @@ def row_beside_its_group(draft: Draft) -> str:
     conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)]), nested=0.15)
     fields = [f for f in shown_fields(draft, spine, 2) if f.sql not in (figure.sql, *key.uses)]
     taken: set[str] = set()
-    group, own = draft.output(key.name, taken), draft.output(figure.label, taken)
-    names = [draft.output(f.label, taken) for f in fields]
-    function = draft.pick([(4, "AVG"), (2, "MAX"), (1, "SUM"), (1, "MIN")])
+    group, own = draft.output_of(key, spine.scope, taken), draft.output(figure.label, taken, figure.column.name)
+    names = [draft.output(f.label, taken, f.column.name) for f in fields]
+    how = draft.pick([(3, "above"), (2, "share"), (2, "gap")])
+    function = "SUM" if how == "share" else draft.pick([(4, "AVG"), (2, "MAX"), (1, "MIN")])
     beside = draft.output(f"{'group' if function != 'SUM' else 'total'}_{function.lower()}_{figure.label}", taken)
     window = f"{function}({figure.sql}) OVER (PARTITION BY {key.sql})"
     select = Select(spine.scope.from_sql, where=conditions)
@@ -195,9 +198,9 @@ def row_beside_its_group(draft: Draft) -> str:
     select.items += [f"{figure.sql} AS {own}"]
     tie_names = []
     for tie in ties:
-        tie_names.append(draft.output(tie.split(".")[-1].strip('"'), taken))
+        column = next(f.column.name for f in spine.scope.fields if f.sql == tie)
+        tie_names.append(draft.output(column, taken, column))
         select.items.append(f"{tie} AS {tie_names[-1]}")
-    how = draft.pick([(3, "above"), (2, "share"), (2, "gap")])
     if how == "above" and function in ("AVG", "MAX"):
         select.items.append(f"{window} AS {beside}")
         alias = draft.alias(draft.pick([(1, "detail"), (1, "x"), (1, "with_group")]))
@@ -208,7 +211,7 @@ def row_beside_its_group(draft: Draft) -> str:
             draft.ctes.append(f"{alias} AS ({select.sql()})")
             return f"SELECT {shown} FROM {alias} WHERE {compare} ORDER BY {order} LIMIT {limit(draft)}"
         return f"SELECT {shown} FROM ({select.sql()}) AS {alias} WHERE {compare} ORDER BY {order} LIMIT {limit(draft)}"
-    if how == "share" and function == "SUM":
+    if how == "share":
         select.items.append(f"ROUND(100.0 * {figure.sql} / NULLIF({window}, 0), 2) AS {draft.output('pct_of_group', taken)}")
     else:
         select.items.append(f"{figure.sql} - {window} AS {draft.output(f'gap_to_{function.lower()}', taken)}")
@@ -276,6 +279,8 @@ def grouped_rank(draft: Draft) -> str:
     window, name = draft.pick(options)
     grouping.select.items.append(f"{window} AS {draft.output(name, taken)}")
     grouping.select.order = ", ".join([f"{value} DESC", *(key.name for key in grouping.keys)])
+    if draft.chance(0.3):
+        grouping.select.having = having(draft, grouping)
     if draft.chance(0.4):
         grouping.select.limit = limit(draft)
     return grouping.select.sql()
