@@ -105,5 +105,5 @@ def test_an_impossible_scale_factor_is_refused(tmp_path: Path, scale_factor: flo
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     """Where the data cannot be kept, the message names the place and the setting to change."""
     (tmp_path / "tpcds").write_text("a file where a folder is needed")
-    with pytest.raises(BenchmarkError, match="tpcds_data_dir"):
+    with pytest.raises(BenchmarkError, match="data_dir"):
         open_benchmark(BenchmarkConfig(name="tpcds"), tmp_path)
