@@ -32,7 +32,7 @@ class Context:
     """
 
     schema: Schema
-    seeds: tuple[exp.Expression, ...]
+    seeds: tuple[exp.Expr, ...]
     engine: Engine | None
     table_use: Mapping[str, int]
 
@@ -58,12 +58,12 @@ class Term:
     uses: tuple[str, ...] = ()
 
     @cached_property
-    def expression(self) -> exp.Expression:
+    def expression(self) -> exp.Expr:
         """The tree of the text."""
         return parsed(self.text, self.dialect)
 
 
-def parsed(sql: str, dialect: str) -> exp.Expression:
+def parsed(sql: str, dialect: str) -> exp.Expr:
     """Return the tree of an expression."""
     return sqlglot.parse_one(sql, dialect=dialect)
 
@@ -73,7 +73,7 @@ def reference(alias: str, name: str) -> str:
     return f"{quote_name(alias)}.{quote_name(name)}"
 
 
-def _references_in(node: exp.Expression) -> list[str]:
+def _references_in(node: exp.Expr) -> list[str]:
     return [reference(part.table, part.name) for part in own_nodes(node) if isinstance(part, exp.Column)]
 
 
@@ -95,7 +95,19 @@ class Block:
         """The base tables by alias as written."""
         return {source.alias: source.table for source in self.sources.values() if source.table is not None}
 
-    def column_of(self, node: exp.Expression) -> Column | None:
+    @property
+    def absent(self) -> frozenset[str]:
+        """The folded aliases of sources that an outer join may leave out, and a condition wants left out."""
+        missing = {
+            condition.this.table.casefold()
+            for condition in conjuncts(self.select)
+            if isinstance(condition, exp.Is)
+            and isinstance(condition.this, exp.Column)
+            and isinstance(condition.expression, exp.Null)
+        }
+        return frozenset(folded for folded in missing if folded in self.sources and self.sources[folded].optional)
+
+    def column_of(self, node: exp.Expr) -> Column | None:
         """Return what a column node of this block's own sources stands for."""
         if not isinstance(node, exp.Column):
             return None
@@ -116,13 +128,13 @@ def block_of(select: exp.Select, schema: Schema) -> Block:
     return Block(select, sources, frozenset(grain if len(grain) == 1 else grain[:1]))
 
 
-def blocks(tree: exp.Expression, schema: Schema) -> list[Block]:
+def blocks(tree: exp.Expr, schema: Schema) -> list[Block]:
     """Return every SELECT of a resolved query that reads a base table, outermost first."""
     found = [block_of(select, schema) for select in tree.find_all(exp.Select)]
     return [block for block in found if block.tables]
 
 
-def root_select(tree: exp.Expression) -> exp.Select | None:
+def root_select(tree: exp.Expr) -> exp.Select | None:
     """Return the outermost SELECT; None for a set operation."""
     return tree if isinstance(tree, exp.Select) else None
 
@@ -140,20 +152,20 @@ def is_used_outside(select: exp.Select) -> bool:
 # -- conditions ---------------------------------------------------------------
 
 
-def conjuncts(select: exp.Select, clause: str = "where") -> list[exp.Expression]:
+def conjuncts(select: exp.Select, clause: str = "where") -> list[exp.Expr]:
     """Return the conditions that AND combines in WHERE or HAVING."""
     where = select.args.get(clause)
     return [] if where is None else operands(where.this)
 
 
-def operands(node: exp.Expression) -> list[exp.Expression]:
+def operands(node: exp.Expr) -> list[exp.Expr]:
     """Return the conditions that AND combines."""
     if isinstance(node, exp.And):
         return [*operands(node.this), *operands(node.expression)]
     return [node]
 
 
-def set_conjuncts(select: exp.Select, conditions: Sequence[exp.Expression], clause: str = "where") -> None:
+def set_conjuncts(select: exp.Select, conditions: Sequence[exp.Expr], clause: str = "where") -> None:
     """Replace the conditions of WHERE or HAVING."""
     if not conditions:
         select.set(clause, None)
@@ -163,12 +175,12 @@ def set_conjuncts(select: exp.Select, conditions: Sequence[exp.Expression], clau
     select.set(clause, exp.Where(this=combined) if clause == "where" else exp.Having(this=combined))
 
 
-def add_conjunct(select: exp.Select, condition: exp.Expression, clause: str = "where") -> None:
+def add_conjunct(select: exp.Select, condition: exp.Expr, clause: str = "where") -> None:
     """Add one condition to WHERE or HAVING."""
     set_conjuncts(select, [*conjuncts(select, clause), condition], clause)
 
 
-def is_join_condition(condition: exp.Expression) -> bool:
+def is_join_condition(condition: exp.Expr) -> bool:
     """Whether a condition equates columns of two sources."""
     return (
         isinstance(condition, exp.EQ)
@@ -178,7 +190,16 @@ def is_join_condition(condition: exp.Expression) -> bool:
     )
 
 
-def aliases_in(node: exp.Expression) -> set[str]:
+def reads_inside(select: exp.Select, table: str) -> bool:
+    """Whether a query nested in a SELECT reads a table."""
+    folded = table.casefold()
+    return any(
+        node.name.casefold() == folded and node.find_ancestor(exp.Select) is not select
+        for node in select.find_all(exp.Table)
+    )
+
+
+def aliases_in(node: exp.Expr) -> set[str]:
     """Return the folded source names that the columns below a node name, nested queries included."""
     return {part.table.casefold() for part in node.find_all(exp.Column) if part.table}
 
@@ -189,7 +210,7 @@ def uses_of(select: exp.Select, alias: str) -> list[exp.Column]:
     return [node for node in select.find_all(exp.Column) if node.table.casefold() == folded]
 
 
-def plain_keys(select: exp.Select) -> list[exp.Expression] | None:
+def plain_keys(select: exp.Select) -> list[exp.Expr] | None:
     """Return the expressions of GROUP BY, none for no groups; None for ROLLUP, CUBE and GROUPING SETS."""
     group = select.args.get("group")
     if group is None:
@@ -261,7 +282,7 @@ def estimated_rows(block: Block, schema: Schema) -> float:
     return rows
 
 
-def join_condition(key: ForeignKey, child: str, parent: str) -> exp.Expression:
+def join_condition(key: ForeignKey, child: str, parent: str) -> exp.Expr:
     """Return the equality of a foreign key between two aliases."""
     pairs = zip(key.columns, key.referenced_columns, strict=True)
     return exp.and_(*(exp.EQ(this=column(child, a), expression=column(parent, b)) for a, b in pairs), copy=False)
@@ -275,7 +296,7 @@ def aliased_table(name: str, alias: str) -> exp.Table:
     return table
 
 
-def names_in(tree: exp.Expression) -> set[str]:
+def names_in(tree: exp.Expr) -> set[str]:
     """Return every name of a source in a statement, so that a new one collides with none."""
     names = {table_name(item).casefold() for item in tree.find_all(exp.Table, exp.Subquery, exp.CTE)}
     return names | {item.name.casefold() for item in tree.find_all(exp.Table)}
@@ -285,9 +306,8 @@ def names_in(tree: exp.Expression) -> set[str]:
 
 
 def vocabulary(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> Scope | None:
-    """Return the block's base tables (or those under some aliases) as the schema grammar sees them; None without any."""
-    wanted = None if aliases is None else {alias.casefold() for alias in aliases}
-    tables = [(alias, table) for alias, table in block.tables.items() if wanted is None or alias.casefold() in wanted]
+    """Return the block's base tables (or those under some aliases) as the schema grammar sees them; None for none."""
+    tables = [(source.alias, source.table) for source in _chosen(block, aliases) if source.table is not None]
     if not tables:
         return None
     grain = next((table for alias, table in tables if alias.casefold() in block.grain), tables[0][1])
@@ -325,7 +345,12 @@ def dimensions(block: Block, schema: Schema, aliases: Sequence[str] | None = Non
 
 def _chosen(block: Block, aliases: Sequence[str] | None) -> list[Source]:
     wanted = None if aliases is None else {alias.casefold() for alias in aliases}
-    return [source for folded, source in block.sources.items() if wanted is None or folded in wanted]
+    absent = block.absent
+    return [
+        source
+        for folded, source in block.sources.items()
+        if (wanted is None or folded in wanted) and folded not in absent
+    ]
 
 
 def _column_term(source: Source, own: Column, dialect: str) -> Term:
@@ -349,8 +374,7 @@ def measures(block: Block, schema: Schema) -> list[Term]:
     """Return the quantities of a block that can be added up: those whose rows the joins do not repeat."""
     return [
         _column_term(source, own, schema.dialect)
-        for folded, source in block.sources.items()
-        if folded in block.grain
+        for source in _chosen(block, sorted(block.grain))
         for own in list(source.columns.values())[:200]
         if own.role == "measure" and own.kind in ("integer", "real") and not own.name.startswith("(")
     ]
@@ -396,17 +420,16 @@ def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
     return chosen
 
 
-def projection(expression: exp.Expression, name: str, taken: set[str]) -> exp.Expression:
+def projection(expression: exp.Expr, name: str, taken: set[str]) -> exp.Expr:
     """Return an output of a SELECT under a name that is not taken, and take it."""
-    if isinstance(expression, exp.Column) and expression.name.casefold() not in taken:
-        if expression.name.casefold() == name.casefold() or len(taken) % 2 == 0:
-            taken.add(expression.name.casefold())
-            return expression.copy()
+    if isinstance(expression, exp.Column) and expression.name.casefold() not in taken and len(taken) % 2 == 0:
+        taken.add(expression.name.casefold())
+        return expression.copy()
     alias = new_name(name, taken)
     taken.add(alias.casefold())
     return exp.alias_(expression.copy(), identifier(alias), copy=False)
 
 
-def nested_queries(node: exp.Expression) -> list[exp.Expression]:
+def nested_queries(node: exp.Expr) -> list[exp.Expr]:
     """Return the queries directly nested in an expression."""
     return [part for part in own_nodes(node) if part is not node and isinstance(part, (exp.Select, exp.SetOperation))]

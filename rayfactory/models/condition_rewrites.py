@@ -20,7 +20,7 @@ from rayfactory.models.conditions import above_average, draw_condition, selects_
 from rayfactory.models.naming import identifier
 
 
-def add_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def add_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select fewer rows by one more condition, or by one of two."""
     block = _draw_block(tree, context, rng)
     if block is None:
@@ -38,19 +38,22 @@ def add_condition(tree: exp.Expression, context: Context, rng: random.Random) ->
     return tree
 
 
-def _column_of(condition: exp.Expression) -> str:
+def _column_of(condition: exp.Expr) -> str:
     found = condition.find(exp.Column)
     return "" if found is None else found.sql()
 
 
-def _draw_block(tree: exp.Expression, context: Context, rng: random.Random) -> Block | None:
-    found = blocks(tree, context.schema)
+def _draw_block(tree: exp.Expr, context: Context, rng: random.Random) -> Block | None:
+    # A condition on one side of INTERSECT or EXCEPT may leave nothing of both.
+    found = [
+        block for block in blocks(tree, context.schema) if block.select.find_ancestor(exp.Intersect, exp.Except) is None
+    ]
     if not found:
         return None
     return found[0] if rng.random() < 0.85 else rng.choice(found)
 
 
-def _plain_conditions(block: Block) -> list[exp.Expression]:
+def _plain_conditions(block: Block) -> list[exp.Expr]:
     own = set(block.sources)
     return [
         condition
@@ -59,7 +62,7 @@ def _plain_conditions(block: Block) -> list[exp.Expression]:
     ]
 
 
-def drop_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def drop_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select more rows by one condition less."""
     found = [(block, condition) for block in blocks(tree, context.schema) for condition in _plain_conditions(block)]
     if not found:
@@ -69,14 +72,14 @@ def drop_condition(tree: exp.Expression, context: Context, rng: random.Random) -
     return tree
 
 
-def replace_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def replace_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put a condition on another column in the place of one."""
     if drop_condition(tree, context, rng) is None:
         return None
     return add_condition(tree, context, rng)
 
 
-def compare_with_average(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def compare_with_average(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select the rows above or below the average, of all or of their own group."""
     found = [block for block in blocks(tree, context.schema) if not block.select.find(exp.Avg)]
     if not found:
@@ -88,9 +91,9 @@ def compare_with_average(tree: exp.Expression, context: Context, rng: random.Ran
     return tree if selects_rows(found[0], context) else None
 
 
-def negate_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def negate_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select the rows that one condition left out."""
-    found: list[tuple[Block, exp.Expression]] = []
+    found: list[tuple[Block, exp.Expr]] = []
     for block in blocks(tree, context.schema):
         found.extend(
             (block, condition)
@@ -100,7 +103,7 @@ def negate_condition(tree: exp.Expression, context: Context, rng: random.Random)
     if not found:
         return None
     block, condition = rng.choice(found)
-    negated: exp.Expression
+    negated: exp.Expr
     if isinstance(condition, exp.EQ):
         negated = exp.NEQ(this=condition.this.copy(), expression=condition.expression.copy())
     else:
@@ -109,9 +112,9 @@ def negate_condition(tree: exp.Expression, context: Context, rng: random.Random)
     return tree if selects_rows(block, context) else None
 
 
-def splice_condition(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def splice_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Take over a condition of another seed on a table that both read."""
-    found: list[tuple[Block, exp.Expression]] = []
+    found: list[tuple[Block, exp.Expr]] = []
     for block in blocks(tree, context.schema):
         taken = {
             (node.table.casefold(), node.name.casefold())
@@ -136,7 +139,7 @@ def splice_condition(tree: exp.Expression, context: Context, rng: random.Random)
     return tree if selects_rows(block, context) else None
 
 
-def _moved(condition: exp.Expression, block: Block, by_table: dict[str, str]) -> exp.Expression | None:
+def _moved(condition: exp.Expr, block: Block, by_table: dict[str, str]) -> exp.Expr | None:
     """Return the condition with the other query's aliases, or None where that reads a table less."""
     moved = condition.copy()
     for node in moved.find_all(exp.Column):

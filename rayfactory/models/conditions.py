@@ -30,7 +30,7 @@ def draw_condition(
     context: Context,
     rng: random.Random,
     aliases: Sequence[str] | None = None,
-) -> exp.Expression | None:
+) -> exp.Expr | None:
     """Return a condition on a column of the block that no other condition is on, or None where there is none.
 
     At least one row that the block selects now satisfies it, as far as that can be seen: the constant comes from such a
@@ -68,10 +68,8 @@ def witness(block: Block, context: Context, fields: Sequence[Field], rng: random
     return [as_constant(value) for value in rng.choice(rows)] if rows else None
 
 
-def sample_rows(
-    block: Block, shown: Sequence[exp.Expression], context: Context, limit: int
-) -> list[list[WitnessValue]]:
-    """Return the values of some expressions in some of the rows that a block selects; none where it cannot be looked into."""
+def sample_rows(block: Block, shown: Sequence[exp.Expr], context: Context, limit: int) -> list[list[WitnessValue]]:
+    """Return the values of some expressions in some rows that a block selects; none where it cannot be looked into."""
     query = _probe(block, [part.copy() for part in shown], limit, context)
     rows = None if query is None or context.engine is None else _look_up(query, limit, context.engine)
     return [[as_constant(value) for value in row] for row in rows or ()]
@@ -95,7 +93,7 @@ def selects_rows(block: Block, context: Context) -> bool:
         return False
 
 
-def _probe(block: Block, shown: Sequence[exp.Expression], limit: int, context: Context) -> exp.Select | None:
+def _probe(block: Block, shown: Sequence[exp.Expr], limit: int, context: Context) -> exp.Select | None:
     """Return a query for a few rows of what a block reads, or None where that may take long or is not whole alone."""
     select = block.select
     dialect = context.schema.dialect
@@ -109,7 +107,7 @@ def _probe(block: Block, shown: Sequence[exp.Expression], limit: int, context: C
         clause = None
         if len(block.tables) != len(own):
             return None
-    kept: list[exp.Expression] = []
+    kept: list[exp.Expr] = []
     for condition in conjuncts(select):
         if not {part.table.casefold() for part in own_nodes(condition) if isinstance(part, exp.Column)} <= own:
             return None
@@ -127,7 +125,7 @@ def _probe(block: Block, shown: Sequence[exp.Expression], limit: int, context: C
     return probe
 
 
-def _looks_back(query: exp.Expression, outer: Collection[str]) -> bool:
+def _looks_back(query: exp.Expr, outer: Collection[str]) -> bool:
     inside = {part.alias_or_name.casefold() for part in query.find_all(exp.Table)}
     return any(
         node.table.casefold() in outer and node.table.casefold() not in inside for node in query.find_all(exp.Column)
@@ -155,7 +153,7 @@ def _candidates(block: Block, taken: Collection[tuple[str, str]], aliases: Seque
     ]
 
 
-def above_average(block: Block, context: Context, rng: random.Random) -> exp.Expression | None:
+def above_average(block: Block, context: Context, rng: random.Random) -> exp.Expr | None:
     """Return a comparison of one of the block's quantities with its average over the table."""
     terms = [
         term
@@ -184,7 +182,7 @@ def above_average(block: Block, context: Context, rng: random.Random) -> exp.Exp
             exp.EQ(this=column(inner_alias, group.name), expression=column(term.alias, group.name)), copy=False
         )
     comparison: type[exp.Binary] = exp.GT if rng.random() < 0.65 else exp.LT
-    value: exp.Expression = exp.Subquery(this=average)
+    value: exp.Expr = exp.Subquery(this=average)
     if rng.random() < 0.25:
         factor = rng.choice(["1.2", "1.5"] if comparison is exp.GT else ["0.8", "0.5"])
         value = exp.Mul(this=exp.Literal.number(factor), expression=value)

@@ -9,7 +9,8 @@ from sqlglot import exp
 from rayfactory.models.blocks import Context, block_of, blocks, conjuncts, estimated_rows, set_conjuncts
 from rayfactory.models.head_rewrites import by_name, order_outputs
 from rayfactory.models.join_rewrites import use_or_drop
-from rayfactory.models.scopes import is_aggregated, own_nodes
+from rayfactory.models.naming import identifier
+from rayfactory.models.scopes import is_aggregated, output_name, own_nodes
 
 MAX_LISTED_ROWS = 20_000
 """A query that may list more rows than this gets a limit."""
@@ -27,12 +28,12 @@ _UNREPEATABLE = (
 )
 
 
-def is_repeatable(tree: exp.Expression) -> bool:
+def is_repeatable(tree: exp.Expr) -> bool:
     """Whether nothing in a query depends on the time, on chance, or on the order in which rows happen to come."""
     return tree.find(*_UNREPEATABLE) is None
 
 
-def finish(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression:
+def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
     """Return the query as it is written down."""
     use_or_drop(tree, context, rng)
     for select in tree.find_all(exp.Select):
@@ -43,6 +44,9 @@ def finish(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Ex
             _order_totally(query)
         elif query.parent is not None and not isinstance(query.parent, exp.SetOperation):
             query.set("order", None)  # the order of a source or of a member list means nothing
+    if context.schema.dialect == "sqlite":
+        for term in tree.find_all(exp.Ordered):
+            term.set("nulls_first", not term.args.get("desc"))  # as SQLite has it unasked
     for select in tree.find_all(exp.Select):
         if rng.random() < 0.6:
             _unqualify(select, context)
@@ -52,7 +56,7 @@ def finish(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Ex
 def _say_once(select: exp.Select) -> None:
     """Drop a condition that is there already, or one that is laxer than another on the same column."""
     for clause in ("where", "having"):
-        kept: list[exp.Expression] = []
+        kept: list[exp.Expr] = []
         for condition in conjuncts(select, clause):
             if condition not in kept:
                 kept.append(condition)
@@ -60,7 +64,7 @@ def _say_once(select: exp.Select) -> None:
             set_conjuncts(select, kept, clause)
 
 
-def _bound(tree: exp.Expression, context: Context, rng: random.Random) -> None:
+def _bound(tree: exp.Expr, context: Context, rng: random.Random) -> None:
     if not isinstance(tree, exp.Select) or tree.args.get("limit") is not None or is_aggregated(tree):
         return
     sizes = [estimated_rows(block, context.schema) for block in blocks(tree, context.schema)]
@@ -72,7 +76,7 @@ def _bound(tree: exp.Expression, context: Context, rng: random.Random) -> None:
             tree.set("limit", exp.Limit(expression=exp.Literal.number(rng.choice([50, 100, 200]))))
 
 
-def _order_totally(query: exp.Expression) -> None:
+def _order_totally(query: exp.Expr) -> None:
     """Complete the order under a limit by everything that is shown."""
     order = query.args.get("order")
     terms = [] if order is None else list(order.expressions)
@@ -91,22 +95,24 @@ def _order_totally(query: exp.Expression) -> None:
         if isinstance(inner, (exp.Literal, exp.Null)) or inner.find(exp.Select) is not None:
             continue
         if isinstance(query, exp.SetOperation):
-            reference: exp.Expression = exp.Column(this=exp.to_identifier(part.alias_or_name))
+            if not output_name(part):
+                continue
+            reference: exp.Expr = exp.Column(this=identifier(output_name(part)))
         else:
             reference = by_name(part)
-        if any(reference == term or inner == term for term in named):
+        if reference in named or inner in named:
             continue
         terms.append(exp.Ordered(this=reference, desc=False, nulls_first=False))
     if terms:
         query.set("order", exp.Order(expressions=[term.copy() for term in terms]))
 
 
-def _meaning(term: exp.Expression, select: exp.Select) -> exp.Expression:
+def _meaning(term: exp.Expr, select: exp.Select) -> exp.Expr:
     """Return what an ORDER BY term stands for: the expression behind an output's name, or itself."""
     if isinstance(term, exp.Column) and not term.table:
         for part in select.expressions:
-            if part.alias_or_name.casefold() == term.name.casefold():
-                inner: exp.Expression = part.unalias()
+            if output_name(part).casefold() == term.name.casefold():
+                inner: exp.Expr = part.unalias()
                 return inner
     return term
 

@@ -31,7 +31,7 @@ from rayfactory.models.blocks import (
 )
 from rayfactory.models.conditions import sample_rows
 from rayfactory.models.naming import identifier, new_name
-from rayfactory.models.scopes import has_aggregate, is_aggregated
+from rayfactory.models.scopes import has_aggregate, is_aggregated, output_name
 from rayfactory.models.syntax import literal, number
 
 _PER_UNIT = re.compile(
@@ -46,7 +46,7 @@ _HEAD = ("distinct", "group", "having", "qualify", "order", "limit", "offset", "
 class Shown:
     """One new output: an expression and the name it gets."""
 
-    expression: exp.Expression
+    expression: exp.Expr
     name: str
 
 
@@ -82,7 +82,7 @@ def aggregate_of(term: Term, rng: random.Random) -> Shown:
         ("min", exp.Min, 0.8),
     ]
     prefix, function, _ = rng.choices(kinds, [weight for _, _, weight in kinds])[0]
-    inner: exp.Expression = function(this=term.expression.copy())
+    inner: exp.Expr = function(this=term.expression.copy())
     if function is exp.Avg and rng.random() < 0.5:
         inner = exp.Round(this=inner, decimals=exp.Literal.number(2))
     name = re.sub(r"^(total|avg|max|min)_", "", term.name)
@@ -100,16 +100,12 @@ def set_head(select: exp.Select, keys: Sequence[Shown], values: Sequence[Shown])
         select.set("group", exp.Group(expressions=[part.expression.copy() for part in keys]))
 
 
-def by_name(part: exp.Expression) -> exp.Expression:
+def by_name(part: exp.Expr) -> exp.Expr:
     """Return how ORDER BY refers to an output."""
-    if isinstance(part, exp.Alias):
-        return exp.Column(this=part.args["alias"].copy())
-    return part.copy()
+    return exp.Column(this=identifier(part.alias)) if part.alias else part.copy()
 
 
-def order_outputs(
-    select: exp.Select, first: Sequence[exp.Expression], *, limit: int | None, descending: bool = True
-) -> None:
+def order_outputs(select: exp.Select, first: Sequence[exp.Expr], *, limit: int | None, descending: bool = True) -> None:
     """Order by some outputs and then, under a limit, by all the others, so that the same rows come every time."""
     terms = [exp.Ordered(this=by_name(part), desc=descending, nulls_first=False) for part in first]
     if limit is not None:
@@ -140,7 +136,7 @@ def draw_order(select: exp.Select, rng: random.Random, *, limit_chance: float = 
         order_outputs(select, [parts[0]], limit=limit, descending=rng.random() < 0.3)
 
 
-def regroup(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def regroup(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Group the same rows by other columns, with other aggregates."""
     select = root_select(tree)
     if select is None or select.args.get("from_") is None:
@@ -164,7 +160,7 @@ def is_listable(terms: Sequence[Term]) -> bool:
     return any(term.column is not None and term.column.role != "measure" for term in terms)
 
 
-def show_rows(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def show_rows(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """List rows of the same source, some columns of them."""
     select = root_select(tree)
     if select is None or select.args.get("from_") is None:
@@ -186,12 +182,12 @@ def show_rows(tree: exp.Expression, context: Context, rng: random.Random) -> exp
     return tree
 
 
-def add_having(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def add_having(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Keep only groups of some size."""
     select = root_select(tree)
     if select is None or select.args.get("group") is None or select.args.get("having") is not None:
         return None
-    values = [Shown(part.unalias(), part.alias_or_name) for part in select.expressions if has_aggregate(part)]
+    values = [Shown(part.unalias(), output_name(part)) for part in select.expressions if has_aggregate(part)]
     return tree if _add_having(select, values, context, rng) else None
 
 
@@ -222,10 +218,9 @@ def _add_having(select: exp.Select, values: Sequence[Shown], context: Context, r
         bound: float = max(1, counts[len(counts) // 2] - 1)
         if counts[-1] <= bound:
             return False
-        condition: exp.Expression = exp.GT(this=exp.Count(this=exp.Star(), big_int=True), expression=_bound(bound))
+        condition: exp.Expr = exp.GT(this=exp.Count(this=exp.Star(), big_int=True), expression=_bound(bound))
     else:
-        reduce = {exp.Avg: _mean, exp.Max: max, exp.Min: min, exp.Sum: sum}[type(function)]
-        reduced = sorted(reduce(members) for members in groups.values())
+        reduced = sorted(_reduced(function, members) for members in groups.values())
         bound = _round(reduced[len(reduced) // 2 - 1])
         # Sums only grow beyond the sample: no upper bound on them.
         below = not isinstance(function, (exp.Sum, exp.Max)) and rng.random() < 0.3
@@ -240,8 +235,12 @@ SAMPLED_ROWS = 400
 """Rows from which a bound on groups is taken."""
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _reduced(function: exp.Expr, values: Sequence[float]) -> float:
+    if isinstance(function, exp.Avg):
+        return sum(values) / len(values)
+    if isinstance(function, exp.Sum):
+        return sum(values)
+    return max(values) if isinstance(function, exp.Max) else min(values)
 
 
 def _round(value: float) -> float:
@@ -249,16 +248,16 @@ def _round(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def _bound(value: float) -> exp.Expression:
+def _bound(value: float) -> exp.Expr:
     return parsed(number(value), "duckdb")
 
 
-def add_window(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Add a window function: a rank, a share of the whole, a running total, the value before."""
     select = root_select(tree)
     if select is None or any(part.find(exp.Window) for part in select.expressions) or select.args.get("distinct"):
         return None
-    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    taken = {output_name(part).casefold() for part in select.expressions}
     block = block_of(select, context.schema)
     shown = (
         _window_over_groups(select, rng) if is_aggregated(select) else _window_over_rows(select, block, context, rng)
@@ -272,11 +271,11 @@ def add_window(tree: exp.Expression, context: Context, rng: random.Random) -> ex
     return tree
 
 
-def _ordered(*terms: tuple[exp.Expression, bool]) -> exp.Order:
+def _ordered(*terms: tuple[exp.Expr, bool]) -> exp.Order:
     return exp.Order(expressions=[exp.Ordered(this=part.copy(), desc=desc, nulls_first=False) for part, desc in terms])
 
 
-def window(function: exp.Expression, partition: Sequence[exp.Expression], order: exp.Order | None) -> exp.Window:
+def window(function: exp.Expr, partition: Sequence[exp.Expr], order: exp.Order | None) -> exp.Window:
     """Return a function OVER a partition in an order."""
     over = exp.Window(this=function, partition_by=[part.copy() for part in partition], over="OVER")
     if order is not None:
@@ -288,12 +287,12 @@ def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
     keys = plain_keys(select)
     if not keys:
         return None
-    values = [part for part in select.expressions if has_aggregate(part) and part.alias_or_name]
+    values = [part for part in select.expressions if has_aggregate(part)]
     values = [part for part in values if not part.find(exp.GroupConcat, exp.ArrayAgg)]
     if not values:
         return None
     part = rng.choice(values)
-    value, name = part.unalias(), part.alias_or_name
+    value, name = part.unalias(), output_name(part) or "value"
     if isinstance(value, exp.Round):
         value = value.this
     partition = [rng.choice(keys)] if len(keys) > 1 and rng.random() < 0.6 else []
@@ -339,7 +338,7 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
         other for other in labels(block, context.schema) if other.column is not None and other.column.role == "date"
     ]
     if not visible:
-        taken = {part.alias_or_name.casefold() for part in select.expressions}
+        taken = {output_name(part).casefold() for part in select.expressions}
         select.append("expressions", projection(term.expression, term.name, taken))
     suffix = f"_by_{partition[0].name}" if partition else ""
     choice = rng.random()
@@ -360,7 +359,7 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
     return Shown(window(exp.Max(this=term.expression.copy()), parts, None), f"max_{term.name}{suffix}")
 
 
-def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Count or add up a category's values side by side, with CASE or FILTER."""
     select = root_select(tree)
     if select is None or select.args.get("from_") is None:
@@ -387,7 +386,7 @@ def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
         others = [other for other in dimensions(block, context.schema) if other.expression != term.expression]
         keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
         set_head(select, keys, aggregates(block, context, rng, 1))
-    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    taken = {output_name(part).casefold() for part in select.expressions}
     values = [value for value, _ in own.profile.common_values[:6]]
     chosen = rng.sample(values, min(len(values), rng.choice([1, 2, 2, 3])))
     quantity = rng.choice(quantities) if quantities and rng.random() < 0.65 else None
@@ -402,7 +401,7 @@ def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
         word = re.sub(r"\W+", "_", str(value)).strip("_").lower()[:24] or "blank"
         if use_filter:
             function = exp.Count(this=exp.Star(), big_int=True) if quantity is None else exp.Sum(this=measured)
-            shown: exp.Expression = exp.Filter(this=function, expression=exp.Where(this=test))
+            shown: exp.Expr = exp.Filter(this=function, expression=exp.Where(this=test))
         else:
             branch = exp.If(this=test, true=measured)
             shown = exp.Sum(this=exp.Case(ifs=[branch], default=exp.Literal.number(0)))
@@ -413,7 +412,7 @@ def pivot(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
     return tree
 
 
-def change_aggregate(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def change_aggregate(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put another aggregate, or one of another quantity, in the place of one."""
     select = root_select(tree)
     if select is None or not is_aggregated(select):
@@ -429,7 +428,7 @@ def change_aggregate(tree: exp.Expression, context: Context, rng: random.Random)
     shown = rng.choice(aggregates(block, context, rng, 3))
     if any(shown.expression == part.unalias() for part in select.expressions):
         return None
-    taken = {part.alias_or_name.casefold() for part in select.expressions if part is not old}
+    taken = {output_name(part).casefold() for part in select.expressions if part is not old}
     new = exp.alias_(shown.expression.copy(), identifier(new_name(shown.name, taken)), copy=False)
     was_ordered = select.args.get("order")
     outputs = list(select.expressions)
@@ -444,7 +443,7 @@ def change_aggregate(tree: exp.Expression, context: Context, rng: random.Random)
     return tree
 
 
-def reorder(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def reorder(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Order by something else that is shown, with another limit or none."""
     del context
     select = root_select(tree)
@@ -454,7 +453,7 @@ def reorder(tree: exp.Expression, context: Context, rng: random.Random) -> exp.E
     return tree
 
 
-def show_less(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def show_less(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Show fewer columns, one aggregate or a few labels, without order."""
     select = root_select(tree)
     if select is None or len(select.expressions) < 3:

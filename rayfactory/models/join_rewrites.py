@@ -31,12 +31,13 @@ from rayfactory.models.blocks import (
     pick,
     plain_keys,
     projection,
+    reads_inside,
     set_conjuncts,
     uses_of,
 )
 from rayfactory.models.conditions import draw_condition, selects_rows
 from rayfactory.models.naming import column, table_alias
-from rayfactory.models.scopes import is_aggregated, table_name
+from rayfactory.models.scopes import is_aggregated, output_name, table_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
     return join
 
 
-def add_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join one more table along a foreign key, and use it: in a condition, as a group or as a column shown."""
     candidates = [block for block in blocks(tree, context.schema) if len(block.sources) <= 5]
     if not candidates:
@@ -131,7 +132,7 @@ def add_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.
     return tree if _use(grown, alias, tree, context, rng) else None
 
 
-def _use(block: Block, alias: str, tree: exp.Expression, context: Context, rng: random.Random) -> bool:
+def _use(block: Block, alias: str, tree: exp.Expr, context: Context, rng: random.Random) -> bool:
     """Make the query need a source that it has just joined."""
     select = block.select
     is_root = select is tree
@@ -152,7 +153,7 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
     select = block.select
     if select.args.get("distinct") or any(part.find(exp.Window) for part in select.expressions):
         return False
-    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    taken = {output_name(part).casefold() for part in select.expressions}
     if is_aggregated(select):
         group = select.args.get("group")
         keys = plain_keys(select)
@@ -199,7 +200,7 @@ def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
     return found
 
 
-def use_or_drop(tree: exp.Expression, context: Context, rng: random.Random) -> None:
+def use_or_drop(tree: exp.Expr, context: Context, rng: random.Random) -> None:
     """Say something of every joined table that nothing is said of, or take it out."""
     for block in blocks(tree, context.schema):
         for join, alias in _leaves(block):
@@ -236,7 +237,7 @@ def _forget(block: Block, alias: str) -> bool:
     group = select.args.get("group")
     if dropped and select.parent is not None:
         return False
-    names = {part.alias_or_name.casefold() for part in dropped}
+    names = {output_name(part).casefold() for part in dropped}
     if not kept or (is_aggregated(select) and not any(part.find(exp.AggFunc) for part in kept)):
         return False
     select.set("expressions", kept)
@@ -262,7 +263,7 @@ def _forget(block: Block, alias: str) -> bool:
     return qualify is None or folded not in aliases_in(qualify)
 
 
-def drop_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def drop_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Take one joined table out, with what was said of it."""
     candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
     if not candidates:
@@ -274,7 +275,7 @@ def drop_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp
     return tree if _forget(block, alias) else None
 
 
-def swap_partner(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join another table in the place of one, and say of it something of the same kind."""
     candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
     if not candidates:
@@ -311,7 +312,7 @@ def swap_partner(tree: exp.Expression, context: Context, rng: random.Random) -> 
     return tree if said else None
 
 
-def join_to_subquery(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def join_to_subquery(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Say with IN or EXISTS what an inner join along one key column says, where the table is only a filter."""
     candidates: list[tuple[Block, exp.Join, str, exp.EQ]] = []
     for block in blocks(tree, context.schema):
@@ -320,7 +321,8 @@ def join_to_subquery(tree: exp.Expression, context: Context, rng: random.Random)
             others = [part for part in uses_of(block.select, alias) if part.find_ancestor(exp.Where, exp.Join) is None]
             filters = [c for c in conjuncts(block.select) if alias.casefold() in aliases_in(c)]
             own_only = all(aliases_in(c) == {alias.casefold()} for c in filters)
-            if not join.side and is_join_condition(on) and not others and own_only and filters:
+            is_free = not reads_inside(block.select, block.tables[alias].name)
+            if not join.side and is_join_condition(on) and not others and own_only and filters and is_free:
                 candidates.append((block, join, alias, on))
     if not candidates:
         return None
@@ -335,7 +337,7 @@ def join_to_subquery(tree: exp.Expression, context: Context, rng: random.Random)
     if context.schema.dialect == "duckdb" and rng.random() < 0.4:
         query.set("expressions", [exp.Literal.number(1)])
         set_conjuncts(query, [exp.EQ(this=inner.copy(), expression=outer.copy()), *filters])
-        condition: exp.Expression = exp.Exists(this=query)
+        condition: exp.Expr = exp.Exists(this=query)
     else:
         set_conjuncts(query, filters)
         condition = exp.In(this=outer.copy(), query=exp.Subquery(this=query))
@@ -343,7 +345,7 @@ def join_to_subquery(tree: exp.Expression, context: Context, rng: random.Random)
     return tree
 
 
-def subquery_to_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def subquery_to_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join the table of an IN subquery over its key, and show something of it where the query lists rows."""
     for block in blocks(tree, context.schema):
         for condition in conjuncts(block.select):
@@ -358,6 +360,8 @@ def subquery_to_join(tree: exp.Expression, context: Context, rng: random.Random)
             if len(nested.tables) != 1 or not isinstance(key, exp.Column):
                 continue
             ((alias, table),) = nested.tables.items()
+            if table.name in {own.name for own in block.tables.values()}:
+                continue
             if table.primary_key != (key.name,) or alias.casefold() in block.sources:
                 continue
             others = [other for other in conjuncts(block.select) if other is not condition]
@@ -372,7 +376,7 @@ def subquery_to_join(tree: exp.Expression, context: Context, rng: random.Random)
     return None
 
 
-def inner_to_left(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def inner_to_left(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Keep the rows without a partner, or list only those."""
     candidates = [
         (block, join, alias)
@@ -404,13 +408,15 @@ def inner_to_left(tree: exp.Expression, context: Context, rng: random.Random) ->
     return tree if selects_rows(block_of(block.select, context.schema), context) else None
 
 
-def anti_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Leave out (or require) the rows that a row of another table refers to."""
     candidates = [
         (block, partner)
         for block in blocks(tree, context.schema)[:1]
         for partner in partners(block, context)
-        if not partner.is_parent and len(partner.key.columns) == 1
+        if not partner.is_parent
+        and len(partner.key.columns) == 1
+        and not reads_inside(block.select, partner.table.name)
     ]
     if not candidates:
         return None
@@ -431,7 +437,7 @@ def anti_join(tree: exp.Expression, context: Context, rng: random.Random) -> exp
         key = inner.expressions[0]
         inner.set("expressions", [exp.Literal.number(1)])
         set_conjuncts(inner, [exp.EQ(this=key.copy(), expression=outer), *conjuncts(inner)])
-        test: exp.Expression = exp.Exists(this=inner)
+        test: exp.Expr = exp.Exists(this=inner)
     else:
         if negated:
             key = inner.expressions[0]

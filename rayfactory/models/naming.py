@@ -24,7 +24,7 @@ def column(alias: str, name: str) -> exp.Column:
 
 
 def plain_name(table: Table | None, name: str) -> str:
-    """Return a column's name without the prefix that all columns of its table share: ``net_paid`` for ``ss_net_paid``."""
+    """Return a column's name without the prefix that all of its table share: ``net_paid`` for ``ss_net_paid``."""
     if table is not None and len(table.columns) > 1:
         head, separator, rest = name.partition("_")
         shared = f"{head}{separator}".lower()

@@ -24,6 +24,7 @@ from rayfactory.models.blocks import (
     pick,
     plain_keys,
     projection,
+    reads_inside,
     root_select,
     set_conjuncts,
 )
@@ -40,10 +41,10 @@ from rayfactory.models.head_rewrites import (
     window,
 )
 from rayfactory.models.naming import column, identifier, new_name, table_alias
-from rayfactory.models.scopes import Outputs, is_aggregated, outputs_of
+from rayfactory.models.scopes import Outputs, is_aggregated, output_name, outputs_of
 
 
-def take_part(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Take one CTE, branch, derived table or subquery of a larger query as a query of its own."""
     parts = [select for select in tree.find_all(exp.Select) if select is not tree and _is_whole(select, context)]
     if not parts:
@@ -63,7 +64,7 @@ def take_part(tree: exp.Expression, context: Context, rng: random.Random) -> exp
     return part
 
 
-def take_core(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def take_core(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Ask something short of one or a few of the query's tables."""
     found = [block for block in blocks(tree, context.schema) if len(block.tables) == len(block.sources)]
     found = [block for block in found if _is_whole(block.select, context)]
@@ -119,7 +120,7 @@ def _is_whole(select: exp.Select, context: Context) -> bool:
     )
 
 
-def _needed(part: exp.Expression, clause: exp.With) -> list[exp.CTE]:
+def _needed(part: exp.Expr, clause: exp.With) -> list[exp.CTE]:
     """Return the CTEs that a query rests on, directly or through others, in their order."""
     wanted = {table.name.casefold() for table in part.find_all(exp.Table)}
     needed: list[exp.CTE] = []
@@ -130,7 +131,7 @@ def _needed(part: exp.Expression, clause: exp.With) -> list[exp.CTE]:
     return needed
 
 
-def _split(tree: exp.Expression) -> tuple[exp.With | None, exp.Expression]:
+def _split(tree: exp.Expr) -> tuple[exp.With | None, exp.Expr]:
     clause = tree.args.get("with_")
     if clause is not None:
         tree.set("with_", None)
@@ -139,9 +140,9 @@ def _split(tree: exp.Expression) -> tuple[exp.With | None, exp.Expression]:
 
 def _name_outputs(select: exp.Select) -> None:
     taken: set[str] = set()
-    outputs: list[exp.Expression] = []
+    outputs: list[exp.Expr] = []
     for position, part in enumerate(select.expressions):
-        name = part.alias_or_name
+        name = output_name(part)
         if not name or name.casefold() in taken:
             name = new_name(_spoken(part.unalias()) or f"value_{position + 1}", taken)
             part = exp.alias_(part.unalias().copy(), identifier(name), copy=False)
@@ -150,14 +151,14 @@ def _name_outputs(select: exp.Select) -> None:
     select.set("expressions", outputs)
 
 
-def _spoken(expression: exp.Expression) -> str:
+def _spoken(expression: exp.Expr) -> str:
     """Return a name for an expression without one, after its function and column."""
     found = expression.find(exp.Column)
     words = [expression.key if isinstance(expression, exp.Func) else "", found.name if found is not None else "rows"]
     return re.sub(r"\W+", "_", "_".join(word for word in words if word)).lower()
 
 
-def wrap(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def wrap(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put the query into a CTE or derived table, and rank, filter or aggregate its rows."""
     select = root_select(tree)
     if select is None or len(list(tree.find_all(exp.CTE))) >= 3 or select.args.get("from_") is None:
@@ -206,7 +207,7 @@ def _wrapper_name(select: exp.Select, context: Context, rng: random.Random) -> s
     )
 
 
-def _place(outer: exp.Select, source: exp.Expression) -> None:
+def _place(outer: exp.Select, source: exp.Expr) -> None:
     """Put the source where `_outer` left room for it: in its innermost FROM."""
     for nested in outer.find_all(exp.From):
         if isinstance(nested.this, exp.Placeholder):
@@ -221,7 +222,7 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
         return None
     quantity = rng.choice(quantities)
     value = column(name, quantity.name)
-    columns: list[exp.Expression] = [column(name, own.name) for own in shown]
+    columns: list[exp.Expr] = [column(name, own.name) for own in shown]
     source = exp.From(this=exp.Placeholder())
     choices = [] if any(own.name.lower().endswith("_rank") for own in shown) else ["rank"]
     if len(groups) >= 2 or (groups and not is_grouped):
@@ -237,7 +238,7 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
         # A sum of averages, maxima or ratios means nothing; a mean of any does.
         is_sum = quantity.name.lower().startswith(("total", "num", "count"))
         stem = re.sub(r"^(total|avg|max|min)_", "", quantity.name)
-        functions: list[tuple[exp.Expression, str]] = [
+        functions: list[tuple[exp.Expr, str]] = [
             (exp.Avg(this=value), f"avg_{quantity.name}"),
             (exp.Max(this=value), f"highest_{stem}"),
             (exp.Min(this=value), f"lowest_{stem}"),
@@ -251,8 +252,8 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
         draw_order(outer, rng, limit_chance=0.2)
         return outer
     if choice in ("average", "extreme"):
-        function: exp.Expression = exp.Avg(this=column(f"{name}_all", quantity.name))
-        comparison: exp.Expression
+        function: exp.Expr = exp.Avg(this=column(f"{name}_all", quantity.name))
+        comparison: exp.Expr
         if choice == "extreme":
             function = exp.Max(this=column(f"{name}_all", quantity.name))
         inner = exp.Select(
@@ -290,7 +291,7 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
     return result
 
 
-def cte_to_derived(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def cte_to_derived(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put a CTE that is read once where it is read."""
     del context
     clause = tree.args.get("with_")
@@ -314,7 +315,7 @@ def cte_to_derived(tree: exp.Expression, context: Context, rng: random.Random) -
     return tree
 
 
-def derived_to_cte(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def derived_to_cte(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Name a derived table, or the query of an IN condition, in a WITH clause."""
     places: list[exp.Subquery] = []
     for subquery in tree.find_all(exp.Subquery):
@@ -342,10 +343,10 @@ def derived_to_cte(tree: exp.Expression, context: Context, rng: random.Random) -
         place.replace(reader)
     else:
         shown = query.expressions[0]
-        if not shown.alias_or_name:
+        if not output_name(shown):
             return None
         inner = exp.Select(
-            expressions=[column(name, shown.alias_or_name)], from_=exp.From(this=exp.Table(this=identifier(name)))
+            expressions=[column(name, output_name(shown))], from_=exp.From(this=exp.Table(this=identifier(name)))
         )
         place.set("this", inner)
     member = exp.CTE(this=query, alias=exp.TableAlias(this=identifier(name)))
@@ -353,7 +354,7 @@ def derived_to_cte(tree: exp.Expression, context: Context, rng: random.Random) -
     return tree
 
 
-def combine_conditions(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def combine_conditions(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Combine what two different conditions select: UNION, INTERSECT or EXCEPT of the query with each."""
     select = root_select(tree)
     if select is None or select.args.get("with_") is not None or select.args.get("from_") is None:
@@ -401,11 +402,11 @@ def combine_conditions(tree: exp.Expression, context: Context, rng: random.Rando
     return kind(this=select, expression=other, distinct=True)
 
 
-def _columns(condition: exp.Expression) -> list[exp.Column]:
+def _columns(condition: exp.Expr) -> list[exp.Column]:
     return list(condition.find_all(exp.Column))
 
 
-def _in_words(condition: exp.Expression) -> str:
+def _in_words(condition: exp.Expr) -> str:
     """Return a condition as a label: ``state IN (MS, GA)``."""
     plain = condition.copy()
     for node in plain.find_all(exp.Column):
@@ -413,7 +414,7 @@ def _in_words(condition: exp.Expression) -> str:
     return re.sub(r"['\"]", "", re.sub(r"\bDATE '", "'", plain.sql()))
 
 
-def combine_seeds(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put the same figures over two queries under each other, each with its name."""
     select = root_select(tree)
     others = [seed for seed in context.seeds if isinstance(seed, exp.Select) and seed.args.get("with_") is None]
@@ -477,7 +478,7 @@ def _figures(block: Block, context: Context, rng: random.Random) -> list[Shown]:
     return figures
 
 
-def member_of_seed(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select only rows whose key (or whose reference) is among those that another seed selects."""
     found: list[tuple[Block, str, str, Block, str, str]] = []
     keys = [key for key in context.schema.foreign_keys if len(key.columns) == 1]
@@ -499,7 +500,7 @@ def member_of_seed(tree: exp.Expression, context: Context, rng: random.Random) -
     inner = exp.Select(expressions=[column(other_alias, far)], from_=other.select.args["from_"].copy())
     inner.set("joins", [join.copy() for join in joins_of(other.select)])
     set_conjuncts(inner, [c for c in conjuncts(other.select) if not c.find(exp.Select)])
-    if not conjuncts(inner) and not joins_of(inner):
+    if not (conjuncts(inner) or joins_of(inner)) or reads_inside(block.select, other.tables[other_alias].name):
         return None
     _rename_sources(inner, tree)
     condition = exp.In(this=column(alias, own), query=exp.Subquery(this=inner))
@@ -507,7 +508,7 @@ def member_of_seed(tree: exp.Expression, context: Context, rng: random.Random) -
     return tree if selects_rows(block, context) else None
 
 
-def _rename_sources(query: exp.Select, tree: exp.Expression) -> None:
+def _rename_sources(query: exp.Select, tree: exp.Expr) -> None:
     """Give the sources of a query that is put into a tree names that the tree has not."""
     taken = names_in(tree)
     renamed: dict[str, str] = {}
@@ -523,7 +524,7 @@ def _rename_sources(query: exp.Select, tree: exp.Expression) -> None:
             node.set("table", identifier(renamed[node.table.casefold()]))
 
 
-def aggregate_top(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def aggregate_top(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Add a figure over the whole to each row: the count or mean over everything that the query selects from."""
     select = root_select(tree)
     if select is None or select.args.get("from_") is None or select.args.get("distinct") or select.find(exp.Window):
@@ -540,7 +541,7 @@ def aggregate_top(tree: exp.Expression, context: Context, rng: random.Random) ->
         expressions=[exp.Avg(this=column(alias, term.column.name))],
         from_=exp.From(this=exp.Table(this=identifier(table.name), alias=exp.TableAlias(this=identifier(alias)))),
     )
-    taken = {part.alias_or_name.casefold() for part in select.expressions}
+    taken = {output_name(part).casefold() for part in select.expressions}
     shown = projection(exp.Subquery(this=inner), f"overall_avg_{term.name}", taken)
     select.append("expressions", shown)
     return tree

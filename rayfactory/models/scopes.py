@@ -11,7 +11,7 @@ from rayfactory.databases.schema import Column, ColumnProfile, Schema, Table
 from rayfactory.models.naming import column as _column
 
 Outputs = dict[str, Column]
-"""Columns that a query or source shows, by folded name in order. Computed ones stand as columns with an empty profile."""
+"""Columns that a query or source shows, by folded name in order; a computed one has an empty profile."""
 
 AGGREGATES_OF_NUMBERS = (exp.Sum, exp.Avg, exp.Count, exp.CountIf, exp.Stddev, exp.StddevSamp, exp.Variance, exp.Median)
 
@@ -46,7 +46,7 @@ class Scope:
     shared: set[str] = field(default_factory=set)  # names that USING has merged
 
 
-def resolve(tree: exp.Expression, schema: Schema, *, copy: bool = True) -> exp.Expression | None:
+def resolve(tree: exp.Expr, schema: Schema, *, copy: bool = True) -> exp.Expr | None:
     """Return the tree (or a copy of it) in which every column names its source and stars are spelt out.
 
     None where the query names what is not there, shows a column that is not grouped, or is of a form that cannot be
@@ -57,7 +57,7 @@ def resolve(tree: exp.Expression, schema: Schema, *, copy: bool = True) -> exp.E
         _resolve_query(root.this, None, {}, schema)
     except (UnresolvedError, RecursionError):
         return None
-    result: exp.Expression = root.this
+    result: exp.Expr = root.this
     result.pop()
     return result
 
@@ -70,7 +70,7 @@ def sources_of(select: exp.Select, schema: Schema) -> dict[str, Source]:
     return scope.sources
 
 
-def outputs_of(query: exp.Expression, schema: Schema) -> Outputs:
+def outputs_of(query: exp.Expr, schema: Schema) -> Outputs:
     """Return what a query that is already resolved shows."""
     if isinstance(query, exp.Subquery):
         return outputs_of(query.this, schema)
@@ -81,8 +81,8 @@ def outputs_of(query: exp.Expression, schema: Schema) -> Outputs:
     return _outputs(query, sources_of(query, schema))
 
 
-def own_nodes(node: exp.Expression) -> Iterator[exp.Expression]:
-    """Yield the nodes below and including `node`, without the insides of nested queries (which are yielded themselves)."""
+def own_nodes(node: exp.Expr) -> Iterator[exp.Expr]:
+    """Yield the nodes below and including `node`, without the insides of nested queries (yielded themselves)."""
     waiting = [node]
     while waiting:
         current = waiting.pop()
@@ -99,12 +99,12 @@ def is_aggregated(select: exp.Select) -> bool:
     return any(has_aggregate(part) for part in parts if part is not None)
 
 
-def has_aggregate(node: exp.Expression) -> bool:
+def has_aggregate(node: exp.Expr) -> bool:
     """Whether the expression itself, nested queries aside, aggregates rows."""
     return any(isinstance(part, exp.AggFunc) and not is_window_function(part) for part in own_nodes(node))
 
 
-def is_window_function(function: exp.Expression) -> bool:
+def is_window_function(function: exp.Expr) -> bool:
     """Whether the function stands before OVER."""
     node = function
     while isinstance(node.parent, (exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup)):
@@ -112,7 +112,14 @@ def is_window_function(function: exp.Expression) -> bool:
     return isinstance(node.parent, exp.Window) and node.parent.this is node
 
 
-def table_name(item: exp.Expression) -> str:
+def output_name(part: exp.Expr) -> str:
+    """Return the name under which an output can be referred to; empty where it has none."""
+    if part.alias:
+        return str(part.alias)
+    return part.name if isinstance(part, exp.Column) else ""
+
+
+def table_name(item: exp.Expr) -> str:
     """Return the name that a FROM item is called by."""
     return str(item.alias_or_name)
 
@@ -120,7 +127,7 @@ def table_name(item: exp.Expression) -> str:
 # -- resolving ----------------------------------------------------------------
 
 
-def _resolve_query(query: exp.Expression, outer: Scope | None, ctes: Mapping[str, Outputs], schema: Schema) -> Outputs:
+def _resolve_query(query: exp.Expr, outer: Scope | None, ctes: Mapping[str, Outputs], schema: Schema) -> Outputs:
     if isinstance(query, exp.Subquery):
         return _resolve_query(query.this, outer, ctes, schema)
     clause = query.args.get("with_")
@@ -161,16 +168,16 @@ def _resolve_select(select: exp.Select, scope: Scope, schema: Schema) -> Outputs
         _spell_out_using(join, list(scope.sources.values())[: position + 1], scope)
     _expand_stars(select, scope)
     _spell_out_ordinals(select)
-    named = {part.alias.casefold() for part in select.expressions if isinstance(part, exp.Alias)}
+    named = {part.alias.casefold() for part in select.expressions if part.alias}
     for clause in ("expressions", "joins", "where"):
         _resolve_part(select.args.get(clause), scope, frozenset(), schema)
     for clause in ("group", "having", "qualify", "windows", "distinct", "order"):
         _resolve_part(select.args.get(clause), scope, frozenset(named), schema, prefer_names=clause == "order")
-    _check_grouping(select, named)
+    _check_grouping(select, named, schema.dialect)
     return _outputs(select, scope.sources)
 
 
-def _items(select: exp.Select) -> Iterator[tuple[exp.Expression, bool]]:
+def _items(select: exp.Select) -> Iterator[tuple[exp.Expr, bool]]:
     """Yield the FROM items of a SELECT with whether an outer join may leave them missing."""
     first = select.args.get("from_")
     if first is None:
@@ -182,7 +189,7 @@ def _items(select: exp.Select) -> Iterator[tuple[exp.Expression, bool]]:
         yield join.this, missing or any(later.side in ("RIGHT", "FULL") for later in joins[position + 1 :])
 
 
-def _add_source(item: exp.Expression, optional: bool, scope: Scope, schema: Schema, *, known: bool = False) -> None:
+def _add_source(item: exp.Expr, optional: bool, scope: Scope, schema: Schema, *, known: bool = False) -> None:
     alias = table_name(item)
     table: Table | None = None
     if isinstance(item, exp.Table) and isinstance(item.this, exp.Identifier) and not item.args.get("joins"):
@@ -211,7 +218,7 @@ def _spell_out_using(join: exp.Join, before: list[Source], scope: Scope) -> None
     if not names:
         return
     right = table_name(join.this)
-    conditions: list[exp.Expression] = []
+    conditions: list[exp.Expr] = []
     for name in names:
         folded = name.name.casefold()
         left = next((source for source in before if folded in source.columns), None)
@@ -224,7 +231,7 @@ def _spell_out_using(join: exp.Join, before: list[Source], scope: Scope) -> None
 
 
 def _expand_stars(select: exp.Select, scope: Scope) -> None:
-    expanded: list[exp.Expression] = []
+    expanded: list[exp.Expr] = []
     for part in select.expressions:
         if isinstance(part, exp.Star) and not part.args.get("except_") and not part.args.get("replace"):
             sources = list(scope.sources.values())
@@ -256,12 +263,12 @@ def _resolve_part(
     if isinstance(part, list):
         for item in part:
             if isinstance(item, exp.Join):
-                if isinstance(item.this, exp.Table) or isinstance(item.this, exp.Subquery):
+                if isinstance(item.this, (exp.Table, exp.Subquery)):
                     _resolve_part(item.args.get("on"), scope, named, schema)
             else:
                 _resolve_part(item, scope, named, schema)
         return
-    if not isinstance(part, exp.Expression):
+    if not isinstance(part, exp.Expr):
         return
     for node in list(own_nodes(part)):
         if isinstance(node, (exp.Select, exp.SetOperation)):
@@ -306,13 +313,13 @@ def _resolve_column(
     raise UnresolvedError
 
 
-def _check_grouping(select: exp.Select, named: set[str]) -> None:
+def _check_grouping(select: exp.Select, named: set[str], dialect: str) -> None:
     if not is_aggregated(select):
         if select.args.get("having"):
             raise UnresolvedError
         return
     group = select.args.get("group")
-    keys = [] if group is None else [key for key in group.find_all(exp.Expression) if key is not group]
+    keys = [] if group is None else [key for key in group.find_all(exp.Expr) if key is not group]
     aliases = {part.alias.casefold(): part.this for part in select.expressions if isinstance(part, exp.Alias)}
     keys += [
         aliases[key.name.casefold()]
@@ -324,10 +331,17 @@ def _check_grouping(select: exp.Select, named: set[str]) -> None:
     own = {table_name(item).casefold() for item, _ in _items(select)}
     for part in [*select.expressions, select.args.get("having"), select.args.get("order"), select.args.get("qualify")]:
         if part is not None and not _is_grouped(part, keys, own, named):
-            raise UnresolvedError
+            if dialect != "sqlite" or group is None or part.find(exp.Select) is not None:
+                raise UnresolvedError
+            # SQLite takes the column from any row of the group; where the keys determine it, it may as well be a key.
+            for node in list(own_nodes(part)):
+                is_bare = isinstance(node, exp.Column) and node.find_ancestor(exp.AggFunc, exp.Select) is select
+                if is_bare and not _is_grouped(node, keys, own, named):
+                    keys.append(node.copy())
+                    group.append("expressions", node.copy())
 
 
-def _is_grouped(node: exp.Expression, keys: list[exp.Expression], own: set[str], named: set[str]) -> bool:
+def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[str]) -> bool:
     if isinstance(node, exp.AggFunc) and not is_window_function(node):
         return True
     if any(node == key for key in keys):
@@ -343,7 +357,7 @@ def _is_grouped(node: exp.Expression, keys: list[exp.Expression], own: set[str],
     return all(_is_grouped(child, keys, own, named) for child in node.iter_expressions())
 
 
-def _is_inside_own(column: exp.Column, top: exp.Expression, alias: str) -> bool:
+def _is_inside_own(column: exp.Column, top: exp.Expr, alias: str) -> bool:
     """Whether a SELECT between the column and `top` has a source of that name of its own."""
     node = column.parent
     while node is not None:
@@ -363,7 +377,7 @@ def _is_inside_own(column: exp.Column, top: exp.Expression, alias: str) -> bool:
 def _outputs(select: exp.Select, sources: Mapping[str, Source]) -> Outputs:
     outputs: Outputs = {}
     for position, part in enumerate(select.expressions):
-        name = part.alias_or_name or f"(column {position})"
+        name = output_name(part) or f"(column {position})"
         inner = part.unalias()
         if name.casefold() in outputs:
             # Two of one name cannot be told apart from outside.
@@ -376,7 +390,7 @@ def _outputs(select: exp.Select, sources: Mapping[str, Source]) -> Outputs:
     return outputs
 
 
-def _computed(name: str, expression: exp.Expression) -> Column:
+def _computed(name: str, expression: exp.Expr) -> Column:
     """Return a column for an expression: a quantity where it surely is one, else nothing that is computed with."""
     inner = expression
     while isinstance(inner, (exp.Round, exp.Paren, exp.Cast, exp.Coalesce, exp.Filter)):
@@ -403,9 +417,9 @@ def _renamed(outputs: Outputs, names: list[str]) -> Outputs:
 
 def _visible_ctes(select: exp.Select, schema: Schema) -> dict[str, Outputs]:
     """Return what each CTE that is visible in a SELECT of a resolved query shows."""
-    clauses: list[tuple[exp.With, exp.Expression | None]] = []
-    node: exp.Expression | None = select
-    inner: exp.Expression | None = None
+    clauses: list[tuple[exp.With, exp.Expr | None]] = []
+    node: exp.Expr | None = select
+    inner: exp.Expr | None = None
     while node is not None:
         if isinstance(node, exp.With):
             clauses.append((node, inner))

@@ -13,7 +13,7 @@ from rayfactory.models.join_rewrites import use_weight
 from rayfactory.models.naming import identifier, plain_name, table_alias
 
 
-def transpose(tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def transpose(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put a table with like columns and like references in the place of one: web sales for store sales."""
     found: list[tuple[Block, str, Table, dict[str, str]]] = []
     for block in blocks(tree, context.schema):

@@ -22,7 +22,7 @@ from rayfactory.models.blocks import Context
 from rayfactory.models.scopes import UnresolvedError, resolve
 from rayfactory.sql import base_tables, check_safe, parse
 
-Rewriting = Callable[[exp.Expression, Context, random.Random], exp.Expression | None]
+Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def write_variations(
     return written
 
 
-def _read(seed: str, schema: Schema) -> exp.Expression | None:
+def _read(seed: str, schema: Schema) -> exp.Expr | None:
     try:
         tree = parse(seed, schema.dialect)
         check_safe(tree, schema.dialect)
@@ -140,23 +140,23 @@ def _read(seed: str, schema: Schema) -> exp.Expression | None:
     return resolve(tree, schema)
 
 
-def _seed_weight(tree: exp.Expression, context: Context) -> float:
+def _seed_weight(tree: exp.Expr, context: Context) -> float:
     tables = [name for name in base_tables(tree) if name]
     return sum(join_rewrites.use_weight(context.schema.table(name).name, context) for name in tables) / max(
         1, len(tables)
     )
 
 
-def _shape(tree: exp.Expression) -> str:
+def _shape(tree: exp.Expr) -> str:
     """Return the kinds of a tree's nodes in order: equal for queries that differ in names and constants only."""
     return " ".join(node.key for node in tree.walk(bfs=False))
 
 
-def _num_nodes(tree: exp.Expression) -> int:
+def _num_nodes(tree: exp.Expr) -> int:
     return sum(1 for _ in tree.walk())
 
 
-def _vary(seed: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Return the seed after some rewritings; None where none applies."""
     ((_, fewest, most),) = rng.choices(SIZES, [share for share, _, _ in SIZES])
     tree, applied, wanted = seed, 0, rng.choice([2, 2, 3, 3, 4])
@@ -182,7 +182,7 @@ def _vary(seed: exp.Expression, context: Context, rng: random.Random) -> exp.Exp
     return finished if resolve(finished, context.schema) is not None else None
 
 
-def apply(rewriting: Rewriting, tree: exp.Expression, context: Context, rng: random.Random) -> exp.Expression | None:
+def apply(rewriting: Rewriting, tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Return what a rewriting makes of a copy of the tree; None where it does not apply or does not hold together."""
     try:
         changed = rewriting(tree.copy(), context, rng)
