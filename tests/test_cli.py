@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,16 @@ def test_reader_that_leaves_early_is_no_error(tmp_path):
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     process.wait()
+
+
+def test_unexpected_error_ends_with_1_and_keeps_its_traceback(capsys, tmp_path, monkeypatch):
+    """A person gets a sentence and the name of a file; the file has the traceback."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # No shell can pass this character, so nobody is told how to mend it.
+    assert main(["+benchmark=tpcds", f"data_dir={tmp_path}/\0"]) == 1
+    err = capsys.readouterr().err
+    assert "ValueError" in err
+    assert "Traceback" not in err
+    (log,) = tmp_path.glob("rayfactory-*.log")
+    assert str(log) in err
+    assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
