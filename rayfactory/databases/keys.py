@@ -79,10 +79,10 @@ def _targets(connection: Connection, catalogue: Catalogue, contents: Mapping[str
         for column, kind, profile in zip(table.columns, content.kinds, content.profiles, strict=True):
             if kind not in ("integer", "text") or not profile.unique:
                 continue
-            words = words_of(column.name)
-            is_named_key = bool(words) and (words[-1] in _KEY_WORDS or words[-1].endswith("id"))
             is_unique = column.name in declared or (
-                not table.primary_key and is_named_key and _is_unique(connection, table, column.name, content.num_rows)
+                not table.primary_key
+                and _is_key_name(words_of(column.name))
+                and _is_unique(connection, table, column.name, content.num_rows)
             )
             if is_unique:
                 is_primary = (column.name,) == table.primary_key or not table.primary_key
@@ -92,26 +92,28 @@ def _targets(connection: Connection, catalogue: Catalogue, contents: Mapping[str
 def _strength(table: TableStructure, column: str, target: _Target) -> int:
     """Return how clearly a column's name says that it references the target; 0: not at all."""
     own, other = words_of(column), words_of(target.column)
-    table_words = _singular(words_of(target.table.name))
-    # The joined form makes no difference between customer_id, customerId and customerid.
-    name, referenced, referenced_table = "".join(own), "".join(other), "".join(table_words)
-    if not name or not referenced:
+    if not own or not other or not _is_key_name(other):
         return 0
-    is_key_word = other[-1] in _KEY_WORDS
-    qualified = {referenced_table + word for word in ([*other[-1:]] if is_key_word else [])}
-    names_table = referenced.startswith(referenced_table) or len(other) == 1
-    if table.name != target.table.name:
-        if name in qualified and (other[-1:] == other or referenced == name):
-            return 4
-        if name == referenced and is_key_word and len(name) > 2 and name not in _KEY_WORDS:
-            return 3 if target.is_primary and names_table else (2 if target.is_primary else 1)
-    # home_team_id for team.team_id or team.id; parent_id for the table's own id.
-    full = referenced if len(other) > 1 else referenced_table + referenced
-    if is_key_word and len(own) > len(words_of(target.column)) and name.endswith(full) and len(full) > 3:
-        return 2 if target.is_primary else 0
-    if table.name == target.table.name and target.is_primary and is_key_word and own[:1] == ("parent",):
-        return 2 if own[-1] == other[-1] else 0
-    return 0
+    # Joined, because customer_id, customerId and customerid are one name.
+    name, key = "".join(own), "".join(other)
+    home = "".join(_singular(words_of(target.table.name)))
+    qualified = key if len(other) > 1 or key.startswith(home) else home + key
+    in_a_role = any("".join(own[start:]) == qualified for start in range(1, len(own)))
+    if table.name == target.table.name:
+        # parent_team_id or parent_id
+        is_parent = in_a_role or (own[0] == "parent" and own[-1] == other[-1])
+        return 2 if target.is_primary and is_parent else 0
+    if name == qualified and name != key:
+        return 4  # customer_id for customers.id
+    if name == key and key not in _KEY_WORDS:
+        if not target.is_primary:
+            return 1
+        return 3 if key.startswith(home) else 2  # customer_id for customers.customer_id rather than for accounts'
+    return 2 if target.is_primary and in_a_role else 0  # home_team_id for team.id
+
+
+def _is_key_name(words: tuple[str, ...]) -> bool:
+    return bool(words) and (words[-1] in _KEY_WORDS or words[-1].endswith("id"))
 
 
 def _singular(words: tuple[str, ...]) -> tuple[str, ...]:
