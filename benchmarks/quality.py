@@ -32,7 +32,7 @@ from rayfactory.compose import compose
 from rayfactory.config import CriticConfig, EmbeddingConfig, ExecutionConfig
 from rayfactory.databases.engine import Database, connect
 from rayfactory.errors import RayfactoryError, StatementError
-from rayfactory.records import Features
+from rayfactory.records import DID_NOT_RUN, Features
 from rayfactory.reports.diversity import mean_pairwise_similarity, vendi_score
 from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.similarity import Signature
@@ -243,7 +243,9 @@ def measure_run(run_dir: Path, settings: Sequence[str], *, num_draws: int, seed:
         "SELECT database, dialect, sql, tables, origin, row_count, vector "
         "FROM R JOIN E USING (query_id, database) ORDER BY query_id"
     ).fetchall()
-    rejected = dict(connection.execute("SELECT reason, count(*) FROM rejects GROUP BY ALL ORDER BY ALL").fetchall())
+    rejected = Counter[str](
+        dict(connection.execute("SELECT reason, count(*) FROM rejects GROUP BY ALL ORDER BY ALL").fetchall())
+    )
     connection.close()
     if not rows:
         raise SystemExit(f"{run_dir} holds no rows")
@@ -261,11 +263,15 @@ def measure_run(run_dir: Path, settings: Sequence[str], *, num_draws: int, seed:
         "rows": len(rows),
         "do_not_parse": dict(failures),
         "expansion": _share(origin == "expansion" for origin in origins),
-        "rejected": rejected,
+        "candidates": len(rows) + rejected.total(),
+        "executability": round(1 - sum(rejected[reason] for reason in DID_NOT_RUN) / (len(rows) + rejected.total()), 4),
+        "rejected": dict(rejected),
         "same_row_count": _share(one.row_count == count for one, count in zip(ran, row_counts, strict=True)),
         "summary": json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None,
     }
-    report |= measure_execution(ran, queries)
+    again = measure_execution(ran, queries)
+    report["runs_again"] = again.pop("executability")
+    report |= again
     report |= measure_tables(tables, databases, where)
     report |= measure_content(parsed)
     known = {}
