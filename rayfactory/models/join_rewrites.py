@@ -264,15 +264,21 @@ def _forget(block: Block, alias: str) -> bool:
 
 
 def drop_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Take one joined table out, with what was said of it."""
+    """Take one joined table out, with what was said of it; the only one rarely."""
+    if len(list(tree.find_all(exp.Join))) == 1 and rng.random() < 0.6:
+        return None
+    return tree if drop_leaf(tree, context, rng) else None
+
+
+def drop_leaf(tree: exp.Expr, context: Context, rng: random.Random) -> bool:
+    """Take out one joined table that no other rests on, a much used one rather; return whether that was possible."""
     candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
     if not candidates:
-        return None
-    block, join, alias = rng.choices(candidates, [1 / use_weight(b.tables[a].name, context) for b, _, a in candidates])[
-        0
-    ]
+        return False
+    weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
+    block, join, alias = rng.choices(candidates, weights)[0]
     _remove(block.select, join)
-    return tree if _forget(block, alias) else None
+    return _forget(block, alias)
 
 
 def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

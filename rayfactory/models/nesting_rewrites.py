@@ -74,8 +74,8 @@ def take_core(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     select = exp.Select(expressions=[exp.Literal.number(1)], from_=block.select.args["from_"].copy())
     select.set("joins", [join.copy() for join in joins_of(block.select)])
     set_conjuncts(select, [c for c in conjuncts(block.select) if not c.find(exp.Select)])
-    kept = rng.choice([0, 1, 1, 2, 2])
-    while len(joins_of(select)) > kept and join_rewrites.drop_join(select, context, rng) is not None:
+    kept = rng.choice([0, 1, 1, 1, 2, 2])
+    while len(joins_of(select)) > kept and join_rewrites.drop_leaf(select, context, rng):
         pass
     conditions = conjuncts(select)
     plain = [condition for condition in conditions if not is_join_condition(condition)]

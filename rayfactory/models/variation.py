@@ -74,12 +74,14 @@ RULES: tuple[Rule, ...] = (
 )
 """Every rewriting."""
 
+_JOINING = (join_rewrites.add_join, join_rewrites.subquery_to_join, nesting_rewrites.member_of_seed)
+
 SIZES: tuple[tuple[float, int, int], ...] = (
-    (0.16, 8, 32),
-    (0.24, 30, 75),
-    (0.30, 65, 130),
-    (0.20, 110, 190),
-    (0.10, 170, 290),
+    (0.12, 8, 34),
+    (0.22, 34, 75),
+    (0.32, 70, 130),
+    (0.23, 110, 190),
+    (0.11, 170, 290),
 )
 """How long queries are wanted: a share of them, and the fewest and most nodes of their trees (about 0.9 a token)."""
 
@@ -135,7 +137,9 @@ def _read(seed: str, schema: Schema) -> exp.Expr | None:
         check_safe(tree, schema.dialect)
     except StatementError:
         return None
-    if not finish.is_repeatable(tree):
+    if isinstance(tree, exp.Subquery):
+        tree = tree.unnest()
+    if not finish.is_repeatable(tree) or not base_tables(tree):
         return None
     return resolve(tree, schema)
 
@@ -172,6 +176,11 @@ def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
             break
         else:
             weights = [rule.fitting for rule in RULES]
+        if tree.find(exp.Join) is None:
+            # Most questions are about more than one table.
+            weights = [
+                weight * (3 if rule.rewriting in _JOINING else 1) for rule, weight in zip(RULES, weights, strict=True)
+            ]
         (rule,) = rng.choices(RULES, weights)
         changed = apply(rule.rewriting, tree, context, rng)
         if changed is not None and (_num_nodes(changed) <= max(MAX_NODES, most) or size > most):
