@@ -134,7 +134,8 @@ def existence(draft: Draft, spine: Spine) -> str:
     negated = draft.chance(0.3)
     if correlated or len(key.columns) > 1:
         ties = [
-            f"{own[a].qualified} = {outer[b].qualified}" for a, b in zip(key.columns, key.referenced_columns, strict=True)
+            f"{own[a].qualified} = {outer[b].qualified}"
+            for a, b in zip(key.columns, key.referenced_columns, strict=True)
         ]
         text = " AND ".join([*ties, *conditions])
         return f"{'NOT ' if negated else ''}EXISTS (SELECT 1 FROM {inner.scope.from_sql} WHERE {text})"
@@ -150,7 +151,10 @@ def _comparable(spine: Spine) -> list[Field]:
     return [
         f
         for f in with_role(spine.scope, "measure")
-        if f.is_number and f.num_distinct > 5 and isinstance(f.witness, (int, float)) and not isinstance(f.witness, bool)
+        if f.is_number
+        and f.num_distinct > 5
+        and isinstance(f.witness, (int, float))
+        and not isinstance(f.witness, bool)
     ]
 
 
@@ -274,7 +278,9 @@ def grouped(
     return Grouping(
         select,
         tuple(replace(key, sql=name, name=name) for key, name in zip(chosen, key_names, strict=True)),
-        tuple(replace(value, sql=name, name=name, num_distinct=0) for value, name in zip(values, value_names, strict=True)),
+        tuple(
+            replace(value, sql=name, name=name, num_distinct=0) for value, name in zip(values, value_names, strict=True)
+        ),
         tuple(key.sql for key in chosen),
         tuple(value.sql for value in values),
     )
@@ -349,9 +355,7 @@ def by_keys(grouping: Grouping) -> str:
 def total_order(scope: Scope, shown: Sequence[str], sources: Sequence[tuple[str, Table]]) -> list[str]:
     """Return what makes an order over rows of the scope total: the primary key of its grain, or all that is shown."""
     alias, grain = sources[0]
-    keys = [
-        f.sql for name in grain.primary_key for f in scope.fields if f.source == alias and f.column.name == name
-    ]
+    keys = [f.sql for name in grain.primary_key for f in scope.fields if f.source == alias and f.column.name == name]
     return keys if keys and len(keys) == len(grain.primary_key) else list(shown)
 
 

@@ -211,7 +211,9 @@ class Draft:
             self._columns.update(column.name.lower() for column in table.columns)
             self.used[table.name] = None
         qualify = style.qualify or kept == 1 and self.chance(0.2) or _clash(skeleton.tables[:kept])
-        fields = [fields_of(table, alias, qualify=qualify) for table, alias in zip(skeleton.tables, aliases, strict=True)]
+        fields = [
+            fields_of(table, alias, qualify=qualify) for table, alias in zip(skeleton.tables, aliases, strict=True)
+        ]
         scope = Scope(
             dialect=self.dialect,
             from_sql=self._from(skeleton, aliases, kept, style)[0],
@@ -248,7 +250,9 @@ class Draft:
         Raises:
             DeadEndError: no rows come of the join.
         """
-        skeleton = Skeleton((self.schema.table(key.table),)).with_parent(0, key, self.schema.table(key.referenced_table))
+        skeleton = Skeleton((self.schema.table(key.table),)).with_parent(
+            0, key, self.schema.table(key.referenced_table)
+        )
         return self._spine(skeleton, 2, self.style)
 
     def _source(self, table: Table, alias: str, style: Style) -> str:
@@ -265,7 +269,9 @@ class Draft:
         text = sources[0]
         for join in joins:
             key = join.key
-            same = style.join == "using" and [c.lower() for c in key.columns] == [c.lower() for c in key.referenced_columns]
+            same = style.join == "using" and [c.lower() for c in key.columns] == [
+                c.lower() for c in key.referenced_columns
+            ]
             if same and kept == 2:
                 names = ", ".join(quote_name(name) for name in key.columns)
                 text += f" JOIN {sources[join.parent]} USING ({names})"
@@ -315,9 +321,7 @@ class Draft:
     def fixed(self, text: str) -> str:
         """Return a sentence of a text with references, drawn now rather than left to the grammar."""
         rules = self.builder.build()
-        return "".join(
-            part.text if hasattr(part, "text") else rules.sample(self.rng, part.name) for part in seq(text)
-        )
+        return "".join(part.text if hasattr(part, "text") else rules.sample(self.rng, part.name) for part in seq(text))
 
     def derived(self, sql: str, outputs: Sequence[Expression], alias: str, grain: Table) -> Scope | None:
         """Return the scope over the result of a concrete query whose columns are `outputs`; None where it has no rows.
@@ -388,7 +392,8 @@ class Draft:
                 group.extend((weight * predicate.weight / total, predicate.sql) for predicate in kept)
             condition = self.builder.choice("predicate", group)
             if candidates and self.chance(0.08):
-                _, _, others = candidates.pop(self.rng.randrange(len(candidates)))
+                (position,) = self.rng.choices(range(len(candidates)), [weight for weight, _, _ in candidates])
+                _, _, others = candidates.pop(position)
                 other = self.builder.choice("predicate", [(predicate.weight, predicate.sql) for predicate in others])
                 condition = f"({condition} OR {other})"
             slots.append(condition)

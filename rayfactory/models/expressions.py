@@ -53,7 +53,9 @@ def dimensions(scope: Scope) -> list[Expression]:
             filled = f"COALESCE({field.sql}, 'unknown')"
             found.append(Expression(filled, field.label, field.num_distinct, (field.sql,), 0.7, "text"))
     for field in with_role(scope, "date"):
-        found.extend(_periods(field, dialect))
+        # A date with few values is an attribute of something else, such as the start of a record's validity.
+        rare = 0.25 if field.column.profile.num_distinct < 8 else 1.0
+        found.extend(replace(period, weight=rare * period.weight) for period in _periods(field, dialect))
     for field in with_role(scope, "text"):
         # First letters of names: a register, as it were.
         if field.column.kind == "text" and field.column.profile.num_distinct > 30:
@@ -125,9 +127,14 @@ def bands(field: Field) -> list[Expression]:
     for some in dict.fromkeys((tuple(cuts), tuple(cuts[:1]), tuple(cuts[1:]))):
         if not some:
             continue
-        ranged = [f"under {number(some[0])}", *(f"{number(a)} to {number(b)}" for a, b in zip(some, some[1:], strict=False))]
+        ranged = [
+            f"under {number(some[0])}",
+            *(f"{number(a)} to {number(b)}" for a, b in zip(some, some[1:], strict=False)),
+        ]
         for names in (_BANDS[len(some) - 1], _SIZES[len(some) - 1], (*ranged, f"{number(some[-1])} and over")):
-            arms = " ".join(f"WHEN {field.sql} < {number(cut)} THEN '{name}'" for cut, name in zip(some, names, strict=False))
+            arms = " ".join(
+                f"WHEN {field.sql} < {number(cut)} THEN '{name}'" for cut, name in zip(some, names, strict=False)
+            )
             sql = f"CASE {arms} ELSE '{names[len(some)]}' END"
             word = draft_word(names)
             found.append(Expression(sql, f"{field.label}_{word}", len(some) + 1, (field.sql,), 1.0, "text"))
@@ -202,8 +209,9 @@ def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[
         big, small = (left, right) if _mean(left) > _mean(right) else (right, left)
         name = f"{big.label}_less_{small.label}" if len(big.label + small.label) < 26 else f"{big.label}_margin"
         found.append(Expression(f"{big.sql} - {small.sql}", name, 1000, uses, 0.25 * weight))
-        share = quotient(small.sql, big.sql, dialect)
-        found.append(Expression(share, f"{small.label}_ratio", 1000, uses, 0.15 * weight))
+        if a == b:
+            share = quotient(small.sql, big.sql, dialect)
+            found.append(Expression(share, f"{small.label}_ratio", 1000, uses, 0.15 * weight))
     return found
 
 

@@ -66,7 +66,9 @@ def draw_grammar(schema: Schema, tables: Sequence[str], rng: Random, engine: Eng
 
 
 def _wanted(schema: Schema, tables: Sequence[str]) -> list[str]:
-    named = list(dict.fromkeys(schema.table(name).name for name in tables)) or [table.name for table in schema.tables[:8]]
+    named = list(dict.fromkeys(schema.table(name).name for name in tables)) or [
+        table.name for table in schema.tables[:8]
+    ]
     return [name for name in named if schema.table(name).num_rows > 0] or named
 
 

@@ -11,12 +11,21 @@ from rayfactory.models.questions.combining import (
     common_values,
     counts_beside,
     overlap,
+    related_rows,
     scalar_figures,
     side_by_side,
     spread_of_groups,
     stacked,
 )
-from rayfactory.models.questions.grouping import above_typical_group, brief, pivot, share_of_total, subtotals, summary, totals
+from rayfactory.models.questions.grouping import (
+    above_typical_group,
+    brief,
+    pivot,
+    share_of_total,
+    subtotals,
+    summary,
+    totals,
+)
 from rayfactory.models.questions.listing import lookup, newest_record, without_partner
 from rayfactory.models.questions.plain import plainest
 from rayfactory.models.questions.ranking import (
@@ -54,6 +63,7 @@ QUESTIONS: tuple[tuple[float, Callable[[Draft], str]], ...] = (
     (4, spread_of_groups),
     (4, chained),
     (3, beside_group_average),
+    (2, related_rows),
     (1, scalar_figures),
     (1, common_values),
 )

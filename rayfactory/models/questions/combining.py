@@ -36,7 +36,9 @@ def branches(draft: Draft, count: int) -> list[Branch]:
     """
     options: list[tuple[float, str, list[ForeignKey]]] = []
     for table in draft.schema.populated:
-        keys = [key for key in draft.graph.children(table.name) if key.table in draft.wanted and key.table != table.name]
+        keys = [
+            key for key in draft.graph.children(table.name) if key.table in draft.wanted and key.table != table.name
+        ]
         if keys and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
             tables = len({key.table for key in keys})
             wanted = 1.0 if table.name in draft.wanted else 0.1
@@ -68,7 +70,13 @@ def overlap(draft: Draft) -> str:
     """Members that two groups have in common, that only one has, or of either: INTERSECT, EXCEPT, UNION."""
     pair_of = branches(draft, 2)
     first, second = pair_of
-    readable = [f for f in first.shared if f.column.role in ("identifier", "text", "category", "code") and f.num_distinct > 2 and f.column.kind != "other"]
+    readable = [
+        f
+        for f in first.shared
+        if f.column.role in ("identifier", "text", "category", "code")
+        and f.num_distinct > 2
+        and f.column.kind != "other"
+    ]
     if not readable:
         readable = [f for f in first.shared if f.column.name in first.key.referenced_columns]
     if not readable:
@@ -82,7 +90,10 @@ def overlap(draft: Draft) -> str:
     for branch in pair_of:
         conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.05)
         columns = ", ".join(_twin(branch, f).sql for f in shown)
-        parts.append(f"SELECT {columns} FROM {branch.spine.scope.from_sql}" + (f" WHERE {' AND '.join(conditions)}" if conditions else ""))
+        parts.append(
+            f"SELECT {columns} FROM {branch.spine.scope.from_sql}"
+            + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+        )
     text = f" {operator} ".join(parts)
     if draft.chance(0.25):
         alias = draft.alias("members")
@@ -106,7 +117,10 @@ def stacked(draft: Draft) -> str:
     base = next(f for f in first.shared if f.sql == use)
     label = draft.output(draft.pick([(1, "source"), (1, "channel"), (1, "origin")]), set())
     taken = {label}
-    group, total = draft.output_of(key, first.spine.scope, taken), draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken)
+    group, total = (
+        draft.output_of(key, first.spine.scope, taken),
+        draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken),
+    )
     parts = []
     figures = comparable_figures(draft, several) if draft.chance(0.7) else None
     counted = figures is None
@@ -159,7 +173,11 @@ def side_by_side(draft: Draft) -> str:
     two = branches(draft, draft.pick([(4, 2), (2, 3)]))
     first = two[0]
     things = [thing for thing in entities(first.spine.scope) if thing[0].source == first.spine.aliases[1]]
-    keys = [key for key in dimensions(first.spine.scope) if set(key.uses) <= {f.sql for f in first.shared} and len(key.uses) == 1]
+    keys = [
+        key
+        for key in dimensions(first.spine.scope)
+        if set(key.uses) <= {f.sql for f in first.shared} and len(key.uses) == 1
+    ]
     entity = bool(things) and draft.chance(0.5)
     if entity:
         f = things[0][0]
@@ -181,7 +199,11 @@ def side_by_side(draft: Draft) -> str:
         select = Select(branch.spine.scope.from_sql)
         function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or is_summable(figure) else "AVG"
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
-        wanted = prefixed("total" if function == "SUM" else "avg", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
+        wanted = (
+            prefixed("total" if function == "SUM" else "avg", figure.name)
+            if figure
+            else f"num_{plural(snake(branch.key.table))}"
+        )
         value = draft.output(wanted, taken)
         select.items = [f"{sql} AS {group}", f"{aggregate} AS {value}"]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.05)
@@ -190,14 +212,26 @@ def side_by_side(draft: Draft) -> str:
         if draft.chance(0.35):
             more = [m for m in figures if m.name != (figure.name if figure else "")]
             second = draft.pick([(m.weight, m) for m in more]) if more and draft.chance(0.6) else None
-            extra = f"AVG({second.sql})" if second else "COUNT(DISTINCT " + branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0]).sql + ")"
+            extra = (
+                f"AVG({second.sql})"
+                if second
+                else "COUNT(DISTINCT "
+                + branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0]).sql
+                + ")"
+            )
             extra_name = draft.output(prefixed("avg", second.name) if second else "num_members", taken)
             select.items.append(f"{extra} AS {extra_name}")
             extras.append((position, extra_name))
-        names.append(draft.alias(f"{words[-1] if len(words) > 1 else words[0]}_{draft.pick([(1, 'totals'), (1, 'summary'), (1, 'stats')])}"))
+        names.append(
+            draft.alias(
+                f"{words[-1] if len(words) > 1 else words[0]}_{draft.pick([(1, 'totals'), (1, 'summary'), (1, 'stats')])}"
+            )
+        )
         values.append(value)
         texts.append(select.sql())
-    join = draft.pick([(3, "JOIN"), (2, "LEFT JOIN"), (1, "FULL OUTER JOIN" if draft.dialect == "duckdb" else "LEFT JOIN")])
+    join = draft.pick(
+        [(3, "JOIN"), (2, "LEFT JOIN"), (1, "FULL OUTER JOIN" if draft.dialect == "duckdb" else "LEFT JOIN")]
+    )
     if len(two) > 2:
         join = "JOIN" if draft.chance(0.5) else "LEFT JOIN"
     a, b = (f"{name}.{value}" for name, value in list(zip(names, values, strict=True))[:2])
@@ -211,7 +245,10 @@ def side_by_side(draft: Draft) -> str:
     items += [f"{name}.{value} AS {value}" for name, value in list(zip(names, values, strict=True))[2:]]
     if draft.chance(0.6):
         compared = draft.pick(
-            [(1, (f"{a} - {b_shown}", "difference")), (1, (f"ROUND({quotient(f'1.0 * {b_shown}', a, 'duckdb')}, 3)", "ratio"))]
+            [
+                (1, (f"{a} - {b_shown}", "difference")),
+                (1, (f"ROUND({quotient(f'1.0 * {b_shown}', a, 'duckdb')}, 3)", "ratio")),
+            ]
         )
         items.append(f"{compared[0]} AS {draft.output(compared[1], taken)}")
     if draft.chance(0.65):
@@ -223,7 +260,9 @@ def side_by_side(draft: Draft) -> str:
     for name, source in list(zip(names, sources, strict=True))[1:]:
         sql += f" {join} {source} ON {names[0]}.{group} = {name}.{group}"
     if join == "JOIN" and draft.chance(0.3):
-        sql += f" WHERE {draft.builder.choice('comparison', [(1, f'{a} > {b}'), (1, f'{b} > {a}'), (1, f'{a} <> {b}')])}"
+        sql += (
+            f" WHERE {draft.builder.choice('comparison', [(1, f'{a} > {b}'), (1, f'{b} > {a}'), (1, f'{a} <> {b}')])}"
+        )
     way = draft.builder.choice("direction", [(2, " DESC"), (1, "")])
     sql += f" ORDER BY {values[0]}{way}, {group}"
     return f"{sql} LIMIT {limit(draft)}" if draft.chance(0.5) else sql
@@ -265,7 +304,7 @@ def counts_beside(draft: Draft) -> str:
         member = draft.output(f"{child.label}_ref", taken)
         clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         derived = f"SELECT {child.sql} AS {member}, {aggregate} AS {name} FROM {inner.scope.from_sql}{clause} GROUP BY {child.sql}"
-        if draft.chance(0.4):
+        if draft.chance(0.55):
             draft.ctes.append(f"{alias} AS ({derived})")
             source = alias
         else:
@@ -289,27 +328,45 @@ def counts_beside(draft: Draft) -> str:
 def spread_of_groups(draft: Draft) -> str:
     """How a count or total is spread over entities: an aggregate of an aggregate."""
     spine = draft.spine(draft.pick([(2, 1), (4, 2), (2, 3)]))
-    grain = [f for f in spine.scope.fields if f.source == spine.aliases[0] and f.column.role == "key" and 3 <= f.num_distinct and not f.column.profile.unique and f.column.kind != "other"]
+    grain = [
+        f
+        for f in spine.scope.fields
+        if f.source == spine.aliases[0]
+        and f.column.role == "key"
+        and 3 <= f.num_distinct
+        and not f.column.profile.unique
+        and f.column.kind != "other"
+    ]
     conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2)]), nested=0.1)
     if grain and draft.chance(0.5):
         f = draft.pick([(1.0, f) for f in grain])
         keys = [Expression(f.sql, f.label.removesuffix("_sk"), f.num_distinct, (f.sql,), 1.0, f.column.kind)]
         grouping = grouped(draft, spine, 1, 1, conditions, keys=keys, entity=False, plain=True)
     else:
-        grouping = grouped(draft, spine, draft.pick([(2, 1), (2, 2)]), 1, conditions, plain=True, entity=draft.chance(0.5))
+        grouping = grouped(
+            draft, spine, draft.pick([(2, 1), (2, 2)]), 1, conditions, plain=True, entity=draft.chance(0.5)
+        )
     value = grouping.values[0].name
     taken = {value, *(key.name for key in grouping.keys)}
     alias = draft.alias(draft.pick([(1, "per_group"), (1, "g"), (1, "subtotals"), (1, "grouped")]))
-    cte = draft.chance(0.5)
+    cte = draft.chance(0.6)
     source = alias if cte else f"({grouping.select.sql()}) AS {alias}"
     if cte:
         draft.ctes.append(f"{alias} AS ({grouping.select.sql()})")
     if len(grouping.keys) > 1 and draft.chance(0.6):
         key = grouping.keys[0].name
-        items = [key, *(f"{function}({value}) AS {draft.output(f'{function.lower()}_{value}', taken)}" for function in draft.rng.sample(["AVG", "MAX", "MIN"], 2))]
+        items = [
+            key,
+            *(
+                f"{function}({value}) AS {draft.output(f'{function.lower()}_{value}', taken)}"
+                for function in draft.rng.sample(["AVG", "MAX", "MIN"], 2)
+            ),
+        ]
         if draft.chance(0.4):
             items.append(f"COUNT(*) AS {draft.output('num_groups', taken)}")
-        return f"SELECT {', '.join(items)} FROM {source} GROUP BY {key} ORDER BY {items[1].split(' AS ')[1]} DESC, {key}"
+        return (
+            f"SELECT {', '.join(items)} FROM {source} GROUP BY {key} ORDER BY {items[1].split(' AS ')[1]} DESC, {key}"
+        )
     if grouping.value_sql[0] == "COUNT(*)" and draft.chance(0.6):
         frequency = draft.output("num_groups", taken)
         return f"SELECT {value}, COUNT(*) AS {frequency} FROM {source} GROUP BY {value} ORDER BY {value}"
@@ -344,7 +401,9 @@ def chained(draft: Draft) -> str:
     taken: set[str] = set()
     group, raw = draft.output_of(key, scope, taken), draft.output_of(figure, scope, taken)
     conditions = where(draft, spine, draft.pick([(3, 1), (3, 2), (2, 3)]), nested=0.15)
-    base = draft.alias(draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])]))
+    base = draft.alias(
+        draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])])
+    )
     clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     draft.ctes.append(f"{base} AS (SELECT {key.sql} AS {group}, {figure.sql} AS {raw} FROM {scope.from_sql}{clause})")
     function = draft.pick([(3 if is_summable(figure) else 0, "SUM"), (2, "AVG"), (1, "MAX")])
@@ -377,7 +436,13 @@ def beside_group_average(draft: Draft) -> str:
         raise DeadEndError
     own = [f for f in scope.fields if f.source == spine.aliases[0]]
     figures = [f for f in own if f.column.role == "measure" and f.is_number and f.num_distinct > 3]
-    keys = [f for f in own if f.column.role in ("key", "category") and 2 <= f.column.profile.num_distinct <= f.column.profile.num_sampled / 3 and f.column.kind != "other"]
+    keys = [
+        f
+        for f in own
+        if f.column.role in ("key", "category")
+        and 2 <= f.column.profile.num_distinct <= f.column.profile.num_sampled / 3
+        and f.column.kind != "other"
+    ]
     if not figures or not keys:
         raise DeadEndError
     figure, key = draft.pick([(1.0, f) for f in figures]), draft.pick([(1.0, f) for f in keys])
@@ -404,6 +469,72 @@ def beside_group_average(draft: Draft) -> str:
         return f"SELECT {f.qualified}, COUNT(*) AS {name} FROM {from_sql} WHERE {condition} GROUP BY {f.qualified} ORDER BY {name} DESC, {f.qualified}"
     order = ", ".join(dict.fromkeys([f"{figure.qualified} DESC", *(f.qualified for f in fields)]))
     return f"SELECT {shown} FROM {from_sql} WHERE {condition} ORDER BY {order} LIMIT {limit(draft)}"
+
+
+def related_rows(draft: Draft) -> str:
+    """Rows beside other rows of the same table: what they point to, or what shares a key with them."""
+    own_keys = [key for name in draft.wanted for key in draft.graph.parents(name) if key.referenced_table == name]
+    if own_keys and draft.chance(0.6):
+        key = draft.pick([(1.0, key) for key in own_keys])
+        spine = draft.along(key)
+        fields = shown_fields(draft, spine, draft.pick([(2, 3), (2, 4)]))
+        taken: set[str] = set()
+        columns = [f"{f.qualified} AS {draft.output(f'{f.source}_{f.label}', taken)}" for f in fields]
+        conditions = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.6)
+        clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        order = ", ".join(f.qualified for f in fields)
+        return f"SELECT {', '.join(columns)} FROM {spine.scope.from_sql}{clause} ORDER BY {order} LIMIT {limit(draft)}"
+    options = []
+    for name in draft.wanted:
+        table = draft.schema.table(name)
+        for key in draft.graph.parents(name):
+            if (
+                key.referenced_table == name
+                or len(key.columns) > 1
+                or len(table.primary_key) != 1
+                or table.num_rows > 5000
+            ):
+                continue
+            profile = table.column(key.columns[0]).profile
+            if profile.num_distinct and 1.3 <= table.num_rows / profile.num_distinct <= 25:
+                options.append((1 / (1 + draft.use[name]), key))
+    if not options:
+        raise DeadEndError
+    key = draft.pick(options)
+    spine = draft.along(key)
+    if spine.scope.joins:
+        raise DeadEndError
+    twin = draft.spine(1, must=key.table, grain=key.table)
+    alias, other = spine.aliases[0], twin.aliases[0]
+    link, identity = key.columns[0], draft.schema.table(key.table).primary_key[0]
+    first = spine.scope
+    shown = [
+        f for f in first.fields if f.source == alias and f.column.role in ("text", "identifier", "category", "measure")
+    ]
+    shared = [
+        f for f in first.fields if f.source == spine.aliases[1] and f.column.role in ("text", "identifier", "category")
+    ]
+    if not shown:
+        raise DeadEndError
+    f = draft.pick([(3.0 if f.column.role in ("text", "identifier") else 1.0, f) for f in shown])
+    conditions = where(draft, spine, draft.pick([(1, 0), (2, 1), (1, 2)]), nested=0)
+    own, theirs = twin.scope.field(other, link), twin.scope.field(other, identity)
+    mine = twin.scope.field(other, f.column.name)
+    items = [
+        f"{f.qualified} AS {draft.output(f'first_{f.label}', set())}",
+        f"{mine.qualified} AS {draft.output(f'second_{f.label}', set())}",
+    ]
+    if shared:
+        items.insert(0, draft.pick([(1.0, g) for g in shared]).qualified)
+    tie = first.field(alias, identity).qualified
+    on = f"{first.field(alias, link).qualified} = {own.qualified} AND {tie} < {theirs.qualified}"
+    if not draft.style.qualify and conditions:
+        conditions = []
+    clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    return (
+        f"SELECT {', '.join(items)} FROM {first.from_sql} JOIN {twin.scope.from_sql} ON {on}{clause} "
+        f"ORDER BY {tie}, {theirs.qualified} LIMIT {limit(draft)}"
+    )
 
 
 def scalar_figures(draft: Draft) -> str:
@@ -458,5 +589,3 @@ def common_values(draft: Draft) -> str:
         f"SELECT {a.sql} AS {name} FROM {scopes[0].from_sql}{clauses[0]} {operator} "
         f"SELECT {b.sql} FROM {scopes[1].from_sql}{clauses[1]} ORDER BY {name} LIMIT {limit(draft)}"
     )
-
-

@@ -46,7 +46,9 @@ def brief(draft: Draft) -> str:
     if how == "values":
         key = draft.pick([(key.weight, key) for key in keys])
         select.distinct = True
-        select.items = [key.sql if key.sql in {f.sql for f in scope.fields} else f"{key.sql} AS {draft.output(key.name, taken)}"]
+        select.items = [
+            key.sql if key.sql in {f.sql for f in scope.fields} else f"{key.sql} AS {draft.output(key.name, taken)}"
+        ]
         select.order = draft.pick([(1, "1"), (1, "")])
         return select.sql()
     chosen = draft.some(values, 1)
@@ -58,7 +60,11 @@ def brief(draft: Draft) -> str:
         select.items = [shown]
         return select.sql()
     key = draft.pick([(key.weight, key) for key in keys])
-    select.items = [key.sql, shown] if key.sql in {f.sql for f in scope.fields} else [f"{key.sql} AS {draft.output(key.name, taken)}", shown]
+    select.items = (
+        [key.sql, shown]
+        if key.sql in {f.sql for f in scope.fields}
+        else [f"{key.sql} AS {draft.output(key.name, taken)}", shown]
+    )
     select.group = draft.pick([(2, key.sql), (1, "1")])
     select.order = draft.pick([(2, "2 DESC, 1"), (2, "1"), (1, "")])
     if select.order and draft.chance(0.3):
@@ -142,7 +148,11 @@ def pivot(draft: Draft) -> str:
         word = snake(str(value))
         name = word if len(word) > 2 and not word.isdigit() else f"{column.label}_{word}"
         if figure is None:
-            sql = f"COUNT(*) FILTER (WHERE {condition})" if style == "filter" else f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)"
+            sql = (
+                f"COUNT(*) FILTER (WHERE {condition})"
+                if style == "filter"
+                else f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)"
+            )
             name = f"num_{name}"
         elif style == "filter":
             sql = f"{function}({figure.sql}) FILTER (WHERE {condition})"

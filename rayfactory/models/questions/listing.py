@@ -17,7 +17,10 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
     chosen: list[Field] = []
     while left and len(chosen) < count:
         seen = {f.source for f in chosen}
-        weights = [(_SHOWN_WEIGHT[f.column.role] * (0.5 if f.source in seen else 1.5) * (0.2 if f.num_distinct < 2 else 1), f) for f in left]
+        weights = [
+            (_SHOWN_WEIGHT[f.column.role] * (0.5 if f.source in seen else 1.5) * (0.2 if f.num_distinct < 2 else 1), f)
+            for f in left
+        ]
         f = draft.pick(weights)
         chosen.append(f)
         left = [other for other in left if other.sql != f.sql and other.label != f.label]
@@ -96,7 +99,9 @@ def without_partner(draft: Draft) -> str:
     outer = {f.column.name: f for f in spine.scope.fields if f.source == spine.aliases[0]}
     if any(a not in own for a in key.columns) or any(b not in outer for b in key.referenced_columns):
         raise DeadEndError
-    ties = [f"{own[a].qualified} = {outer[b].qualified}" for a, b in zip(key.columns, key.referenced_columns, strict=True)]
+    ties = [
+        f"{own[a].qualified} = {outer[b].qualified}" for a, b in zip(key.columns, key.referenced_columns, strict=True)
+    ]
     conditions = draft.conditions(inner.scope, draft.pick([(2, 0), (3, 1), (2, 2)]))
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
     how = draft.pick([(3, "left"), (3, "exists"), (2, "in")])
@@ -107,7 +112,9 @@ def without_partner(draft: Draft) -> str:
     select = Select(spine.scope.from_sql)
     if how == "left" and not spine.scope.joins:
         tie = own[key.columns[0]].qualified
-        select.source += f" LEFT JOIN {inner.scope.from_sql} ON {' AND '.join([*ties, *_qualified(draft, inner, conditions)])}"
+        select.source += (
+            f" LEFT JOIN {inner.scope.from_sql} ON {' AND '.join([*ties, *_qualified(draft, inner, conditions)])}"
+        )
         select.where = [*plain, f"{tie} IS NULL"]
         if not _unambiguous([*spine.skeleton.tables, *inner.skeleton.tables]) and not draft.style.qualify:
             raise DeadEndError
@@ -148,7 +155,12 @@ def _unambiguous(tables: object) -> bool:
 def _child_of_wanted(draft: Draft):  # type: ignore[no-untyped-def]
     """Return a wanted child table with its key to another wanted table."""
     options = [
-        (1.0 / (1 + draft.use[name] + draft.use[key.referenced_table]) * (3 if key.referenced_table in draft.wanted else 1), (name, key))
+        (
+            1.0
+            / (1 + draft.use[name] + draft.use[key.referenced_table])
+            * (3 if key.referenced_table in draft.wanted else 1),
+            (name, key),
+        )
         for name in draft.wanted
         for key in draft.graph.parents(name)
         if key.table != key.referenced_table and draft.schema.table(key.referenced_table).num_rows >= 3
@@ -164,7 +176,14 @@ def newest_record(draft: Draft) -> str:
     scope = spine.scope
     if scope.num_rows > 200_000:
         raise DeadEndError
-    keys = [f for f in scope.fields if (f.source == spine.aliases[0] and f.column.role == "key" or f.column.role in ("category", "identifier")) and f.num_distinct >= 2 and not f.column.profile.unique and f.column.kind != "other"]
+    keys = [
+        f
+        for f in scope.fields
+        if (f.source == spine.aliases[0] and f.column.role == "key" or f.column.role in ("category", "identifier"))
+        and f.num_distinct >= 2
+        and not f.column.profile.unique
+        and f.column.kind != "other"
+    ]
     orders = [f for f in scope.fields if f.column.role in ("date", "measure") and f.num_distinct > 3]
     if not keys or not orders:
         raise DeadEndError
@@ -187,7 +206,7 @@ def newest_record(draft: Draft) -> str:
         select.limit = limit(draft)
         return select.sql()
     count = draft.builder.choice("newest", [(3, "= 1"), (1, "<= 2"), (1, "<= 3")])
-    if draft.chance(0.5):
+    if draft.chance(0.65):
         cte = draft.alias("ranked")
         draft.ctes.append(f"{cte} AS ({select.sql()})")
         return f"SELECT {', '.join(names)} FROM {cte} WHERE {rank} {count} ORDER BY {', '.join(names)} LIMIT {limit(draft)}"

@@ -16,7 +16,9 @@ def top_of_each_group(draft: Draft) -> str:
     """The first few members of each group by a total or count."""
     spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.1)
-    groups = draft.some([key for key in dimensions(spine.scope) if key.num_distinct <= 30 and not set(key.uses) & draft.constrained], 1)
+    groups = draft.some(
+        [key for key in dimensions(spine.scope) if key.num_distinct <= 30 and not set(key.uses) & draft.constrained], 1
+    )
     if not groups:
         raise DeadEndError
     entity = draft.chance(0.6)
@@ -32,7 +34,9 @@ def top_of_each_group(draft: Draft) -> str:
     tie = f", {ties}" if function == "ROW_NUMBER" or draft.chance(0.3) else ""
     way = draft.builder.choice("direction", [(5, " DESC"), (1, "")])
     window = f"{function}() OVER (PARTITION BY {grouping.key_sql[0]} ORDER BY {sql}{way}{tie})"
-    rank = draft.output(draft.pick([(2, "rank_in_group"), (1, "rnk"), (1, "place"), (1, f"{names[0]}_rank")]), set(names))
+    rank = draft.output(
+        draft.pick([(2, "rank_in_group"), (1, "rnk"), (1, "place"), (1, f"{names[0]}_rank")]), set(names)
+    )
     count = draft.builder.choice("top", [(1, "<= 3"), (1, "= 1"), (1, "<= 5"), (0.5, "<= 10"), (0.5, "<= 2")])
     order = ", ".join([grouping.keys[0].name, rank, *(key.name for key in grouping.keys[1:])])
     select.items.append(f"{window} AS {rank}")
@@ -64,7 +68,10 @@ def _period(draft: Draft, spine: Spine) -> Expression:
         if 3 <= key.num_distinct <= 80
         and (
             key.kind in ("date", "timestamp")
-            or any(word in key.name.split("_") for word in ("year", "month", "quarter", "moy", "qoy", "dom", "hour", "dow", "season", "weekday"))
+            or any(
+                word in key.name.split("_")
+                for word in ("year", "month", "quarter", "moy", "qoy", "dom", "hour", "dow", "season", "weekday")
+            )
         )
         and not any(word in key.name for word in ("current", "same", "first", "last"))
     ]
@@ -78,7 +85,10 @@ def trend(draft: Draft) -> str:
     dated = [
         name
         for name in draft.wanted
-        if any(column.role == "date" or column.name.lower().endswith(("year", "month")) for column in draft.schema.table(name).columns)
+        if any(
+            column.role == "date" or column.name.lower().endswith(("year", "month"))
+            for column in draft.schema.table(name).columns
+        )
     ]
     if not dated:
         raise DeadEndError
@@ -204,7 +214,11 @@ def row_beside_its_group(draft: Draft) -> str:
     if how == "above" and function in ("AVG", "MAX"):
         select.items.append(f"{window} AS {beside}")
         alias = draft.alias(draft.pick([(1, "detail"), (1, "x"), (1, "with_group")]))
-        compare = f"{own} > {draft.builder.choice('factor', [(2, ''), (1, '1.5 * '), (1, '2 * ')])}{beside}" if function == "AVG" else f"{own} = {beside}"
+        compare = (
+            f"{own} > {draft.builder.choice('factor', [(2, ''), (1, '1.5 * '), (1, '2 * ')])}{beside}"
+            if function == "AVG"
+            else f"{own} = {beside}"
+        )
         shown = ", ".join([group, *names, own, beside])
         order = ", ".join([group, f"{own} DESC", *tie_names])
         if draft.chance(0.5):
@@ -212,7 +226,9 @@ def row_beside_its_group(draft: Draft) -> str:
             return f"SELECT {shown} FROM {alias} WHERE {compare} ORDER BY {order} LIMIT {limit(draft)}"
         return f"SELECT {shown} FROM ({select.sql()}) AS {alias} WHERE {compare} ORDER BY {order} LIMIT {limit(draft)}"
     if how == "share":
-        select.items.append(f"ROUND(100.0 * {figure.sql} / NULLIF({window}, 0), 2) AS {draft.output('pct_of_group', taken)}")
+        select.items.append(
+            f"ROUND(100.0 * {figure.sql} / NULLIF({window}, 0), 2) AS {draft.output('pct_of_group', taken)}"
+        )
     else:
         select.items.append(f"{figure.sql} - {window} AS {draft.output(f'gap_to_{function.lower()}', taken)}")
     select.order = ", ".join([group, f"{own} DESC", *tie_names])
@@ -228,9 +244,20 @@ def ranked_rows(draft: Draft) -> str:
     scope = spine.scope
     conditions = where(draft, spine, max(1, num_conditions(draft)), nested=0.15)
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (2, 2), (1, 3)])) if f.sql != figure.sql]
-    groups = [f for f in scope.fields if f.column.role in ("category", "key") and f.num_distinct >= 2 and not f.column.profile.unique and f.column.kind != "other"]
+    groups = [
+        f
+        for f in scope.fields
+        if f.column.role in ("category", "key")
+        and f.num_distinct >= 2
+        and not f.column.profile.unique
+        and f.column.kind != "other"
+    ]
     groups = [f for f in groups if f.column.role == "category" or f.source == spine.aliases[0]]
-    partition = f"PARTITION BY {draft.pick([(2.0 if f.column.role == 'category' else 0.4, f) for f in groups]).sql} " if groups and draft.chance(0.5) else ""
+    partition = (
+        f"PARTITION BY {draft.pick([(2.0 if f.column.role == 'category' else 0.4, f) for f in groups]).sql} "
+        if groups and draft.chance(0.5)
+        else ""
+    )
     moments = [f for f in scope.fields if f.column.role == "date" and f.num_distinct > 5]
     order = ", ".join([draft.pick([(1.0, f) for f in moments]).sql, *ties]) if moments else ", ".join(ties)
     taken: set[str] = set()
@@ -241,8 +268,20 @@ def ranked_rows(draft: Draft) -> str:
         (1.0, (f"CUME_DIST() OVER ({partition}ORDER BY {figure.sql})", f"{figure.label}_cume_dist")),
         (2.0, (f"{figure.sql} - LAG({figure.sql}) OVER ({partition}ORDER BY {order})", "change_from_previous")),
         (1.0, (f"LAG({figure.sql}, 1, 0) OVER ({partition}ORDER BY {order})", f"previous_{figure.label}")),
-        (1.0, (f"SUM({figure.sql}) OVER ({partition}ORDER BY {order} ROWS UNBOUNDED PRECEDING)", f"running_{figure.label}")),
-        (1.0, (f"AVG({figure.sql}) OVER ({partition}ORDER BY {order} ROWS BETWEEN 3 PRECEDING AND CURRENT ROW)", f"moving_{figure.label}")),
+        (
+            1.0,
+            (
+                f"SUM({figure.sql}) OVER ({partition}ORDER BY {order} ROWS UNBOUNDED PRECEDING)",
+                f"running_{figure.label}",
+            ),
+        ),
+        (
+            1.0,
+            (
+                f"AVG({figure.sql}) OVER ({partition}ORDER BY {order} ROWS BETWEEN 3 PRECEDING AND CURRENT ROW)",
+                f"moving_{figure.label}",
+            ),
+        ),
         (1.0, (f"COUNT(*) OVER ({partition.strip()})", "num_in_group" if partition else "num_overall")),
         (1.0, (f"NTILE(4) OVER ({partition}ORDER BY {figure.sql}, {', '.join(ties)})", f"{figure.label}_quartile")),
     ]
@@ -276,6 +315,8 @@ def grouped_rank(draft: Draft) -> str:
     ]
     if grouping.values[0].kind in ("date", "timestamp"):
         options = options[:2]
+    elif not sql.startswith(("SUM(", "COUNT(")):
+        options = [option for option in options if not option[1][1].startswith("cumulative")]
     window, name = draft.pick(options)
     grouping.select.items.append(f"{window} AS {draft.output(name, taken)}")
     grouping.select.order = ", ".join([f"{value} DESC", *(key.name for key in grouping.keys)])
@@ -284,4 +325,3 @@ def grouped_rank(draft: Draft) -> str:
     if draft.chance(0.4):
         grouping.select.limit = limit(draft)
     return grouping.select.sql()
-
