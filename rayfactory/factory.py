@@ -41,6 +41,9 @@ logger = logging.getLogger("rayfactory")
 # Settings that change what is done or shown, and not which rows the pool gets.
 _NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display")
 
+# Of the benchmark: where it lies and comes from. What is in it has a fingerprint.
+_NOT_IN_BENCHMARK_IDENTITY = ("root", "downloads", "manual")
+
 
 def run(config: Config, command: str) -> int:
     """Grow the pool of a run until it stops; return the exit code: 0, or 130 where the user interrupted it.
@@ -101,7 +104,8 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
     settings = asdict(config)
     for name in _NOT_IN_IDENTITY:
         del settings[name]
-    del settings["benchmark"]["root"]
+    for name in _NOT_IN_BENCHMARK_IDENTITY:
+        del settings["benchmark"][name]
     covered = {"settings": settings, "fingerprints": {name: schema.fingerprint for name, schema in schemas.items()}}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
     return {"benchmark": config.benchmark.name, "seed": config.seed, "config_sha256": digest}
@@ -431,17 +435,17 @@ def _greeting(config: Config, schemas: Mapping[str, Schema], pool: Pool, dashboa
 
 def _farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in list(summary["rejected"].items())[:4])
-    similarity = summary["mean_similarity"]
+    similarity = "none" if summary["mean_similarity"] is None else f"{summary['mean_similarity']:.3f}"
+    quality = (
+        f"executability {summary['executability']:.3f}, non-empty {summary['non_empty_rate']:.3f}, "
+        f"mean similarity {similarity}"
+    )
+    used = f"{summary['tables_covered']} of {summary['tables']} (Gini {summary['table_gini']:.2f})"
     return "\n".join(
         [
             f"Stopped: {STOP_REASONS[summary['stop_reason']]}.",
             f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
-            (
-                f"  executability {summary['executability']:.3f}, non-empty {summary['non_empty_rate']:.3f}, mean similarity "
-                f"{'none' if similarity is None else f'{similarity:.3f}'}, tables {summary['tables_covered']} of "
-                f"{summary['tables']} (Gini {summary['table_gini']:.2f}), {summary['wall_s']:.0f} s, "
-                f"${summary['cost_usd']:.2f}"
-            ),
+            f"  {quality}, tables {used}, {summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}",
             f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
             f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
         ]

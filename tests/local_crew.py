@@ -5,8 +5,10 @@ from __future__ import annotations
 from rayfactory.agents.management import ManagementAgent
 from rayfactory.agents.seed_selection import SeedSelectionAgent
 from rayfactory.agents.table_selection import TableSelectionAgent
-from rayfactory.cluster.actors import Contender, CriticalAgent, ExpansionAgent, GenerationAgent, ToolWorker
+from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.crew import as_verdict
+from rayfactory.cluster.critic import Contender, CriticalAgent
+from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.tools.execution import examine
 
 

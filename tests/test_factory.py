@@ -1,6 +1,7 @@
 """The loop ends with exactly the rows that were asked for, however it was stopped and started."""
 
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -37,9 +38,22 @@ def config(shop, tmp_path):
     return config
 
 
+class Encoder:
+    """The real encoder, asked once for each text: these runs write the same queries again and again."""
+
+    def __init__(self):
+        self._embedder = Embedder(EmbeddingConfig())
+        self._known = {}
+
+    def encode(self, texts):
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(new, self._embedder.encode(new), strict=True))
+        return [self._known[text] for text in texts]
+
+
 @functools.cache
-def _embedder():
-    return Embedder(EmbeddingConfig())
+def _encoder():
+    return Encoder()
 
 
 class StoppedError(Exception):
@@ -52,11 +66,12 @@ def grow(config, *, die_in_round=None, die_in="judge"):
     progress = Progress("test", config.target)
     with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
         loop = Loop(config, schemas, pool, Monitor(progress, config.display), progress, Clock(0.0))
-        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _embedder())
+        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _encoder())
         inner = getattr(crew, die_in)
+        calls = itertools.count()
 
         def dying(*args):
-            if die_in_round is not None and pool.next_round >= die_in_round:
+            if next(calls) == die_in_round:
                 raise StoppedError
             return inner(*args)
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 from rayfactory.agents.management import ManagementAgent
 from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent
 from rayfactory.agents.table_selection import Ask, TableSelectionAgent, Use
-from rayfactory.cluster.actors import Contender, CriticalAgent, Decision, ExpansionAgent, GenerationAgent, ToolWorker
+from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
+from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import run_and_embed
 from rayfactory.cluster.session import Session
+from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.config import Config
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema

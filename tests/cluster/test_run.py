@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.shop import make_shop
 
 from rayfactory.pool import connect
+from tests.shop import make_shop
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = 60

@@ -1,8 +1,4 @@
-"""The long-lived Ray actors of a run: what holds a model, an index or a database connection.
-
-Actors are plain classes wrapped by `ray.remote` in `Crew`. CPU shares are small because an author, a
-worker and a dataset task take turns: what is admitted at most is a few of each for every CPU.
-"""
+"""The Critical Agent as an actor: the index of the pool, and who is admitted to it."""
 
 from __future__ import annotations
 
@@ -14,68 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayfactory.agents.critical import reject
-from rayfactory.agents.expansion import expand
-from rayfactory.agents.generation import generate
 from rayfactory.config import Config
-from rayfactory.databases.engine import Database
-from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.records import Candidate, Execution, Request
+from rayfactory.records import Candidate, Execution
 from rayfactory.sql import canonical, normalise, parse
-from rayfactory.tools.embedding import Embedder
-from rayfactory.tools.execution import Connections, ExecutionTool
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.tree_edit import Tree, flatten
-
-
-class GenerationAgent:
-    """The Generation Agent with its own database connections."""
-
-    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
-        self._schemas = schemas
-        self._connections = Connections(databases, config.execution)
-
-    def answer(self, request: Request) -> list[Candidate]:
-        """Return the candidates that a generation request asked for."""
-        return generate(request, self._schemas[request.database], self._connections.get(request.database))
-
-
-class ExpansionAgent:
-    """The Expansion Agent with its own database connections."""
-
-    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
-        self._schemas = schemas
-        self._connections = Connections(databases, config.execution)
-
-    def answer(self, request: Request) -> list[Candidate]:
-        """Return the candidates that an expansion request asked for."""
-        return expand(request, self._schemas[request.database], self._connections.get(request.database))
-
-
-class ToolWorker:
-    """The Execution Tool and the encoder, which every candidate passes before it is compared."""
-
-    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
-        self._config = config
-        self._execution = ExecutionTool(databases, schemas, config.execution)
-        self._embedder: Embedder | None = None
-
-    def warm_up(self) -> int:
-        """Load the encoder; return the dimension of its vectors."""
-        self._embedder = Embedder(self._config.embedding)
-        return self._embedder.dimension
-
-    def execute(self, work: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
-        """Run candidates given as (database, sql, examined), in order."""
-        return [self._execution.run(database, sql, examined) for database, sql, examined in work]
-
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the unit vectors, float32[N, D], of normalised texts."""
-        if self._embedder is None:
-            self.warm_up()
-        assert self._embedder is not None
-        return self._embedder.encode(texts)
 
 
 @dataclass(frozen=True, slots=True)
