@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from rayfactory.config import EmbeddingConfig
 from rayfactory.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 """The one model that needs no download: a package carries it."""
@@ -29,17 +34,17 @@ class Embedder:
 
     def __init__(self, config: EmbeddingConfig) -> None:
         import torch
-        from sentence_transformers import SentenceTransformer
+        from huggingface_hub.utils.logging import set_verbosity_error
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # type: ignore[no-untyped-call]
+        set_verbosity_error()  # type: ignore[no-untyped-call]
         torch.set_num_threads(1)
         self._config = config
-        packaged = config.model == PACKAGED_MODEL
-        source = str(packaged_model_dir()) if packaged else config.model
-        is_local = packaged or Path(source).exists()
         try:
-            self._model = SentenceTransformer(source, device="cpu", local_files_only=is_local)
+            self._model = _load(config.model)
+        except ConfigError:
+            raise
         except Exception as error:  # the loaders below it raise whatever their parsers and HTTP clients do
             raise ConfigError(
                 f"embedding.model {config.model!r} cannot be loaded ({_first_line(error)}); give a folder that holds a "
@@ -81,6 +86,19 @@ class Embedder:
             normalize_embeddings=True,
         )
         return np.ascontiguousarray(vectors_ND, dtype=np.float32)
+
+
+def _load(model: str) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
+    source = str(packaged_model_dir()) if model == PACKAGED_MODEL else model
+    try:
+        return SentenceTransformer(source, device="cpu", local_files_only=True)
+    except Exception:
+        # Only what the user names, and what is neither a folder nor downloaded already, is asked of the network.
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) or Path(source).exists():
+            raise
+    return SentenceTransformer(source, device="cpu")
 
 
 def packaged_model_dir() -> Path:

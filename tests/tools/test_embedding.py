@@ -66,6 +66,11 @@ def test_a_folder_without_a_model_is_refused_with_the_remedy(tmp_path: Path):
         Embedder(EmbeddingConfig(model=str(tmp_path)))
 
 
+def test_a_folder_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"embedding\.model .* cannot be loaded .* give a folder"):
+        Embedder(EmbeddingConfig(model=str(tmp_path / "missing")))
+
+
 def test_more_tokens_than_the_model_has_positions_for_are_refused():
     with pytest.raises(ConfigError, match=r"embedding\.max_tokens=513 is more than .* 512"):
         Embedder(EmbeddingConfig(max_tokens=513))
