@@ -15,7 +15,7 @@ from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
 from rayfactory.models import expressions
 from rayfactory.models.naming import column, identifier, new_name, plain_name
 from rayfactory.models.scope import Scope, fields_of
-from rayfactory.models.scopes import Source, own_nodes, sources_of, table_name
+from rayfactory.models.scopes import Source, is_shadowed, own_nodes, sources_of, table_name
 from rayfactory.models.syntax import quote_name
 
 MAX_JOINED_ROWS = 400_000
@@ -201,13 +201,21 @@ def reads_inside(select: exp.Select, table: str) -> bool:
 
 def aliases_in(node: exp.Expr) -> set[str]:
     """Return the folded source names that the columns below a node name, nested queries included."""
-    return {part.table.casefold() for part in node.find_all(exp.Column) if part.table}
+    return {
+        part.table.casefold()
+        for part in node.find_all(exp.Column)
+        if part.table and not is_shadowed(part, node, part.table)
+    }
 
 
 def uses_of(select: exp.Select, alias: str) -> list[exp.Column]:
     """Return the columns of a source that the SELECT names anywhere, nested queries included."""
     folded = alias.casefold()
-    return [node for node in select.find_all(exp.Column) if node.table.casefold() == folded]
+    return [
+        node
+        for node in select.find_all(exp.Column)
+        if node.table.casefold() == folded and not is_shadowed(node, select, folded)
+    ]
 
 
 def plain_keys(select: exp.Select) -> list[exp.Expr] | None:

@@ -14,10 +14,13 @@ from rayfactory.models.blocks import (
     blocks,
     conjuncts,
     is_join_condition,
+    joins_of,
+    names_in,
+    reads_inside,
     set_conjuncts,
 )
 from rayfactory.models.conditions import above_average, draw_condition, selects_rows
-from rayfactory.models.naming import identifier
+from rayfactory.models.naming import column, identifier, table_alias
 
 
 def add_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -64,7 +67,13 @@ def _plain_conditions(block: Block) -> list[exp.Expr]:
 
 def drop_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select more rows by one condition less."""
-    found = [(block, condition) for block in blocks(tree, context.schema) for condition in _plain_conditions(block)]
+    found = [
+        (block, condition)
+        for block in blocks(tree, context.schema)
+        for condition in _plain_conditions(block)
+        # A subquery without any condition would select everything.
+        if block.select is tree or len(conjuncts(block.select)) > 1
+    ]
     if not found:
         return None
     block, condition = rng.choice(found)
@@ -148,3 +157,49 @@ def _moved(condition: exp.Expr, block: Block, by_table: dict[str, str]) -> exp.E
             return None
         node.set("table", identifier(by_table[source.table.name]))
     return moved
+
+
+def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
+    """Select only rows whose key (or whose reference) is among those that another seed selects."""
+    found: list[tuple[Block, str, str, Block, str, str]] = []
+    keys = [key for key in context.schema.foreign_keys if len(key.columns) == 1]
+    for block in blocks(tree, context.schema)[:1]:
+        for seed in context.seeds:
+            for other in blocks(seed, context.schema):
+                if other.select.args.get("with_") or len(other.tables) != len(other.sources):
+                    continue
+                for alias, table in block.tables.items():
+                    for other_alias, other_table in other.tables.items():
+                        for key in keys:
+                            ends = ((key.table, key.columns[0]), (key.referenced_table, key.referenced_columns[0]))
+                            for (mine, own), (theirs, far) in (ends, ends[::-1]):
+                                if table.name == mine and other_table.name == theirs:
+                                    found.append((block, alias, own, other, other_alias, far))
+    if not found:
+        return None
+    block, alias, own, other, other_alias, far = rng.choice(found)
+    inner = exp.Select(expressions=[column(other_alias, far)], from_=other.select.args["from_"].copy())
+    inner.set("joins", [join.copy() for join in joins_of(other.select)])
+    set_conjuncts(inner, [c for c in conjuncts(other.select) if not c.find(exp.Select)])
+    if not (conjuncts(inner) or joins_of(inner)) or reads_inside(block.select, other.tables[other_alias].name):
+        return None
+    _rename_sources(inner, tree)
+    condition = exp.In(this=column(alias, own), query=exp.Subquery(this=inner))
+    add_conjunct(block.select, condition)
+    return tree if selects_rows(block, context) else None
+
+
+def _rename_sources(query: exp.Select, tree: exp.Expr) -> None:
+    """Give the sources of a query that is put into a tree names that the tree has not."""
+    taken = names_in(tree)
+    renamed: dict[str, str] = {}
+    items = [query.args["from_"].this, *(join.this for join in joins_of(query))]
+    for item in items:
+        old = item.alias_or_name
+        if old.casefold() in taken:
+            new = table_alias(item.name, [*taken, *renamed.values()])
+            renamed[old.casefold()] = new
+            item.set("alias", exp.TableAlias(this=identifier(new)))
+    for node in query.find_all(exp.Column):
+        if node.table.casefold() in renamed:
+            node.set("table", identifier(renamed[node.table.casefold()]))

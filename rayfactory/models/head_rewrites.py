@@ -18,19 +18,18 @@ from rayfactory.models.blocks import (
     block_of,
     conjuncts,
     dimensions,
-    key_columns,
     labels,
     measures,
+    names_in,
     parsed,
     pick,
     plain_keys,
     projection,
-    reference,
     root_select,
     vocabulary,
 )
 from rayfactory.models.conditions import sample_rows
-from rayfactory.models.naming import identifier, new_name
+from rayfactory.models.naming import column, identifier, new_name, table_alias
 from rayfactory.models.scopes import has_aggregate, is_aggregated, output_name
 from rayfactory.models.syntax import literal, number
 
@@ -252,113 +251,6 @@ def _bound(value: float) -> exp.Expr:
     return parsed(number(value), "duckdb")
 
 
-def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Add a window function: a rank, a share of the whole, a running total, the value before."""
-    select = root_select(tree)
-    if select is None or any(part.find(exp.Window) for part in select.expressions) or select.args.get("distinct"):
-        return None
-    taken = {output_name(part).casefold() for part in select.expressions}
-    block = block_of(select, context.schema)
-    shown = (
-        _window_over_groups(select, rng) if is_aggregated(select) else _window_over_rows(select, block, context, rng)
-    )
-    if shown is None:
-        return None
-    name = new_name(shown.name, taken)
-    select.append("expressions", exp.alias_(shown.expression, identifier(name), copy=False))
-    if select.args.get("limit") is None and rng.random() < 0.5:
-        draw_order(select, rng, limit_chance=0.3)
-    return tree
-
-
-def _ordered(*terms: tuple[exp.Expr, bool]) -> exp.Order:
-    return exp.Order(expressions=[exp.Ordered(this=part.copy(), desc=desc, nulls_first=False) for part, desc in terms])
-
-
-def window(function: exp.Expr, partition: Sequence[exp.Expr], order: exp.Order | None) -> exp.Window:
-    """Return a function OVER a partition in an order."""
-    over = exp.Window(this=function, partition_by=[part.copy() for part in partition], over="OVER")
-    if order is not None:
-        over.set("order", order)
-    return over
-
-
-def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
-    keys = plain_keys(select)
-    if not keys:
-        return None
-    values = [part for part in select.expressions if has_aggregate(part)]
-    values = [part for part in values if not part.find(exp.GroupConcat, exp.ArrayAgg)]
-    if not values:
-        return None
-    part = rng.choice(values)
-    value, name = part.unalias(), output_name(part) or "value"
-    if isinstance(value, exp.Round):
-        value = value.this
-    partition = [rng.choice(keys)] if len(keys) > 1 and rng.random() < 0.6 else []
-    rest = [key for key in keys if key not in partition]
-    choice = rng.random()
-    if choice < 0.35:
-        function = rng.choice([exp.Rank, exp.DenseRank])()
-        return Shown(window(function, partition, _ordered((value, True))), f"{name}_rank")
-    if choice < 0.6 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
-        share = exp.Div(
-            this=exp.Mul(this=exp.Literal.number("100.0"), expression=value.copy()),
-            expression=exp.Nullif(
-                this=window(exp.Sum(this=value.copy()), partition, None), expression=exp.Literal.number(0)
-            ),
-        )
-        return Shown(exp.Round(this=share, decimals=exp.Literal.number(2)), f"{name}_share")
-    if choice < 0.8:
-        function = exp.Lag(this=value.copy())
-        return Shown(window(function, partition, _ordered(*((key, False) for key in rest))), f"previous_{name}")
-    if isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
-        running = window(exp.Sum(this=value.copy()), partition, _ordered(*((key, False) for key in rest)))
-        return Shown(running, f"running_{name}")
-    return Shown(window(exp.Max(this=value.copy()), partition, None), f"best_{name}")
-
-
-def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: random.Random) -> Shown | None:
-    shown = {
-        reference(part.unalias().table, part.unalias().name)
-        for part in select.expressions
-        if isinstance(part.unalias(), exp.Column)
-    }
-    quantities = measures(block, context.schema)
-    if not quantities:
-        return None
-    visible = [term for term in quantities if term.text in shown]
-    term = rng.choice(visible or quantities)
-    groups = dimensions(block, context.schema)
-    seen = [other for other in groups if other.text in shown]
-    partition = [rng.choice(seen or groups)] if groups and rng.random() < 0.8 else []
-    parts = [other.expression for other in partition]
-    keys = key_columns(block)
-    dates = [
-        other for other in labels(block, context.schema) if other.column is not None and other.column.role == "date"
-    ]
-    if not visible:
-        taken = {output_name(part).casefold() for part in select.expressions}
-        select.append("expressions", projection(term.expression, term.name, taken))
-    suffix = f"_by_{partition[0].name}" if partition else ""
-    choice = rng.random()
-    if choice < 0.35:
-        return Shown(window(exp.Rank(), parts, _ordered((term.expression, True))), f"{term.name}_rank{suffix}")
-    if choice < 0.55:
-        return Shown(window(exp.Avg(this=term.expression.copy()), parts, None), f"avg_{term.name}{suffix}")
-    if choice < 0.7:
-        gap = exp.Sub(this=term.expression.copy(), expression=window(exp.Avg(this=term.expression.copy()), parts, None))
-        return Shown(gap, f"{term.name}_above_avg")
-    if keys:
-        order = [(other.expression, False) for other in dates[:1]] + [(key, False) for key in keys]
-        if choice < 0.85:
-            return Shown(window(exp.Lag(this=term.expression.copy()), parts, _ordered(*order)), f"previous_{term.name}")
-        running = window(exp.Sum(this=term.expression.copy()), parts, _ordered(*order))
-        if adds_up(term.name):
-            return Shown(running, f"running_{term.name}")
-    return Shown(window(exp.Max(this=term.expression.copy()), parts, None), f"max_{term.name}{suffix}")
-
-
 def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Count or add up a category's values side by side, with CASE or FILTER."""
     select = root_select(tree)
@@ -478,4 +370,48 @@ def show_less(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     select.set("offset", None)
     if group is None and not is_aggregated(select) and not select.find(exp.Window) and conjuncts(select):
         select.set("distinct", exp.Distinct() if rng.random() < 0.4 else None)
+    return tree
+
+
+def name_outputs(select: exp.Select) -> None:
+    """Give every output a name of its own, so that a query around can refer to it."""
+    taken: set[str] = set()
+    outputs: list[exp.Expr] = []
+    for position, part in enumerate(select.expressions):
+        name = output_name(part)
+        if not name or name.casefold() in taken:
+            name = new_name(_spoken(part.unalias()) or f"value_{position + 1}", taken)
+            part = exp.alias_(part.unalias().copy(), identifier(name), copy=False)
+        taken.add(name.casefold())
+        outputs.append(part)
+    select.set("expressions", outputs)
+
+
+def _spoken(expression: exp.Expr) -> str:
+    """Return a name for an expression without one, after its function and column."""
+    found = expression.find(exp.Column)
+    words = [expression.key if isinstance(expression, exp.Func) else "", found.name if found is not None else "rows"]
+    return re.sub(r"\W+", "_", "_".join(word for word in words if word)).lower()
+
+
+def show_overall_average(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
+    """Show beside each row or group the average of a quantity over the whole table."""
+    select = root_select(tree)
+    if select is None or select.args.get("from_") is None or select.args.get("distinct") or select.find(exp.Window):
+        return None
+    block = block_of(select, context.schema)
+    terms = [term for term in measures(block, context.schema) if term.alias in block.tables]
+    if not terms:
+        return None
+    term = rng.choice(terms)
+    assert term.column is not None
+    table = block.tables[term.alias]
+    alias = table_alias(table.name, names_in(tree))
+    inner = exp.Select(
+        expressions=[exp.Avg(this=column(alias, term.column.name))],
+        from_=exp.From(this=exp.Table(this=identifier(table.name), alias=exp.TableAlias(this=identifier(alias)))),
+    )
+    taken = {output_name(part).casefold() for part in select.expressions}
+    shown = projection(exp.Subquery(this=inner), f"overall_avg_{term.name}", taken)
+    select.append("expressions", shown)
     return tree

@@ -87,7 +87,7 @@ def use_weight(table: str, context: Context) -> float:
     if not context.table_use:
         return 1.0
     mean = sum(context.table_use.values()) / len(context.table_use)
-    return ((mean + 5) / (context.table_use.get(table, 0) + 5)) ** 2
+    return ((mean + 5) / (context.table_use.get(table, 0) + 5)) ** 3
 
 
 def _join(select: exp.Select, partner: Partner, alias: str) -> None:
@@ -286,7 +286,8 @@ def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Ex
     candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
     if not candidates:
         return None
-    block, join, alias = rng.choice(candidates)
+    weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
+    block, join, alias = rng.choices(candidates, weights)[0]
     select, folded = block.select, alias.casefold()
     on = join.args["on"]
     holders = [name for name in block.tables if name.casefold() != folded and name.casefold() in aliases_in(on)]

@@ -350,23 +350,19 @@ def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[
         return all(
             column.table.casefold() not in own or any(column == key for key in keys)
             for column in node.find_all(exp.Column)
-            if not _is_inside_own(column, node, column.table)
+            if node.parent is None or not is_shadowed(column, node.parent, column.table)
         )
     if isinstance(node, exp.Column):
         return not node.table or node.table.casefold() not in own
     return all(_is_grouped(child, keys, own, named) for child in node.iter_expressions())
 
 
-def _is_inside_own(column: exp.Column, top: exp.Expr, alias: str) -> bool:
-    """Whether a SELECT between the column and `top` has a source of that name of its own."""
-    node = column.parent
-    while node is not None:
-        if isinstance(node, exp.Select) and any(
-            table_name(item).casefold() == alias.casefold() for item, _ in _items(node)
-        ):
+def is_shadowed(column: exp.Column, top: exp.Expr, alias: str) -> bool:
+    """Whether a SELECT between the column and `top` (which is not looked at) has a source of that name of its own."""
+    folded, node = alias.casefold(), column.parent
+    while node is not None and node is not top:
+        if isinstance(node, exp.Select) and any(table_name(item).casefold() == folded for item, _ in _items(node)):
             return True
-        if node is top:
-            return False
         node = node.parent
     return False
 

@@ -12,11 +12,17 @@ from rayfactory.models.conditions import selects_rows
 from rayfactory.models.join_rewrites import use_weight
 from rayfactory.models.naming import identifier, plain_name, table_alias
 
+Links = dict[tuple[str, str], list[tuple[str, str, str]]]
+"""(direction, table, column) of the other ends of the foreign keys that a (table, column) is in."""
+
 
 def transpose(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put a table with like columns and like references in the place of one: web sales for store sales."""
+    links = _links(context.schema)
     found: list[tuple[Block, str, Table, dict[str, str]]] = []
     for block in blocks(tree, context.schema):
+        if any(isinstance(part.unalias(), exp.Literal) for part in block.select.expressions):
+            continue  # a label names what the rows are
         present = {table.name for table in block.tables.values()}
         for alias, table in block.tables.items():
             wanted = {node.name.casefold(): table.column(node.name) for node in uses_of(block.select, alias)}
@@ -24,12 +30,16 @@ def transpose(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
                 continue
             for other in context.schema.populated:
                 if other.name not in present and len(other.columns) >= len(wanted):
-                    pairs = _pairs(table, other, list(wanted.values()), context.schema)
+                    pairs = _pairs(table, other, list(wanted.values()), links)
                     if pairs is not None and len(pairs) >= 2:
                         found.append((block, alias, other, pairs))
     if not found:
         return None
-    block, alias, other, pairs = rng.choices(found, [use_weight(table.name, context) for _, _, table, _ in found])[0]
+    weights = [
+        use_weight(table.name, context) / use_weight(block.tables[alias].name, context)
+        for block, alias, table, _ in found
+    ]
+    block, alias, other, pairs = rng.choices(found, weights)[0]
     select = block.select
     old = block.tables[alias]
     new_alias = table_alias(other.name, names_in(tree))
@@ -47,30 +57,33 @@ def transpose(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     return tree if selects_rows(block, context) else None
 
 
-def _pairs(table: Table, other: Table, wanted: list[Column], schema: Schema) -> dict[str, str] | None:
+def _pairs(table: Table, other: Table, wanted: list[Column], links: Links) -> dict[str, str] | None:
     """Return for each wanted column, by folded name, its like in another table; None where one has none."""
-    # Most tables have no like even for the first column: look at few before naming all.
-    targets_of = {own.name: _targets(other, own, schema) for own in other.columns}
-    first = next((_targets(table, column, schema) for column in wanted if _targets(table, column, schema)), None)
-    if first is not None and first not in targets_of.values():
+    linked = {own.name: links.get((other.name, own.name), []) for own in other.columns}
+    keys = [links[table.name, column.name] for column in wanted if (table.name, column.name) in links]
+    # Most tables lack a key already: look at that before naming all their columns.
+    if any(key not in linked.values() for key in keys):
         return None
     by_name = {plain_name(other, column.name): column for column in other.columns}
     pairs: dict[str, str] = {}
     for column in wanted:
-        targets = _targets(table, column, schema)
+        ends = links.get((table.name, column.name), [])
         like = by_name.get(plain_name(table, column.name))
-        if like is None or like.kind != column.kind or like.role != column.role or targets_of[like.name] != targets:
-            like = next((own for own in other.columns if targets and targets_of[own.name] == targets), None)
+        if like is None or like.kind != column.kind or like.role != column.role or linked[like.name] != ends:
+            like = next((own for own in other.columns if ends and linked[own.name] == ends), None)
         if like is None:
             return None
         pairs[column.name.casefold()] = like.name
     return pairs
 
 
-def _targets(table: Table, column: Column, schema: Schema) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the tables that a column refers to, with the columns there."""
-    return sorted(
-        (key.referenced_table, key.referenced_columns)
-        for key in schema.foreign_keys
-        if key.table == table.name and key.columns == (column.name,)
-    )
+def _links(schema: Schema) -> Links:
+    """Return for each column in a foreign key what it refers to and is referred to by, composite keys included."""
+    links: Links = {}
+    for key in schema.foreign_keys:
+        for own, far in zip(key.columns, key.referenced_columns, strict=True):
+            links.setdefault((key.table, own), []).append(("to", key.referenced_table, far))
+            links.setdefault((key.referenced_table, far), []).append(("from", key.table, own))
+    for ends in links.values():
+        ends.sort()
+    return links

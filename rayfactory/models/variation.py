@@ -17,7 +17,17 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.models import condition_rewrites, finish, head_rewrites, join_rewrites, nesting_rewrites, transpose
+from rayfactory.models import (
+    condition_rewrites,
+    finish,
+    head_rewrites,
+    join_rewrites,
+    nesting_rewrites,
+    part_rewrites,
+    set_rewrites,
+    transpose,
+    window_rewrites,
+)
 from rayfactory.models.blocks import Context
 from rayfactory.models.scopes import UnresolvedError, resolve
 from rayfactory.sql import base_tables, check_safe, parse
@@ -57,24 +67,24 @@ RULES: tuple[Rule, ...] = (
     Rule(head_rewrites.regroup, 1.0, 2.0, 2.5),
     Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
     Rule(head_rewrites.add_having, 0.0, 0.4, 0.5),
-    Rule(head_rewrites.add_window, 0.0, 2.6, 3.0),
+    Rule(window_rewrites.add_window, 0.0, 2.6, 3.0),
     Rule(head_rewrites.pivot, 0.0, 0.4, 0.5),
     Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5),
     Rule(head_rewrites.reorder, 0.1, 0.4, 0.3),
     Rule(head_rewrites.show_less, 1.2, 0.3, 0.0),
-    Rule(nesting_rewrites.take_part, 6.0, 0.8, 0.3),
-    Rule(nesting_rewrites.take_core, 6.0, 0.2, 0.0),
+    Rule(part_rewrites.take_part, 6.0, 0.8, 0.3),
+    Rule(part_rewrites.take_core, 6.0, 0.2, 0.0),
     Rule(nesting_rewrites.wrap, 0.0, 1.4, 2.4),
     Rule(nesting_rewrites.cte_to_derived, 0.0, 0.5, 0.3),
     Rule(nesting_rewrites.derived_to_cte, 0.0, 0.6, 0.5),
-    Rule(nesting_rewrites.combine_conditions, 0.0, 0.5, 0.6),
-    Rule(nesting_rewrites.combine_seeds, 0.0, 0.35, 0.4),
-    Rule(nesting_rewrites.member_of_seed, 0.0, 0.7, 1.0),
-    Rule(nesting_rewrites.aggregate_top, 0.0, 0.25, 0.3),
+    Rule(set_rewrites.combine_conditions, 0.0, 0.5, 0.6),
+    Rule(set_rewrites.combine_seeds, 0.0, 0.35, 0.4),
+    Rule(condition_rewrites.member_of_seed, 0.0, 0.7, 1.0),
+    Rule(head_rewrites.show_overall_average, 0.0, 0.25, 0.3),
 )
 """Every rewriting."""
 
-_JOINING = (join_rewrites.add_join, join_rewrites.subquery_to_join, nesting_rewrites.member_of_seed)
+_JOINING = (join_rewrites.add_join, join_rewrites.subquery_to_join, condition_rewrites.member_of_seed)
 
 SIZES: tuple[tuple[float, int, int], ...] = (
     (0.12, 8, 34),

@@ -17,7 +17,16 @@ from rayfactory.databases.benchmark import load_schema, open_benchmark, read_sch
 from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.metadata import Metadata
 from rayfactory.databases.schema import Schema
-from rayfactory.models import condition_rewrites, head_rewrites, join_rewrites, nesting_rewrites, transpose
+from rayfactory.models import (
+    condition_rewrites,
+    head_rewrites,
+    join_rewrites,
+    nesting_rewrites,
+    part_rewrites,
+    set_rewrites,
+    transpose,
+    window_rewrites,
+)
 from rayfactory.models.blocks import Context
 from rayfactory.models.scopes import is_aggregated, resolve
 from rayfactory.models.variation import MAX_NODES, RULES, Rewriting, apply, write_variations
@@ -145,21 +154,21 @@ CASES: tuple[tuple[Rewriting, str, Check], ...] = (
     (head_rewrites.regroup, LIST, lambda old, new: is_aggregated(select(new))),
     (head_rewrites.show_rows, GROUPS, lambda old, new: not is_aggregated(select(new))),
     (head_rewrites.add_having, GROUPS, lambda old, new: select(new).args.get("having") is not None),
-    (head_rewrites.add_window, GROUPS, lambda old, new: windows(new) >= 1),
-    (head_rewrites.add_window, LIST, lambda old, new: windows(new) >= 1),
+    (window_rewrites.add_window, GROUPS, lambda old, new: windows(new) >= 1),
+    (window_rewrites.add_window, LIST, lambda old, new: windows(new) >= 1),
     (head_rewrites.pivot, GROUPS, lambda old, new: new.find(exp.Case, exp.Filter) is not None),
     (head_rewrites.change_aggregate, GROUPS, lambda old, new: select(new).expressions[1] != select(old).expressions[1]),
     (head_rewrites.reorder, LIST, lambda old, new: True),
     (head_rewrites.show_less, DERIVED.replace("AS avg_spent", "AS avg_spent, COUNT(*) AS n"), lambda old, new: len(select(new).expressions) == 2),
-    (nesting_rewrites.take_part, NAMED, lambda old, new: ctes(new) == 0 and base_tables(new) == ("web_sales",)),
-    (nesting_rewrites.take_core, NAMED, lambda old, new: ctes(new) == 0),
+    (part_rewrites.take_part, NAMED, lambda old, new: ctes(new) == 0 and base_tables(new) == ("web_sales",)),
+    (part_rewrites.take_core, NAMED, lambda old, new: ctes(new) == 0),
     (nesting_rewrites.wrap, GROUPS, lambda old, new: selects(new) > selects(old)),
     (nesting_rewrites.cte_to_derived, NAMED, lambda old, new: ctes(new) == 0 and selects(new) == selects(old)),
     (nesting_rewrites.derived_to_cte, DERIVED, lambda old, new: ctes(new) == 1 and selects(new) == selects(old)),
-    (nesting_rewrites.combine_conditions, LIST, lambda old, new: isinstance(new, exp.SetOperation)),
-    (nesting_rewrites.combine_seeds, LIST, lambda old, new: isinstance(new, exp.Union)),
-    (nesting_rewrites.member_of_seed, PARENTS, lambda old, new: new.find(exp.In) is not None),
-    (nesting_rewrites.aggregate_top, LIST, lambda old, new: len(select(new).expressions) >= 3),
+    (set_rewrites.combine_conditions, LIST, lambda old, new: isinstance(new, exp.SetOperation)),
+    (set_rewrites.combine_seeds, LIST, lambda old, new: isinstance(new, exp.Union)),
+    (condition_rewrites.member_of_seed, PARENTS, lambda old, new: new.find(exp.In) is not None),
+    (head_rewrites.show_overall_average, LIST, lambda old, new: len(select(new).expressions) >= 3),
 )  # fmt: skip
 
 
@@ -326,7 +335,7 @@ def test_gold_queries_of_spider_as_seeds(shared_data: Path, tmp_path: Path) -> N
                 try:
                     engine.run(sql)
                     ran += 1
-                except Exception:  # noqa: BLE001, S110  counted below
+                except Exception:  # noqa: BLE001  counted below
                     pass
         engine.close()
     assert written >= 300
