@@ -98,7 +98,7 @@ class Grammar:
             KeyError: the grammar has no root.
         """
         needed = self.reachable("root").rules
-        names = ["root", *(name for name in reversed(needed) if name != "root")]
+        names = ["root", *(name for name in reversed(list(needed)) if name != "root")]
         return "".join(f"{name} ::= {' | '.join(map(_write, needed[name]))}\n" for name in names)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, aggregates, dimensions, entities, thresholds
+from rayfactory.models.expressions import Expression, aggregates, dimensions, entities
 from rayfactory.models.scope import Field, Scope, fields_of, with_role
 from rayfactory.models.syntax import number, quote_name
 
@@ -187,7 +187,7 @@ def above_average(draft: Draft, spine: Spine) -> str:
 
 
 def above_group_average(draft: Draft, spine: Spine) -> str:
-    """Return a condition that compares a measure with its average over the rows of the same table that share a value."""
+    """Return a condition that compares a measure with its average over rows of its table that share a value."""
     options = [f for f in _comparable(spine) if f.table.name == spine.scope.grain.name]
     if not options:
         return ""
@@ -357,8 +357,3 @@ def total_order(scope: Scope, shown: Sequence[str], sources: Sequence[tuple[str,
     alias, grain = sources[0]
     keys = [f.sql for name in grain.primary_key for f in scope.fields if f.source == alias and f.column.name == name]
     return keys if keys and len(keys) == len(grain.primary_key) else list(shown)
-
-
-def bands_of(f: Field) -> list[float]:
-    """Return the thresholds that part a measure."""
-    return thresholds(f)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal, TypeVar
 
 from rayfactory.databases.engine import Engine
-from rayfactory.databases.schema import Column, ColumnProfile, ForeignKey, Kind, Role, Table
+from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.errors import StatementError
 from rayfactory.models.cfg import GrammarBuilder, seq
 from rayfactory.models.expressions import Expression
 from rayfactory.models.predicates import Predicate, column_weight, comparisons, predicates
 from rayfactory.models.scope import (
-    MISSING,
     Field,
     Scope,
-    as_constant,
     fields_of,
-    usable_columns,
     with_sample,
 )
 from rayfactory.models.skeleton import KeyGraph, Skeleton, draw_skeleton
@@ -152,7 +149,7 @@ class Draft:
         return name
 
     def output(self, wanted: str, taken: set[str], column: str = "") -> str:
-        """Return an output name that is neither taken nor the name of a column in sight, other than of the given one."""
+        """Return an output name that is neither taken nor that of a column in sight, the given one aside."""
         name = fresh_name(wanted, (taken | self._columns) - ({column.lower()} - taken))
         taken.add(name)
         return name
@@ -210,14 +207,15 @@ class Draft:
             aliases.append(self._table_alias(table, role))
             self._columns.update(column.name.lower() for column in table.columns)
             self.used[table.name] = None
-        qualify = style.qualify or kept == 1 and self.chance(0.2) or _clash(skeleton.tables[:kept])
+        qualify = style.qualify or (kept == 1 and self.chance(0.2)) or _clash(skeleton.tables[:kept])
         fields = [
             fields_of(table, alias, qualify=qualify) for table, alias in zip(skeleton.tables, aliases, strict=True)
         ]
+        from_sql, joins = self._from(skeleton, aliases, kept, style)
         scope = Scope(
             dialect=self.dialect,
-            from_sql=self._from(skeleton, aliases, kept, style)[0],
-            joins=self._from(skeleton, aliases, kept, style)[1],
+            from_sql=from_sql,
+            joins=joins,
             fields=tuple(field for own in fields for field in own),
             num_rows=float(skeleton.tables[0].num_rows),
             grain=skeleton.tables[0],
@@ -323,43 +321,12 @@ class Draft:
         rules = self.builder.build()
         return "".join(part.text if hasattr(part, "text") else rules.sample(self.rng, part.name) for part in seq(text))
 
-    def derived(self, sql: str, outputs: Sequence[Expression], alias: str, grain: Table) -> Scope | None:
-        """Return the scope over the result of a concrete query whose columns are `outputs`; None where it has no rows.
-
-        The caller puts the query into a CTE or a derived table of that alias.
-        """
-        rows = self.rows(sql)
-        if self.engine is not None and not rows:
-            return None
-        witness = self.rng.randrange(len(rows)) if rows else 0
-        fields: list[Field] = []
-        for position, output in enumerate(outputs):
-            sample = tuple(as_constant(row[position]) for row in rows)
-            kind = output.kind
-            present = [value for value in sample if value is not None]
-            column = Column(
-                name=output.name,
-                declared_type="",
-                kind=kind,
-                role=_role_of_output(output),
-                nullable=True,
-                profile=ColumnProfile(len(sample), 0.0, len({str(value) for value in present}) or 5),
-            )
-            fields.append(
-                Field(
-                    source=alias,
-                    sql=f"{alias}.{output.name}" if self.style.qualify else output.name,
-                    qualified=f"{alias}.{output.name}",
-                    label=output.name,
-                    table=replace(grain, name=alias),
-                    column=column,
-                    witness=sample[witness] if sample else MISSING,
-                    sample=sample,
-                )
-            )
-        return Scope(
-            self.dialect, alias, (), tuple(fields), float(max(2, min(len(rows), 60))), replace(grain, name=alias)
-        )
+    def source(self, sql: str, alias: str, cte_probability: float) -> str:
+        """Return what stands in FROM for a nested query: the name of a CTE that is added, or a derived table."""
+        if self.chance(cte_probability):
+            self.ctes.append(f"{alias} AS ({sql})")
+            return alias
+        return f"({sql}) AS {alias}"
 
     # Conditions
 
@@ -382,7 +349,7 @@ class Draft:
         while candidates and len(slots) < count:
             group: list[tuple[float, str]] = []
             for _ in range(self.pick([(3, 1), (3, 2), (2, 3)])):
-                if not candidates or len(candidates) < count - len(slots) and group:
+                if not candidates or (len(candidates) < count - len(slots) and group):
                     break
                 weights = [weight for weight, _, _ in candidates]
                 (position,) = self.rng.choices(range(len(candidates)), weights)
@@ -432,7 +399,7 @@ def _find(fields: Sequence[Field], name: str) -> Field:
 
 
 def _few_rows(table: Table, rng: Random) -> list[str]:
-    """Return queries for some rows of a table: by row number, evenly spread, and where that finds none, the first ones."""
+    """Return queries for some rows of a table: evenly spread by row number, or where that finds none, the first."""
     name = quote_name(table.name)
     first = f"SELECT * FROM {name} LIMIT 2000"
     if table.num_rows <= 2 * NUM_SAMPLED_ROWS:
@@ -442,11 +409,3 @@ def _few_rows(table: Table, rng: Random) -> list[str]:
     offset = rng.random() * step
     numbers = ", ".join(str(int(offset + step * position)) for position in range(count))
     return [f"SELECT * FROM {name} WHERE rowid IN ({numbers})", first]
-
-
-def _role_of_output(output: Expression) -> Role:
-    if output.kind in ("date", "timestamp"):
-        return "date"
-    if output.num_distinct and output.kind in ("text", "boolean", "integer"):
-        return "category" if output.num_distinct <= 40 else "text"
-    return "measure" if output.kind in ("integer", "real") else "text"

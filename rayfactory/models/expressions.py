@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from rayfactory.databases.schema import Kind
 from rayfactory.models.predicates import alike
@@ -129,25 +129,25 @@ def bands(field: Field) -> list[Expression]:
             continue
         ranged = [
             f"under {number(some[0])}",
-            *(f"{number(a)} to {number(b)}" for a, b in zip(some, some[1:], strict=False)),
+            *(f"{number(a)} to {number(b)}" for a, b in pairwise(some)),
         ]
         for names in (_BANDS[len(some) - 1], _SIZES[len(some) - 1], (*ranged, f"{number(some[-1])} and over")):
             arms = " ".join(
                 f"WHEN {field.sql} < {number(cut)} THEN '{name}'" for cut, name in zip(some, names, strict=False)
             )
             sql = f"CASE {arms} ELSE '{names[len(some)]}' END"
-            word = draft_word(names)
+            word = _band_noun(names)
             found.append(Expression(sql, f"{field.label}_{word}", len(some) + 1, (field.sql,), 1.0, "text"))
     return found
 
 
-def draft_word(names: Sequence[str]) -> str:
+def _band_noun(names: Sequence[str]) -> str:
     """Return what bands of these names are called."""
     return {"l": "level", "s": "size", "t": "size", "u": "range"}[names[0][0]]
 
 
 def measures(scope: Scope) -> list[Expression]:
-    """Return what can be summed and averaged: measures, and sums, differences and products of measures of one source."""
+    """Return what can be summed and averaged: measures, and differences, products and ratios of two of one source."""
     fields = [field for field in with_role(scope, "measure") if field.is_number and _is_quantity(field)]
     varied = [field for field in fields if field.num_distinct >= 2] or fields
     # A measure of a dimension counts once for each row of the grain: it is averaged, and summed only at its own grain.
@@ -222,7 +222,7 @@ def _mean(field: Field) -> float:
 
 def prefixed(word: str, name: str) -> str:
     """Return a name with a word before it, unless it begins with that word."""
-    return name if name.split("_")[0] == word else f"{word}_{name}"
+    return name if name.split("_", maxsplit=1)[0] == word else f"{word}_{name}"
 
 
 def counted_things(scope: Scope) -> list[Expression]:
@@ -258,10 +258,10 @@ def aggregates(scope: Scope) -> list[Expression]:
     dialect = scope.dialect
     rows = "num_" + plural(snake(scope.grain.name) or "row")
     found = [Expression("COUNT(*)", rows if len(rows) < 28 else "num_rows", uses=("*",), weight=1.6, kind="integer")]
-    for thing in counted_things(scope):
-        found.append(
-            Expression(f"COUNT(DISTINCT {thing.sql})", thing.name, uses=thing.uses, weight=0.5, kind="integer")
-        )
+    found += [
+        Expression(f"COUNT(DISTINCT {thing.sql})", thing.name, uses=thing.uses, weight=0.5, kind="integer")
+        for thing in counted_things(scope)
+    ]
     for measure in measures(scope):
         found.extend(_of_measure(measure, dialect))
     for field in with_role(scope, "date"):
@@ -370,8 +370,3 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
 def _reads_as_name(field: Field) -> bool:
     values = [value for value in field.present or field.column.profile.examples if isinstance(value, str)]
     return bool(values) and sum(map(len, values)) / len(values) <= 40
-
-
-def renamed(expression: Expression, sql: str) -> Expression:
-    """Return the expression with another text and the same name."""
-    return replace(expression, sql=sql)

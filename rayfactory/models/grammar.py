@@ -1,12 +1,13 @@
 """The schema grammar: everything that is worth asking over a set of tables, as a context-free grammar.
 
-What a context-free grammar cannot tie together (the join skeleton and its aliases, grouping keys, the names that a query
-introduces) is drawn first; the grammar is what stays open, unrolled to a bounded depth. Sampled with a seeded generator
-it writes queries; as EBNF it constrains what a language model writes.
+What a context-free grammar cannot tie together (the join skeleton and its aliases, grouping keys, the names that a
+query introduces) is drawn first; the grammar is what stays open, unrolled to a bounded depth. Sampled with a seeded
+generator it writes queries; as EBNF it constrains what a language model writes.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -21,6 +22,7 @@ from rayfactory.models.predicates import column_weight, comparisons, predicates
 from rayfactory.models.questions import QUESTIONS, plainest
 from rayfactory.models.scope import base_scope
 from rayfactory.models.skeleton import KeyGraph
+from rayfactory.models.syntax import quote_name
 
 __all__ = ["Grammar", "draw_grammar", "scope_grammar", "write_queries"]
 
@@ -33,8 +35,8 @@ def write_queries(
 ) -> list[str]:
     """Return queries about the tables, each with a question, a join skeleton and a grammar of its own.
 
-    Use is spread over the tables, and most over the first. A query that returns nothing is drawn again, where there is an
-    engine to tell.
+    Use is spread over the tables, and most over the first. A query that returns nothing is drawn again, where there is
+    an engine to tell.
 
     Args:
         tables: names of base tables; those without rows are passed over, unless none has any.
@@ -49,8 +51,8 @@ def write_queries(
     asked: Counter[str] = Counter()
     written: list[str] = []
     while len(written) < num_queries:
-        sql, draft = _write(graph, wanted, rng, engine, use, asked, set(written))
-        use.update(draft.used.keys())
+        sql, tables_used = _write(graph, wanted, rng, engine, use, asked, set(written))
+        use.update(tables_used)
         written.append(sql)
     return written
 
@@ -80,15 +82,23 @@ def _write(
     use: Counter[str],
     asked: Counter[str],
     written: set[str],
-) -> tuple[str, Draft]:
-    """Return a query that has rows and was not written before, or after a few draws the last one that runs."""
+) -> tuple[str, list[str]]:
+    """Return a query that has rows and was not written before, or after a few draws the plainest one, and its tables."""
     for _ in range(4):
         grammar, draft = _draw(graph, wanted, rng, engine, use, asked)
         sql = grammar.sample(rng)
-        if sql not in written and (engine is None or _has_rows(engine, sql)):
-            return sql, draft
+        tables = _referenced(sql, draft)
+        if len(tables) < min(2, len(wanted)) or sql in written:
+            continue
+        if engine is None or _has_rows(engine, sql):
+            return sql, tables
     draft = Draft(graph, wanted, rng, engine, use)
-    return plainest(draft), draft
+    return plainest(draft), list(draft.used)
+
+
+def _referenced(sql: str, draft: Draft) -> list[str]:
+    """Return the tables that stand in FROM somewhere; a draft may have looked at more."""
+    return [name for name in draft.used if re.search(rf'(?:FROM|JOIN|,) {re.escape(quote_name(name))}(?![\w"])', sql)]
 
 
 def _has_rows(engine: Engine, sql: str) -> bool:
@@ -109,7 +119,7 @@ def _draw(
     for _ in range(MAX_DRAWS):
         draft = Draft(graph, wanted, rng, engine, use)
         # A question that this request has asked already gives way to others.
-        weight, question = draft.pick(
+        _weight, question = draft.pick(
             [(weight / (1 + asked[question.__name__]) ** 1.5, (weight, question)) for weight, question in QUESTIONS]
         )
         try:
@@ -143,8 +153,7 @@ def scope_grammar(
     - ``measure``: a quantity of one row, or arithmetic of two.
     - ``aggregate``: COUNT, SUM, AVG and others over rows, conditional ones included.
     - ``ordering``: a column with ASC or DESC.
-    - ``predicate:<alias>``, ``dimension:<alias>``, ``measure:<alias>``, ``aggregate:<alias>``, ``ordering:<alias>``: the same over
-      one alias alone.
+    - each of these with ``:<alias>`` after it, where there are several aliases: the same over one of them.
 
     Columns are qualified with their alias, both quoted where they have to be.
 

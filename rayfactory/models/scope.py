@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonpath
 
 from rayfactory.databases.profile import is_constant
 from rayfactory.databases.schema import Column, Schema, Table, Value
@@ -43,7 +43,7 @@ class Field:
         label: a readable name for it in snake case, without the table's prefix.
         table: base table that the column is from.
         witness: its value in the witness row; None is null.
-        sample: its values in some rows of the scope, the witness row among them; what is known of the column after joining.
+        sample: its values in some rows of the scope, the witness row among them: how it is spread after joining.
     """
 
     source: str
@@ -128,7 +128,7 @@ def label_of(table: Table, column: Column) -> str:
     name = column.name
     names = [own.name for own in table.columns]
     if len(names) > 2:
-        prefix = os.path.commonprefix(names)
+        prefix = commonpath(names)
         cut = prefix.rfind("_") + 1
         if 0 < cut < len(name):
             name = name[cut:]
@@ -192,9 +192,9 @@ def as_constant(value: object) -> WitnessValue:
         return value if math.isfinite(value) else MISSING
     if isinstance(value, decimal.Decimal):
         return float(value) if value.is_finite() else MISSING
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, dt.datetime):
         return value.isoformat(sep=" ")
-    if isinstance(value, (datetime.date, datetime.time)):
+    if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, str) and is_constant(value):
         return value

@@ -161,7 +161,7 @@ def _draw_grain(
     weights: list[float] = []
     for table in graph.schema.populated:
         is_must = table.name == must
-        paths = graph.paths(table.name, Random(0))  # noqa: S311  only which tables, not by which key
+        paths = graph.paths(table.name, Random(0))
         if not is_must and (must not in paths or table.name not in wanted):
             continue
         reachable = sum(name in wanted for name in paths)

@@ -15,22 +15,24 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 KEYWORDS = frozenset(
     """
-    abort action add after all alter always analyse analyze and anti any array as asc asof asymmetric at attach authorization
-    autoincrement before begin between bigint binary bit boolean both by cascade case cast char character check coalesce
-    collate collation column columns commit concurrently conflict constraint create cross current current_catalog
-    current_date current_role current_schema current_time current_timestamp current_user database date datetime day dec
-    decimal default deferrable deferred delete desc describe detach distinct div do double drop each else end escape except
-    exclude exclusive exists explain extract fail false fetch fields filter final first float following for force foreign
-    format freeze from full function generated glob global grant group grouping grouping_id groups having hour if ignore ilike
-    immediate in index indexed initially inner inout insert instead int integer intersect interval into is isnull join json
-    key kill lambda last lateral leading left like limit list lock map match materialized merge minute month names national
-    natural nchar no none not nothing notnull null nullif nulls numeric of offset on only open option or order others out outer
-    over overlaps overlay partition percent pivot placing plan position positional pragma preceding precision primary
-    procedure qualify query raise range real recursive references regexp reindex release rename replace restrict returning
-    right rlike rollback rollup row rows savepoint schema second select semi session_user set setof settings show similar smallint some
-    straight_join struct substring summarize symmetric table tables tablesample temp temporary text then ties time timestamp to
-    top trailing transaction treat trigger trim true truncate try_cast type uncache unbounded union unique unpack unpivot unnest update
-    user using vacuum value values varchar variadic verbose view virtual when where window with within without year
+    abort action add after all alter always analyse analyze and anti any array as asc asof asymmetric at attach
+    authorization autoincrement before begin between bigint binary bit boolean both by cascade case cast char
+    character check coalesce collate collation column columns commit concurrently conflict constraint create cross
+    current current_catalog current_date current_role current_schema current_time current_timestamp current_user
+    database date datetime day dec decimal default deferrable deferred delete desc describe detach distinct div do
+    double drop each else end escape except exclude exclusive exists explain extract fail false fetch fields filter
+    final first float following for force foreign format freeze from full function generated glob global grant group
+    grouping grouping_id groups having hour if ignore ilike immediate in index indexed initially inner inout insert
+    instead int integer intersect interval into is isnull join json key kill lambda last lateral leading left like
+    limit list lock map match materialized merge minute month names national natural nchar no none not nothing
+    notnull null nullif nulls numeric of offset on only open option or order others out outer over overlaps overlay
+    partition percent pivot placing plan position positional pragma preceding precision primary procedure qualify
+    query raise range real recursive references regexp reindex release rename replace restrict returning right rlike
+    rollback rollup row rows savepoint schema second select semi session_user set setof settings show similar
+    smallint some straight_join struct substring summarize symmetric table tables tablesample temp temporary text
+    then ties time timestamp to top trailing transaction treat trigger trim true truncate try_cast type unbounded
+    uncache union unique unnest unpack unpivot update user using vacuum value values varchar variadic verbose view
+    virtual when where window with within without year
     """.split()
 )
 """Words that mean something to DuckDB, to SQLite or to the parser; a name that is one of them is quoted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import sqlite3
 from pathlib import Path
 from random import Random
@@ -33,10 +33,10 @@ def make_store(folder: Path, dialect: str) -> tuple[Database, Schema]:
     """Write the database and read its schema back as the program does."""
     path = folder / f"store.{dialect}"
     rng = Random(7)
-    start = datetime.date(2021, 1, 1)
+    start = dt.date(2021, 1, 1)
 
     def day() -> str:
-        return (start + datetime.timedelta(days=rng.randrange(900))).isoformat()
+        return (start + dt.timedelta(days=rng.randrange(900))).isoformat()
 
     rows: dict[str, list[tuple[object, ...]]] = {
         "customer": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import sqlite3
 import tempfile
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ def value(rng: Random, declared_type: str) -> object:
         case "BLOB":
             return b"\x00\xff"
         case _:
-            moment = datetime.datetime(1990, 1, 1) + datetime.timedelta(minutes=rng.randrange(12_000_000))  # noqa: DTZ001
+            moment = dt.datetime(1990, 1, 1) + dt.timedelta(minutes=rng.randrange(12_000_000))  # noqa: DTZ001
             text = moment.isoformat(sep=" ")
             return {"DATE": text[:10], "TIME": text[11:]}.get(declared_type, text)
 

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rayfactory.models.draft import Draft
-from rayfactory.models.questions.combining import (
-    beside_group_average,
-    chained,
-    common_values,
-    counts_beside,
-    overlap,
-    related_rows,
-    scalar_figures,
-    side_by_side,
-    spread_of_groups,
-    stacked,
-)
+from rayfactory.models.questions.branching import common_values, overlap, side_by_side, stacked
 from rayfactory.models.questions.grouping import (
     above_typical_group,
     brief,
@@ -27,6 +16,14 @@ from rayfactory.models.questions.grouping import (
     totals,
 )
 from rayfactory.models.questions.listing import lookup, newest_record, without_partner
+from rayfactory.models.questions.nested import (
+    beside_group_average,
+    chained,
+    counts_beside,
+    related_rows,
+    scalar_figures,
+    spread_of_groups,
+)
 from rayfactory.models.questions.plain import plainest
 from rayfactory.models.questions.ranking import (
     grouped_rank,
@@ -43,19 +40,19 @@ QUESTIONS: tuple[tuple[float, Callable[[Draft], str]], ...] = (
     (9, brief),
     (8, lookup),
     (6, without_partner),
-    (5, newest_record),
+    (6, newest_record),
     (14, summary),
     (4, totals),
     (4, subtotals),
     (4, pivot),
-    (5, share_of_total),
+    (6, share_of_total),
     (4, above_typical_group),
-    (5, top_of_each_group),
-    (5, trend),
-    (3, quantile_groups),
-    (3, row_beside_its_group),
-    (4, ranked_rows),
-    (3, grouped_rank),
+    (8, top_of_each_group),
+    (8, trend),
+    (4, quantile_groups),
+    (5, row_beside_its_group),
+    (6, ranked_rows),
+    (6, grouped_rank),
     (9, overlap),
     (8, stacked),
     (8, side_by_side),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rayfactory.databases.schema import Value
 from rayfactory.models.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
 from rayfactory.models.draft import DeadEndError, Draft
 from rayfactory.models.expressions import aggregates, dimensions, is_summable, measures
@@ -84,7 +85,7 @@ def totals(draft: Draft) -> str:
 
 
 def subtotals(draft: Draft) -> str:
-    """A summary with subtotals: ROLLUP, CUBE or GROUPING SETS; by UNION ALL with a total where there is none of those."""
+    """A summary with subtotals: ROLLUP, CUBE or GROUPING SETS, or by UNION ALL where there are none of those."""
     spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.1)
     grouping = grouped(draft, spine, 2, draft.pick([(2, 1), (3, 2), (1, 3)]), conditions, entity=False)
@@ -125,7 +126,7 @@ def pivot(draft: Draft) -> str:
     if not columns:
         raise DeadEndError
     column = draft.pick([(1.0, f) for f in columns])
-    counted: dict[object, int] = {}
+    counted: dict[Value, int] = {}
     for value in column.present or [value for value, _ in column.column.profile.common_values]:
         counted[value] = counted.get(value, 0) + 1
     values = sorted(counted, key=lambda value: (-counted[value], str(value)))[: draft.pick([(2, 2), (3, 3), (2, 4)])]
@@ -144,7 +145,7 @@ def pivot(draft: Draft) -> str:
     function = draft.pick([(3 if figure is None or is_summable(figure) else 0, "SUM"), (2, "AVG")])
     style = draft.pick([(2, "case"), (1, "filter")])
     for value in values:
-        condition = f"{column.sql} = {literal(value, column.column.kind, draft.dialect)}"  # type: ignore[arg-type]
+        condition = f"{column.sql} = {literal(value, column.column.kind, draft.dialect)}"
         word = snake(str(value))
         name = word if len(word) > 2 and not word.isdigit() else f"{column.label}_{word}"
         if figure is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.clauses import Select, limit, num_conditions, total_order, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, bands, entities, measures, plural
-from rayfactory.models.scope import Field, fields_of, with_role
-from rayfactory.models.syntax import date_part, date_period, quote_name, snake
+from rayfactory.models.expressions import bands, measures, plural
+from rayfactory.models.scope import Field, with_role
+from rayfactory.models.syntax import date_part, date_period, snake
 
 _SHOWN_WEIGHT = {"text": 2.0, "category": 2.0, "identifier": 1.5, "date": 1.5, "measure": 1.5, "code": 0.7, "key": 0.1}
 
@@ -112,9 +115,7 @@ def without_partner(draft: Draft) -> str:
     select = Select(spine.scope.from_sql)
     if how == "left" and not spine.scope.joins:
         tie = own[key.columns[0]].qualified
-        select.source += (
-            f" LEFT JOIN {inner.scope.from_sql} ON {' AND '.join([*ties, *_qualified(draft, inner, conditions)])}"
-        )
+        select.source += f" LEFT JOIN {inner.scope.from_sql} ON {' AND '.join([*ties, *conditions])}"
         select.where = [*plain, f"{tie} IS NULL"]
         if not _unambiguous([*spine.skeleton.tables, *inner.skeleton.tables]) and not draft.style.qualify:
             raise DeadEndError
@@ -143,16 +144,12 @@ def without_partner(draft: Draft) -> str:
     return select.sql()
 
 
-def _qualified(draft: Draft, spine: Spine, conditions: list[str]) -> list[str]:
-    return conditions
-
-
-def _unambiguous(tables: object) -> bool:
-    names = [column.name.lower() for table in tables for column in table.columns]  # type: ignore[attr-defined]
+def _unambiguous(tables: Sequence[Table]) -> bool:
+    names = [column.name.lower() for table in tables for column in table.columns]
     return len(names) == len(set(names))
 
 
-def _child_of_wanted(draft: Draft):  # type: ignore[no-untyped-def]
+def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
     """Return a wanted child table with its key to another wanted table."""
     options = [
         (
@@ -179,7 +176,7 @@ def newest_record(draft: Draft) -> str:
     keys = [
         f
         for f in scope.fields
-        if (f.source == spine.aliases[0] and f.column.role == "key" or f.column.role in ("category", "identifier"))
+        if ((f.source == spine.aliases[0] and f.column.role == "key") or f.column.role in ("category", "identifier"))
         and f.num_distinct >= 2
         and not f.column.profile.unique
         and f.column.kind != "other"
@@ -192,7 +189,8 @@ def newest_record(draft: Draft) -> str:
     fields = [f for f in shown_fields(draft, spine, 3) if f.sql not in (key.sql, order.sql)][:3]
     taken: set[str] = set()
     ties = total_order(scope, [f.sql for f in fields], list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
-    window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {', '.join(tie for tie in ties if tie != order.sql) or key.sql})"
+    last = ", ".join(tie for tie in ties if tie != order.sql) or key.sql
+    window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {last})"
     select = Select(scope.from_sql)
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.1)
     names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
@@ -206,9 +204,7 @@ def newest_record(draft: Draft) -> str:
         select.limit = limit(draft)
         return select.sql()
     count = draft.builder.choice("newest", [(3, "= 1"), (1, "<= 2"), (1, "<= 3")])
-    if draft.chance(0.65):
-        cte = draft.alias("ranked")
-        draft.ctes.append(f"{cte} AS ({select.sql()})")
-        return f"SELECT {', '.join(names)} FROM {cte} WHERE {rank} {count} ORDER BY {', '.join(names)} LIMIT {limit(draft)}"
-    alias = draft.alias("r")
-    return f"SELECT {', '.join(names)} FROM ({select.sql()}) AS {alias} WHERE {rank} {count} ORDER BY {', '.join(names)} LIMIT {limit(draft)}"
+    alias = draft.alias(draft.pick([(2, "ranked"), (1, "r"), (1, "newest"), (1, "ordered")]))
+    outer = Select(draft.source(select.sql(), alias, cte_probability=0.65), names, where=[f"{rank} {count}"])
+    outer.order, outer.limit = ", ".join(names), limit(draft)
+    return outer.sql()

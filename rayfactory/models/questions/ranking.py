@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayfactory.models.clauses import Grouping, Select, grouped, having, limit, num_conditions, total_order, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, dimensions, entities
+from rayfactory.models.expressions import Expression, dimensions, entities, prefixed
 from rayfactory.models.questions.listing import shown_fields
 from rayfactory.models.scope import Field, with_role
 
@@ -51,13 +51,10 @@ def top_of_each_group(draft: Draft) -> str:
     if how == "all":
         select.order = order
         return select.sql()
-    shown = ", ".join([*names, rank] if draft.chance(0.6) else names)
-    if how == "cte":
-        cte = draft.alias(draft.pick([(1, "ranked"), (1, "ranking"), (1, "scored")]))
-        draft.ctes.append(f"{cte} AS ({select.sql()})")
-        return f"SELECT {shown} FROM {cte} WHERE {rank} {count} ORDER BY {order}"
-    alias = draft.alias("ranked")
-    return f"SELECT {shown} FROM ({select.sql()}) AS {alias} WHERE {rank} {count} ORDER BY {order}"
+    shown = [*names, rank] if draft.chance(0.6) else names
+    alias = draft.alias(draft.pick([(2, "ranked"), (1, "ranking"), (1, "scored")]))
+    source = draft.source(select.sql(), alias, cte_probability=float(how == "cte"))
+    return Select(source, shown, where=[f"{rank} {count}"], order=order).sql()
 
 
 def _period(draft: Draft, spine: Spine) -> Expression:
@@ -135,11 +132,8 @@ def trend(draft: Draft) -> str:
         grouping.select.order = ", ".join(names)
         return grouping.select.sql()
     cte = draft.alias(draft.pick([(2, "per_period"), (1, "series"), (1, "history"), (1, f"by_{names[-1]}")]))
-    outer = f"SELECT {', '.join([*names, value, *items])} FROM "
-    if draft.chance(0.65):
-        draft.ctes.append(f"{cte} AS ({grouping.select.sql()})")
-        return f"{outer}{cte} ORDER BY {', '.join(names)}"
-    return f"{outer}({grouping.select.sql()}) AS {cte} ORDER BY {', '.join(names)}"
+    source = draft.source(grouping.select.sql(), cte, cte_probability=0.65)
+    return Select(source, [*names, value, *items], order=", ".join(names)).sql()
 
 
 def quantile_groups(draft: Draft) -> str:
@@ -166,13 +160,12 @@ def quantile_groups(draft: Draft) -> str:
         return f"{tiled} ORDER BY {tile}, {ties} LIMIT {limit(draft)}"
     second = draft.alias("tiled")
     items = [tile, f"COUNT(*) AS {draft.output('num_members', taken)}"]
-    for function in ("MIN", "MAX", "AVG"):
-        if draft.chance(0.6):
-            items.append(f"{function}({value}) AS {draft.output(f'{function.lower()}_{value}', taken)}")
-    if draft.chance(0.5):
-        draft.ctes.append(f"{second} AS ({tiled})")
-        return f"SELECT {', '.join(items)} FROM {second} GROUP BY {tile} ORDER BY {tile}"
-    return f"SELECT {', '.join(items)} FROM ({tiled}) AS {second} GROUP BY {tile} ORDER BY {tile}"
+    items += [
+        f"{function}({value}) AS {draft.output(prefixed(function.lower(), value), taken)}"
+        for function in ("MIN", "MAX", "AVG")
+        if draft.chance(0.6)
+    ]
+    return Select(draft.source(tiled, second, cte_probability=0.5), items, group=tile, order=tile).sql()
 
 
 def _row_scope(draft: Draft) -> tuple[Spine, Field, list[str]]:
@@ -221,10 +214,9 @@ def row_beside_its_group(draft: Draft) -> str:
         )
         shown = ", ".join([group, *names, own, beside])
         order = ", ".join([group, f"{own} DESC", *tie_names])
-        if draft.chance(0.5):
-            draft.ctes.append(f"{alias} AS ({select.sql()})")
-            return f"SELECT {shown} FROM {alias} WHERE {compare} ORDER BY {order} LIMIT {limit(draft)}"
-        return f"SELECT {shown} FROM ({select.sql()}) AS {alias} WHERE {compare} ORDER BY {order} LIMIT {limit(draft)}"
+        outer = Select(draft.source(select.sql(), alias, cte_probability=0.5), [shown], where=[compare], order=order)
+        outer.limit = limit(draft)
+        return outer.sql()
     if how == "share":
         select.items.append(
             f"ROUND(100.0 * {figure.sql} / NULLIF({window}, 0), 2) AS {draft.output('pct_of_group', taken)}"

@@ -1,0 +1,286 @@
+"""Questions that ask several tables the same thing: set operations, and figures stacked up or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rayfactory.databases.schema import ForeignKey
+from rayfactory.models.clauses import Select, limit, where
+from rayfactory.models.draft import DeadEndError, Draft, Spine
+from rayfactory.models.expressions import Expression, dimensions, entities, is_summable, measures, plural, prefixed
+from rayfactory.models.scope import Field
+from rayfactory.models.syntax import quotient, snake
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A table that points to the shared one, over a spine of both."""
+
+    key: ForeignKey
+    spine: Spine
+
+    @property
+    def shared(self) -> tuple[Field, ...]:
+        """The fields of the shared table."""
+        alias = self.spine.aliases[1]
+        return tuple(f for f in self.spine.scope.fields if f.source == alias)
+
+
+def branches(draft: Draft, count: int) -> list[Branch]:
+    """Return spines of `count` tables that point to one and the same, different tables where there are some.
+
+    Raises:
+        DeadEndError: nothing points to any wanted table.
+    """
+    options: list[tuple[float, str, list[ForeignKey]]] = []
+    for table in draft.schema.populated:
+        keys = [
+            key for key in draft.graph.children(table.name) if key.table in draft.wanted and key.table != table.name
+        ]
+        if keys and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
+            tables = len({key.table for key in keys})
+            wanted = 1.0 if table.name in draft.wanted else 0.1
+            options.append((wanted * min(tables, 2) ** 2 / (1 + draft.use[table.name]) ** 2, table.name, keys))
+    if not options:
+        raise DeadEndError
+    _shared, keys = draft.pick([(weight, (name, keys)) for weight, name, keys in options])
+    chosen: list[ForeignKey] = []
+    left = keys
+    while len(chosen) < count:
+        if not left:
+            left = [key for key in keys if key not in chosen] or keys
+        key = draft.pick([(1 / (1 + draft.use[key.table]) ** 2, key) for key in left])
+        chosen.append(key)
+        left = [other for other in left if other.table != key.table]
+    return [Branch(key, pair(draft, key)) for key in chosen]
+
+
+def pair(draft: Draft, key: ForeignKey) -> Spine:
+    """Return the spine of a table and the one that its key points to."""
+    return draft.along(key)
+
+
+def _twin(branch: Branch, field: Field) -> Field:
+    return next(f for f in branch.shared if f.column.name == field.column.name)
+
+
+def overlap(draft: Draft) -> str:
+    """Members that two groups have in common, that only one has, or of either: INTERSECT, EXCEPT, UNION."""
+    pair_of = branches(draft, 2)
+    first, _second = pair_of
+    readable = [
+        f
+        for f in first.shared
+        if f.column.role in ("identifier", "text", "category", "code")
+        and f.num_distinct > 2
+        and f.column.kind != "other"
+    ]
+    if not readable:
+        readable = [f for f in first.shared if f.column.name in first.key.referenced_columns]
+    if not readable:
+        raise DeadEndError
+    count = draft.pick([(3, 1), (3, 2), (1, 3)])
+    shown = draft.rng.sample(readable, min(count, len(readable)))
+    operator = draft.pick([(3, "INTERSECT"), (3, "EXCEPT"), (2, "UNION")])
+    parts = []
+    for branch in pair_of:
+        conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.05)
+        columns = ", ".join(_twin(branch, f).sql for f in shown)
+        parts.append(Select(branch.spine.scope.from_sql, [columns], where=conditions).sql())
+    text = f" {operator} ".join(parts)
+    if draft.chance(0.25):
+        alias = draft.alias("members")
+        return f"SELECT COUNT(*) AS num_members FROM ({text}) AS {alias}"
+    if draft.chance(0.6):
+        text += " ORDER BY " + ", ".join(str(position + 1) for position in range(len(shown)))
+        if draft.chance(0.6):
+            text += f" LIMIT {limit(draft)}"
+    return text
+
+
+def stacked(draft: Draft) -> str:
+    """The same figure from several tables, one below the other with a label: UNION ALL, perhaps summed up again."""
+    several = branches(draft, draft.pick([(3, 2), (1, 3)]))
+    first = several[0]
+    keys = [key for key in dimensions(first.spine.scope) if set(key.uses) <= {f.sql for f in first.shared}]
+    if not keys:
+        raise DeadEndError
+    key = draft.pick([(key.weight, key) for key in keys])
+    (use,) = key.uses
+    base = next(f for f in first.shared if f.sql == use)
+    label = draft.output(draft.pick([(1, "source"), (1, "channel"), (1, "origin")]), set())
+    taken = {label}
+    group, total = (
+        draft.output_of(key, first.spine.scope, taken),
+        draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken),
+    )
+    parts = []
+    figures = comparable_figures(draft, several) if draft.chance(0.7) else None
+    counted = figures is None
+    for position, branch in enumerate(several):
+        figure = figures[position] if figures else None
+        sql = key.sql.replace(base.sql, _twin(branch, base).sql)
+        select = Select(branch.spine.scope.from_sql)
+        aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
+        word = snake(branch.key.table)
+        if [own.key.table for own in several].count(branch.key.table) > 1:
+            word = f"{word} by {snake(branch.key.columns[0])}".replace("_", " ")
+        select.items = [f"'{word}' AS {label}", f"{sql} AS {group}", f"{aggregate} AS {total}"]
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.05)
+        select.group = sql
+        parts.append(select.sql())
+    text = " UNION ALL ".join(parts)
+    how = draft.pick([(3, "plain"), (2, "derived"), (2, "cte")])
+    if how == "plain":
+        return f"{text} ORDER BY {label}, {group}" if draft.chance(0.7) else text
+    alias = draft.alias(draft.pick([(1, "combined"), (1, "all_sources"), (1, "together")]))
+    source = draft.source(text, alias, cte_probability=float(how == "cte"))
+    outer = draft.pick([(1, label), (2, group)])
+    other = draft.output(f"total_{'rows' if counted else 'value'}", taken)
+    items = f"{outer}, SUM({total}) AS {other}"
+    if draft.chance(0.4):
+        counted_name, name = (label, "num_sources") if outer == group else (group, f"num_{plural(group)}")
+        items += f", COUNT(DISTINCT {counted_name}) AS {draft.output(name, taken)}"
+    return f"SELECT {items} FROM {source} GROUP BY {outer} ORDER BY {other} DESC, {outer}"
+
+
+def comparable_figures(draft: Draft, several: Sequence[Branch]) -> list[Expression] | None:
+    """Return a figure of each branch that can be summed and is of one unit with the others, as names tell."""
+    choices = [
+        [m for m in measures(branch.spine.scope) if m.weight == 1.0 and len(m.uses) == 1 and is_summable(m)]
+        for branch in several
+    ]
+    options = []
+    for figure in choices[0]:
+        word = figure.name.split("_")[-1]
+        matching = [[m for m in others if m.name.split("_")[-1] == word] for others in choices[1:]]
+        if all(matching):
+            options.append((1.0, [figure, *(draft.pick([(1.0, m) for m in others]) for others in matching)]))
+    return draft.pick(options) if options else None
+
+
+def side_by_side(draft: Draft) -> str:
+    """Figures of two tables for each member that they share, one CTE or derived table for each."""
+    two = branches(draft, draft.pick([(4, 2), (2, 3)]))
+    first = two[0]
+    things = [thing for thing in entities(first.spine.scope) if thing[0].source == first.spine.aliases[1]]
+    keys = [
+        key
+        for key in dimensions(first.spine.scope)
+        if set(key.uses) <= {f.sql for f in first.shared} and len(key.uses) == 1
+    ]
+    entity = bool(things) and draft.chance(0.5)
+    if entity:
+        f = things[0][0]
+        key = Expression(f.sql, f.label, f.num_distinct, (f.sql,), 1.0, f.column.kind)
+    elif keys:
+        key = draft.pick([(key.weight, key) for key in keys])
+    else:
+        raise DeadEndError
+    base = next(f for f in first.shared if f.sql == key.uses[0])
+    taken: set[str] = set()
+    group = draft.output_of(key, first.spine.scope, taken)
+    names, values = [], []
+    texts = []
+    extras: list[tuple[int, str]] = []
+    for position, branch in enumerate(two):
+        figures = [m for m in measures(branch.spine.scope) if m.weight == 1.0]
+        figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
+        sql = key.sql.replace(base.sql, _twin(branch, base).sql)
+        select = Select(branch.spine.scope.from_sql)
+        function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or is_summable(figure) else "AVG"
+        aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
+        wanted = (
+            prefixed("total" if function == "SUM" else "avg", figure.name)
+            if figure
+            else f"num_{plural(snake(branch.key.table))}"
+        )
+        value = draft.output(wanted, taken)
+        select.items = [f"{sql} AS {group}", f"{aggregate} AS {value}"]
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.05)
+        select.group = sql
+        words = snake(branch.key.table).split("_")
+        if draft.chance(0.35):
+            more = [m for m in figures if m.name != (figure.name if figure else "")]
+            second = draft.pick([(m.weight, m) for m in more]) if more and draft.chance(0.6) else None
+            extra = (
+                f"AVG({second.sql})"
+                if second
+                else "COUNT(DISTINCT "
+                + branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0]).sql
+                + ")"
+            )
+            extra_name = draft.output(prefixed("avg", second.name) if second else "num_members", taken)
+            select.items.append(f"{extra} AS {extra_name}")
+            extras.append((position, extra_name))
+        names.append(draft.alias(f"{words[-1]}_{draft.pick([(1, 'totals'), (1, 'summary'), (1, 'stats')])}"))
+        values.append(value)
+        texts.append(select.sql())
+    join = draft.pick(
+        [(3, "JOIN"), (2, "LEFT JOIN"), (1, "FULL OUTER JOIN" if draft.dialect == "duckdb" else "LEFT JOIN")]
+    )
+    if len(two) > 2:
+        join = "JOIN" if draft.chance(0.5) else "LEFT JOIN"
+    a, b = (f"{name}.{value}" for name, value in list(zip(names, values, strict=True))[:2])
+    if join != "JOIN":
+        b_shown = f"COALESCE({b}, 0)"
+    else:
+        b_shown = b
+    member = f"{names[0]}.{group}" if join != "FULL OUTER JOIN" else f"COALESCE({names[0]}.{group}, {names[1]}.{group})"
+    items = [f"{member} AS {group}", f"{a} AS {values[0]}", f"{b_shown} AS {values[1]}"]
+    items += [f"{names[position]}.{name} AS {name}" for position, name in extras]
+    items += [f"{name}.{value} AS {value}" for name, value in list(zip(names, values, strict=True))[2:]]
+    if draft.chance(0.6):
+        compared = draft.pick(
+            [
+                (1, (f"{a} - {b_shown}", "difference")),
+                (1, (f"ROUND({quotient(f'1.0 * {b_shown}', a, 'duckdb')}, 3)", "ratio")),
+            ]
+        )
+        items.append(f"{compared[0]} AS {draft.output(compared[1], taken)}")
+    if draft.chance(0.65):
+        draft.ctes += [f"{name} AS ({text})" for name, text in zip(names, texts, strict=True)]
+        sources = names
+    else:
+        sources = [f"({text}) AS {name}" for name, text in zip(names, texts, strict=True)]
+    sql = f"SELECT {', '.join(items)} FROM {sources[0]}"
+    for name, source in list(zip(names, sources, strict=True))[1:]:
+        sql += f" {join} {source} ON {names[0]}.{group} = {name}.{group}"
+    if join == "JOIN" and draft.chance(0.3):
+        sql += (
+            f" WHERE {draft.builder.choice('comparison', [(1, f'{a} > {b}'), (1, f'{b} > {a}'), (1, f'{a} <> {b}')])}"
+        )
+    way = draft.builder.choice("direction", [(2, " DESC"), (1, "")])
+    sql += f" ORDER BY {values[0]}{way}, {group}"
+    return f"{sql} LIMIT {limit(draft)}" if draft.chance(0.5) else sql
+
+
+def common_values(draft: Draft) -> str:
+    """Values of comparable columns of tables that nothing ties together: UNION, INTERSECT, IN."""
+    names = list(draft.wanted)
+    draft.rng.shuffle(names)
+    names.sort(key=lambda name: draft.use[name])
+    scopes = [draft.spine(1, must=name, grain=name).scope for name in names[:2]]
+    if len(scopes) < 2:
+        raise DeadEndError
+    pairs = [
+        (1.0 + 3 * (a.column.name.lower() == b.column.name.lower()) + 2 * (a.label == b.label), (a, b))
+        for a in scopes[0].fields
+        for b in scopes[1].fields
+        if a.column.kind == b.column.kind == "text"
+        and a.column.role in ("text", "category", "identifier")
+        and b.column.role == a.column.role
+        and set(snake(a.label).split("_")) & set(snake(b.label).split("_"))
+    ]
+    if not pairs:
+        raise DeadEndError
+    a, b = draft.pick(pairs)
+    name = draft.output(a.label, set())
+    conditions = [draft.conditions(scope, draft.pick([(1, 0), (2, 1)])) for scope in scopes]
+    operator = draft.pick([(3, "UNION"), (1, "UNION ALL")])
+    if set(a.column.profile.common_values) & set(b.column.profile.common_values) and draft.chance(0.5):
+        operator = "INTERSECT"
+    first = Select(scopes[0].from_sql, [f"{a.sql} AS {name}"], where=conditions[0]).sql()
+    second = Select(scopes[1].from_sql, [b.sql], where=conditions[1]).sql()
+    return f"{first} {operator} {second} ORDER BY {name} LIMIT {limit(draft)}"
