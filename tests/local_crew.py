@@ -17,7 +17,7 @@ class LocalCrew:
 
     def __init__(self, config, databases, schemas, load_pool, embedder):
         self._block_size = config.embedding.batch_size
-        self._authors = {
+        self._authors: dict[str, GenerationAgent | ExpansionAgent] = {
             "generation": GenerationAgent(config, databases, schemas),
             "expansion": ExpansionAgent(config, databases, schemas),
         }

@@ -96,8 +96,7 @@ def test_pool_ends_with_exactly_the_target(config):
     assert connection.sql("SELECT bool_and(nearest_id < query_id) FROM R WHERE nearest_id IS NOT NULL").fetchone() == (
         True,
     )
-    surplus = connection.sql("SELECT count(*) FROM rejects WHERE reason = 'surplus'").fetchone()
-    assert surplus[0] > 0
+    assert connection.sql("SELECT count(*) > 0 FROM rejects WHERE reason = 'surplus'").fetchone() == (True,)
 
 
 def test_every_row_runs_again_with_as_many_rows(config):
@@ -151,8 +150,8 @@ def test_budget_of_candidates_is_never_passed(config):
     config.max_candidates = 33
     assert grow(config) == "max_candidates"
     connection = connect(config.run_dir)
-    (candidates,) = connection.sql("SELECT (SELECT count(*) FROM R) + (SELECT count(*) FROM rejects)").fetchone()
-    assert candidates <= 33
+    count = "(SELECT count(*) FROM R) + (SELECT count(*) FROM rejects)"
+    assert connection.sql(f"SELECT {count} BETWEEN 25 AND 33").fetchone() == (True,)
     config.max_candidates = None
     assert grow(config) == "target"
     assert len(rows_of(config.run_dir)) == 45

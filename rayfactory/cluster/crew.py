@@ -259,7 +259,7 @@ def _with_shared(agent: type, shared: list[Any]) -> type:
     The actor fetches them itself, when it is restarted too. As plain arguments Ray would complain of them.
     """
 
-    class Actor(agent):  # type: ignore[misc, valid-type]
+    class Actor(agent):  # type: ignore[misc]
         def __init__(self, *args: Any) -> None:
             import ray
 

@@ -76,12 +76,18 @@ class Progress:
         self.round_admitted = self.round_judged = 0
 
     @property
+    def admitted_now(self) -> int:
+        """Rows admitted, those of the round under way included; what is beyond the target will be surplus."""
+        now = self.admitted + self.round_admitted
+        return now if self.target is None else min(now, self.target)
+
+    @property
     def rate_per_s(self) -> float | None:
         """Rows admitted in a second since this process judged its first candidate; None before that."""
         if self.first_verdict is None:
             return None
         elapsed = time.monotonic() - self.started
-        return (self.admitted + self.round_admitted - self.admitted_before) / elapsed if elapsed > 0 else None
+        return (self.admitted_now - self.admitted_before) / elapsed if elapsed > 0 else None
 
     @property
     def remaining_s(self) -> float | None:
@@ -89,7 +95,7 @@ class Progress:
         rate = self.rate_per_s
         if not rate or self.target is None:
             return None
-        return max(0.0, (self.target - self.admitted - self.round_admitted) / rate)
+        return (self.target - self.admitted_now) / rate
 
 
 class Monitor:
@@ -137,7 +143,7 @@ class Monitor:
 
 def line(progress: Progress) -> str:
     """Return the progress in one line of plain text."""
-    now = progress.admitted + progress.round_admitted
+    now = progress.admitted_now
     parts = [f"{now} of {progress.target} admitted" if progress.target else f"{now} admitted"]
     if progress.state is not None:
         judged = (
@@ -163,7 +169,7 @@ def line(progress: Progress) -> str:
 
 def panel(progress: Progress) -> RenderableType:
     """Return the progress as a panel."""
-    now = progress.admitted + progress.round_admitted
+    now = progress.admitted_now
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column()
@@ -172,7 +178,7 @@ def panel(progress: Progress) -> RenderableType:
     goal = f"{now:,} of {progress.target:,}" if progress.target else f"{now:,}"
     rows.add_row("admitted", f"{goal}   {rate}")
     if progress.target:
-        rows.add_row("", ProgressBar(total=progress.target, completed=min(now, progress.target), width=48))
+        rows.add_row("", ProgressBar(total=progress.target, completed=now, width=48))
     rows.add_row("doing", Text.assemble(*_doing(progress)))
     if progress.candidates:
         share = progress.expansion / progress.admitted if progress.admitted else 0.0

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rayfactory.agents.management import allocate_requests, decide_state, is_exhausted, is_saturated
 from rayfactory.config import ManagementConfig
-from rayfactory.records import Evaluation
+from rayfactory.records import Evaluation, State
 
 CONFIG = ManagementConfig()
 
@@ -17,8 +17,8 @@ def evaluation(number, state, *, executability=1.0, similarity=0.4, admitted=10)
 
 def play(outcomes, config=CONFIG, lag=2):
     """Return the states of successive rounds; `outcomes[t]` overrides the evaluation of round t."""
-    states = []
-    evaluations = []
+    states: list[State] = []
+    evaluations: list[Evaluation] = []
     for number in range(12):
         if number >= lag:
             done = number - lag

@@ -34,12 +34,11 @@ STAR = Schema(
 
 
 def row(query_id, tables, *, database="star", row_count=1, num_tokens=50, **counts):
-    values = dict.fromkeys(R_SCHEMA.names, 0) | {
+    return dict.fromkeys(R_SCHEMA.names, 0) | {
         "query_id": query_id, "database": database, "dialect": "duckdb", "sql": f"SELECT {query_id}", "tables": tables,
         "origin": "generation", "model": "m", "prompt_sha256": "", "seed_ids": [], "row_count": row_count,
         "num_tokens": num_tokens, **counts,
     }  # fmt: skip
-    return values
 
 
 def rows(*values):
@@ -54,7 +53,9 @@ def test_tables_of_a_request_are_connected_and_have_rows():
         if "island" not in chosen:
             linked = {chosen[0]}
             for name in chosen[1:]:
-                assert any({k.table, k.referenced_table} == {name, other} for k in STAR.foreign_keys for other in linked)
+                assert any(
+                    {k.table, k.referenced_table} == {name, other} for k in STAR.foreign_keys for other in linked
+                )
                 linked.add(name)
 
 
@@ -89,7 +90,9 @@ def test_selection_is_a_function_of_its_arguments():
 
 def test_seeds_return_rows_and_are_not_too_long():
     shelf = SeedShelf()
-    shelf.add(rows(row(0, ["a"]), row(1, ["a"], row_count=0), row(2, ["b"], num_tokens=5000), row(3, ["b"], database="x")))
+    shelf.add(
+        rows(row(0, ["a"]), row(1, ["a"], row_count=0), row(2, ["b"], num_tokens=5000), row(3, ["b"], database="x"))
+    )
     assert [seed.query_id for seed in shelf.of("star")] == [0]
     assert [seed.query_id for seed in shelf.of("x")] == [3]
     assert shelf.of("unknown") == ()
@@ -107,7 +110,7 @@ def test_seeds_prefer_tables_and_constructs_that_are_rare():
     shelf = SeedShelf()
     shelf.add(rows(*(row(i, ["a" if i % 2 else "b"], num_windows=int(i % 10 == 0)) for i in range(100))))
     use = {"a": 100.0, "b": 20.0}
-    picked = Counter()
+    picked: Counter[str] = Counter()
     for seed in range(300):
         (chosen,) = select_seeds(STAR, shelf.of("star"), use, 1, (), random.Random(seed))
         picked.update({chosen.tables[0]: 1, "window": chosen.constructs[-1]})

@@ -60,7 +60,10 @@ def test_tokens_and_nodes():
         ("WITH a AS (SELECT 1 FROM t), b AS (SELECT 1 FROM a) SELECT 1 FROM b", ("t",)),
         ("WITH b AS (SELECT 1 FROM a), a AS (SELECT 1 FROM t) SELECT 1 FROM b", ("a", "t")),
         ("WITH RECURSIVE w AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM w WHERE n < 3) SELECT n FROM w", ()),
-        ("SELECT a FROM t WHERE EXISTS (WITH u AS (SELECT 1 FROM v) SELECT 1 FROM u) AND a IN (SELECT a FROM u)", ("t", "v", "u")),
+        (
+            "SELECT a FROM t WHERE EXISTS (WITH u AS (SELECT 1 FROM v) SELECT 1 FROM u) AND a IN (SELECT a FROM u)",
+            ("t", "v", "u"),
+        ),
     ],
 )
 def test_base_tables(sql, tables):
