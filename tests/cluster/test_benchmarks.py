@@ -1,0 +1,85 @@
+"""Every kind of benchmark ends with its target, and every row of it runs again on a fresh connection."""
+
+import csv
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayfactory.compose import compose
+from rayfactory.databases.engine import connect as connect_database
+from rayfactory.factory import open_databases
+from rayfactory.pool import connect
+from tests.databases.make_bird_folder import make_bird_folder
+from tests.databases.make_imdb_files import make_imdb_files
+from tests.shop import make_shop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def grow(tmp_path, benchmark, root, target, *more):
+    """Run the command line to its end; return the summary and the pool's rows (database, sql, row_count)."""
+    overrides = [
+        f"+benchmark={benchmark}", f"benchmark.root={root}", f"target={target}", f"run_dir={tmp_path / 'run'}",
+        f"data_dir={tmp_path / 'data'}", "cluster.dashboard=false", "display.mode=lines", *more,
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "rayfactory", *overrides], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = connect(tmp_path / "run").sql("SELECT database, sql, row_count FROM R").fetchall()
+    assert len(rows) == target
+    config = compose(overrides)
+    databases, _ = open_databases(config)
+    for database, sql, row_count in rows:
+        engine = connect_database(databases[database], config.execution)
+        assert engine.run(sql).row_count == row_count, sql
+        engine.close()
+    return json.loads((tmp_path / "run" / "summary.json").read_text()), rows
+
+
+@pytest.mark.realdata
+def test_spider(tmp_path, shared_data):
+    """Rows follow the tables; ten of the real databases."""
+    names = "concert_singer,pets_1,world_1,tvshow,museum_visit,battle_death,book_2,singer,orchestra,ship_1"
+    summary, rows = grow(
+        tmp_path, "spider", shared_data / "spider", 150, f"benchmark.databases=[{names}]", "round.requests=10"
+    )
+    assert summary["databases"] == 10
+    assert min(sum(row[0] == name for row in rows) for name in names.split(",")) >= 5
+    assert summary["executability"] >= 0.98
+
+
+@pytest.mark.realdata
+def test_bird(tmp_path, shared_data):
+    """BIRD's folder layout, with the keys that only its dev_tables.json knows."""
+    make_bird_folder(shared_data / "bird" / "dev_tables.json", tmp_path / "bird")
+    summary, _ = grow(tmp_path, "bird", tmp_path / "bird", 120)
+    assert summary["databases"] == 11
+    assert summary["executability"] >= 0.98
+
+
+@pytest.mark.realdata
+def test_imdb(tmp_path, shared_data):
+    """The Join Order Benchmark's CSV files, with real values."""
+    make_imdb_files(shared_data / "imdb" / "column_values.json", tmp_path / "imdb")
+    summary, _ = grow(tmp_path, "imdb", tmp_path / "imdb", 120, "round.requests=10")
+    assert summary["tables"] == 21
+    assert summary["executability"] >= 0.98
+
+
+def test_folder_of_csv_files(tmp_path):
+    """Each file becomes a table; keys are inferred."""
+    connection = sqlite3.connect(make_shop(tmp_path / "shop.sqlite"))
+    folder = tmp_path / "csv"
+    folder.mkdir()
+    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        cursor = connection.execute(f"SELECT * FROM {name}")
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([[column[0] for column in cursor.description], *cursor.fetchall()])
+    summary, _ = grow(tmp_path, "custom", folder, 60, "round.requests=5")
+    assert summary["databases"] == 1
+    assert summary["tables_covered"] >= 5
