@@ -162,6 +162,8 @@ def operands(node: exp.Expr) -> list[exp.Expr]:
     """Return the conditions that AND combines."""
     if isinstance(node, exp.And):
         return [*operands(node.this), *operands(node.expression)]
+    if isinstance(node, exp.Paren) and isinstance(node.this, exp.And):
+        return operands(node.this)
     return [node]
 
 
@@ -177,7 +179,7 @@ def set_conjuncts(select: exp.Select, conditions: Sequence[exp.Expr], clause: st
 
 def add_conjunct(select: exp.Select, condition: exp.Expr, clause: str = "where") -> None:
     """Add one condition to WHERE or HAVING."""
-    set_conjuncts(select, [*conjuncts(select, clause), condition], clause)
+    set_conjuncts(select, [*conjuncts(select, clause), *operands(condition)], clause)
 
 
 def is_join_condition(condition: exp.Expr) -> bool:
@@ -268,6 +270,22 @@ def _is_reference(child: Table, own: str, parent: Table, other: str, schema: Sch
         )
         for key in schema.foreign_keys
     )
+
+
+def is_connected(block: Block) -> bool:
+    """Whether conditions tie all sources of a block together, so that no two of them are multiplied."""
+    conditions = list(conjuncts(block.select))
+    for join in joins_of(block.select):
+        on = join.args.get("on")
+        conditions.extend(operands(on) if on is not None else [])
+    groups = [{folded} for folded in block.sources]
+    for condition in conditions:
+        tied = aliases_in(condition)
+        touched = [group for group in groups if group & tied]
+        groups = [group for group in groups if not group & tied]
+        if touched:
+            groups.append(set().union(*touched))
+    return len(groups) <= 1
 
 
 def estimated_rows(block: Block, schema: Schema) -> float:

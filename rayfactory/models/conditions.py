@@ -10,7 +10,7 @@ from sqlglot import exp
 
 from rayfactory.databases.engine import Engine
 from rayfactory.errors import StatementError
-from rayfactory.models.blocks import Block, Context, conjuncts, joins_of, measures, nested_queries, parsed
+from rayfactory.models.blocks import Block, Context, conjuncts, joins_of, measures, nested_queries, parsed, plain_keys
 from rayfactory.models.naming import column, identifier
 from rayfactory.models.predicates import column_weight, predicates
 from rayfactory.models.scope import MISSING, Field, WitnessValue, as_constant, fields_of
@@ -133,12 +133,15 @@ def _looks_back(query: exp.Expr, outer: Collection[str]) -> bool:
 
 
 def _conditioned(block: Block) -> set[tuple[str, str]]:
-    """Return (alias, column) of every column that a condition compares already, folded."""
+    """Return (alias, column) of every column that a condition compares or a group rests on already, folded."""
     found: set[tuple[str, str]] = set()
     for condition in conjuncts(block.select):
         for node in own_nodes(condition):
             if isinstance(node, exp.Column):
                 found.add((node.table.casefold(), node.name.casefold()))
+    # To pin what the rows are grouped by would leave one group.
+    for key in plain_keys(block.select) or []:
+        found.update((node.table.casefold(), node.name.casefold()) for node in key.find_all(exp.Column))
     return found
 
 

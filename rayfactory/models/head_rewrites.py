@@ -141,7 +141,12 @@ def regroup(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     if select is None or select.args.get("from_") is None:
         return None
     block = block_of(select, context.schema)
-    terms = pick(rng, dimensions(block, context.schema), rng.choice([1, 1, 2, 2, 3]))
+    found = dimensions(block, context.schema)
+    # What is summed up already is summed up further only by fewer keys.
+    most = 3 if block.tables else len(found) - 1
+    if most < 1:
+        return None
+    terms = pick(rng, found, min(most, rng.choice([1, 1, 2, 2, 3])))
     keys = [Shown(term.expression, term.name) for term in terms]
     values = aggregates(block, context, rng, rng.choice([1, 2, 2, 3]), terms)
     if not keys and rng.random() < 0.5:

@@ -23,13 +23,20 @@ def column(alias: str, name: str) -> exp.Column:
     return exp.Column(this=identifier(name), table=identifier(alias))
 
 
+def shared_prefix(table: Table) -> str:
+    """Return the word and underscore that all column names of a table begin with; empty where there is none."""
+    if len(table.columns) < 2:
+        return ""
+    head, separator, _ = table.columns[0].name.partition("_")
+    shared = f"{head}{separator}"
+    return shared if separator and all(own.name.startswith(shared) for own in table.columns) else ""
+
+
 def plain_name(table: Table | None, name: str) -> str:
     """Return a column's name without the prefix that all of its table share: ``net_paid`` for ``ss_net_paid``."""
-    if table is not None and len(table.columns) > 1:
-        head, separator, rest = name.partition("_")
-        shared = f"{head}{separator}".lower()
-        if separator and rest and all(other.name.lower().startswith(shared) for other in table.columns):
-            name = rest
+    if table is not None:
+        rest = name[len(shared_prefix(table)) :]
+        name = rest or name
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     plain = "_".join(word.lower() for word in words) or "value"
     return plain if _PLAIN.fullmatch(plain) else f"col_{plain}"

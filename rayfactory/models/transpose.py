@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 from sqlglot import exp
 
@@ -10,7 +11,7 @@ from rayfactory.databases.schema import Column, Schema, Table
 from rayfactory.models.blocks import Block, Context, blocks, names_in, uses_of
 from rayfactory.models.conditions import selects_rows
 from rayfactory.models.join_rewrites import use_weight
-from rayfactory.models.naming import identifier, plain_name, table_alias
+from rayfactory.models.naming import identifier, plain_name, shared_prefix, table_alias
 
 Links = dict[tuple[str, str], list[tuple[str, str, str]]]
 """(direction, table, column) of the other ends of the foreign keys that a (table, column) is in."""
@@ -54,7 +55,23 @@ def transpose(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         if item.alias_or_name.casefold() == alias.casefold() and item.find_ancestor(exp.Select) is select:
             item.set("this", identifier(other.name))
             item.set("alias", exp.TableAlias(this=identifier(new_alias)))
+    _rename_outputs(tree, select, old, other)
     return tree if selects_rows(block, context) else None
+
+
+def _rename_outputs(tree: exp.Expr, select: exp.Select, old: Table, new: Table) -> None:
+    """Put the new table's prefix, or its name, where the old one's stands in the names that the SELECT introduces."""
+    named = [part.alias for part in select.expressions if part.alias]
+    around = select.parent.alias if isinstance(select.parent, (exp.CTE, exp.Subquery)) else ""
+    prefixes = [(shared_prefix(old), shared_prefix(new)), (f"{old.name.lower()}_", f"{new.name.lower()}_")]
+    renamed: dict[str, str] = {}
+    for name in (*named, around):
+        for before, after in prefixes:
+            if before and after and re.search(rf"(^|_){re.escape(before)}", name):
+                renamed[name] = re.sub(rf"(^|_){re.escape(before)}", rf"\g<1>{after}", name)
+    for identifier_node in tree.find_all(exp.Identifier):
+        if identifier_node.name in renamed:
+            identifier_node.set("this", renamed[identifier_node.name])
 
 
 def _pairs(table: Table, other: Table, wanted: list[Column], links: Links) -> dict[str, str] | None:

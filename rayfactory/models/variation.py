@@ -28,7 +28,7 @@ from rayfactory.models import (
     transpose,
     window_rewrites,
 )
-from rayfactory.models.blocks import Context
+from rayfactory.models.blocks import Context, blocks, is_connected
 from rayfactory.models.scopes import UnresolvedError, resolve
 from rayfactory.sql import base_tables, check_safe, parse
 
@@ -41,44 +41,46 @@ class Rule:
 
     Attributes:
         larger, fitting, smaller: weights while the query is larger than wanted, of the size wanted, or smaller.
+        requires: a kind of node without which it has nothing to do.
     """
 
     rewriting: Rewriting
     larger: float
     fitting: float
     smaller: float
+    requires: type[exp.Expr] = exp.Select
 
 
 RULES: tuple[Rule, ...] = (
     Rule(join_rewrites.add_join, 0.0, 2.8, 5.0),
-    Rule(join_rewrites.swap_partner, 0.3, 2.0, 1.5),
+    Rule(join_rewrites.swap_partner, 0.3, 2.0, 1.5, exp.Join),
     Rule(transpose.transpose, 0.5, 1.5, 0.8),
-    Rule(join_rewrites.drop_join, 2.0, 0.7, 0.0),
-    Rule(join_rewrites.join_to_subquery, 0.0, 1.5, 1.2),
-    Rule(join_rewrites.subquery_to_join, 0.5, 0.8, 0.5),
-    Rule(join_rewrites.inner_to_left, 0.2, 0.4, 0.3),
+    Rule(join_rewrites.drop_join, 2.0, 0.7, 0.0, exp.Join),
+    Rule(join_rewrites.join_to_subquery, 0.0, 1.5, 1.2, exp.Join),
+    Rule(join_rewrites.subquery_to_join, 0.5, 0.8, 0.5, exp.In),
+    Rule(join_rewrites.inner_to_left, 0.2, 0.4, 0.3, exp.Join),
     Rule(join_rewrites.anti_join, 0.0, 1.0, 1.2),
     Rule(condition_rewrites.add_condition, 0.0, 1.5, 2.0),
-    Rule(condition_rewrites.drop_condition, 2.0, 0.4, 0.0),
-    Rule(condition_rewrites.replace_condition, 0.3, 1.2, 0.5),
+    Rule(condition_rewrites.drop_condition, 2.0, 0.4, 0.0, exp.Where),
+    Rule(condition_rewrites.replace_condition, 0.3, 1.2, 0.5, exp.Where),
     Rule(condition_rewrites.compare_with_average, 0.0, 0.6, 0.6),
-    Rule(condition_rewrites.negate_condition, 0.1, 0.3, 0.2),
+    Rule(condition_rewrites.negate_condition, 0.1, 0.3, 0.2, exp.Where),
     Rule(condition_rewrites.splice_condition, 0.0, 0.8, 0.8),
     Rule(head_rewrites.regroup, 1.0, 2.0, 2.5),
     Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
-    Rule(head_rewrites.add_having, 0.0, 0.4, 0.5),
+    Rule(head_rewrites.add_having, 0.0, 0.4, 0.5, exp.Group),
     Rule(window_rewrites.add_window, 0.0, 2.6, 3.0),
     Rule(head_rewrites.pivot, 0.0, 0.4, 0.5),
-    Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5),
+    Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5, exp.AggFunc),
     Rule(head_rewrites.reorder, 0.1, 0.4, 0.3),
     Rule(head_rewrites.show_less, 1.2, 0.3, 0.0),
     Rule(part_rewrites.take_part, 6.0, 0.8, 0.3),
     Rule(part_rewrites.take_core, 6.0, 0.2, 0.0),
     Rule(nesting_rewrites.wrap, 0.0, 1.4, 2.4),
-    Rule(nesting_rewrites.cte_to_derived, 0.0, 0.5, 0.3),
-    Rule(nesting_rewrites.derived_to_cte, 0.0, 0.6, 0.5),
-    Rule(set_rewrites.combine_conditions, 0.0, 0.5, 0.6),
-    Rule(set_rewrites.combine_seeds, 0.0, 0.35, 0.4),
+    Rule(nesting_rewrites.cte_to_derived, 0.0, 0.5, 0.3, exp.With),
+    Rule(nesting_rewrites.derived_to_cte, 0.0, 0.6, 0.5, exp.Subquery),
+    Rule(set_rewrites.combine_conditions, 0.0, 0.8, 0.9),
+    Rule(set_rewrites.combine_seeds, 0.0, 0.4, 0.5),
     Rule(condition_rewrites.member_of_seed, 0.0, 0.7, 1.0),
     Rule(head_rewrites.show_overall_average, 0.0, 0.25, 0.3),
 )
@@ -192,13 +194,18 @@ def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
                 weight * (3 if rule.rewriting in _JOINING else 1) for rule, weight in zip(RULES, weights, strict=True)
             ]
         (rule,) = rng.choices(RULES, weights)
+        if tree.find(rule.requires) is None:
+            continue
         changed = apply(rule.rewriting, tree, context, rng)
         if changed is not None and (_num_nodes(changed) <= max(MAX_NODES, most) or size > most):
             tree, applied = changed, applied + 1
     if not applied or _num_nodes(tree) > MAX_NODES:
         return None
     finished = finish.finish(tree.copy(), context, rng)
-    return finished if resolve(finished, context.schema) is not None else None
+    checked = resolve(finished, context.schema)
+    if checked is None or not all(is_connected(block) for block in blocks(checked, context.schema)):
+        return None
+    return finished
 
 
 def apply(rewriting: Rewriting, tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
