@@ -67,7 +67,7 @@ def num_conditions(draft: Draft) -> int:
     return draft.pick([(8, 0), (18, 1), (32, 2), (26, 3), (15, 4), (4, 5), (2, 6)])
 
 
-def where(draft: Draft, spine: Spine, count: int, nested: float = 0.4, exclude: Sequence[str] = ()) -> list[str]:
+def where(draft: Draft, spine: Spine, count: int, nested: float = 0.45, exclude: Sequence[str] = ()) -> list[str]:
     """Return the conditions of a WHERE, comma joins first, nested queries among the others."""
     inner: list[str] = []
     for child, target, scope in spine.hidden:
@@ -158,11 +158,6 @@ def _comparable(spine: Spine) -> list[Field]:
     ]
 
 
-def _mean(f: Field) -> float:
-    values = [value for value in f.present or f.column.profile.quantiles if isinstance(value, (int, float))]
-    return sum(values) / len(values) if values else 0.0
-
-
 def above_average(draft: Draft, spine: Spine) -> str:
     """Return a condition that compares a measure with its average over the table, perhaps over some rows of it."""
     options = _comparable(spine)
@@ -178,7 +173,7 @@ def above_average(draft: Draft, spine: Spine) -> str:
     if inner is None or not isinstance(chosen.witness, (int, float)):
         return ""
     source = f"{quote_name(name)} AS {quote_name(alias)}" if draft.style.qualify else quote_name(name)
-    mean = _mean(chosen)
+    mean = chosen.mean
     above = chosen.witness > mean
     factor = draft.pick([(3, ""), (1, "1.2 * " if above else "0.8 * "), (1, "1.5 * " if above else "0.5 * ")])
     if mean <= 0:
@@ -211,8 +206,8 @@ def above_group_average(draft: Draft, spine: Spine) -> str:
     group = draft.pick([(1.0, f) for f in groups])
     alias = draft.alias(f"{table.name[:1]}y")
     own = {f.column.name: f for f in fields_of(table, alias, qualify=True)}
-    above = isinstance(chosen.witness, (int, float)) and chosen.witness > _mean(chosen)
-    factor = draft.pick([(3, ""), (1, "1.1 * " if above else "0.9 * ")]) if _mean(chosen) > 0 else ""
+    above = isinstance(chosen.witness, (int, float)) and chosen.witness > chosen.mean
+    factor = draft.pick([(3, ""), (1, "1.1 * " if above else "0.9 * ")]) if chosen.mean > 0 else ""
     return (
         f"{chosen.sql} {'>' if above else '<'} (SELECT {factor}AVG({own[chosen.column.name].sql}) FROM "
         f"{quote_name(table.name)} AS {quote_name(alias)} WHERE "

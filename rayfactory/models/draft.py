@@ -13,7 +13,7 @@ from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.errors import StatementError
 from rayfactory.models.cfg import GrammarBuilder, seq
 from rayfactory.models.expressions import Expression
-from rayfactory.models.predicates import Predicate, column_weight, comparisons, predicates
+from rayfactory.models.predicates import column_weight, comparisons, predicates
 from rayfactory.models.scope import (
     Field,
     Scope,
@@ -335,38 +335,36 @@ class Draft:
 
         Each leaves a few columns and constants to the grammar.
         """
-        candidates: list[tuple[float, Field, list[Predicate]]] = []
         target = min(float(MIN_KEPT_ROWS), scope.num_rows / 4) / max(scope.num_rows, 1)
         floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
-        for field in scope.fields:
-            if field.sql in exclude:
-                continue
-            found = predicates(field, scope.dialect)
-            kept = [predicate for predicate in found if predicate.share >= floor]
-            if kept:
-                candidates.append((column_weight(field), field, kept))
+        left = [field for field in scope.fields if field.sql not in exclude and column_weight(field) > 0]
         slots: list[str] = []
-        while candidates and len(slots) < count:
+        while len(slots) < count:
             group: list[tuple[float, str]] = []
             for _ in range(self.pick([(3, 1), (3, 2), (2, 3)])):
-                if not candidates or (len(candidates) < count - len(slots) and group):
-                    break
-                weights = [weight for weight, _, _ in candidates]
-                (position,) = self.rng.choices(range(len(candidates)), weights)
-                weight, field, kept = candidates.pop(position)
-                total = sum(predicate.weight for predicate in kept)
-                self.constrained.add(field.sql)
-                group.extend((weight * predicate.weight / total, predicate.sql) for predicate in kept)
+                group += self._conditions_on_one(left, floor)
+            if not group:
+                break
             condition = self.builder.choice("predicate", group)
-            if candidates and self.chance(0.08):
-                (position,) = self.rng.choices(range(len(candidates)), [weight for weight, _, _ in candidates])
-                _, _, others = candidates.pop(position)
-                other = self.builder.choice("predicate", [(predicate.weight, predicate.sql) for predicate in others])
-                condition = f"({condition} OR {other})"
+            if self.chance(0.08) and (others := self._conditions_on_one(left, 0.0)):
+                condition = f"({condition} OR {self.builder.choice('predicate', others)})"
             slots.append(condition)
         if len(slots) > 1 and self.chance(0.12) and (found := comparisons(scope.fields)):
             slots[-1] = self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]])
         return slots
+
+    def _conditions_on_one(self, left: list[Field], floor: float) -> list[tuple[float, str]]:
+        """Return the weighted conditions on one column that keep enough rows; what is tried is taken from `left`."""
+        while left:
+            weights = [column_weight(field) for field in left]
+            (position,) = self.rng.choices(range(len(left)), weights)
+            field = left.pop(position)
+            kept = [predicate for predicate in predicates(field, self.dialect) if predicate.share >= floor]
+            if kept:
+                self.constrained.add(field.sql)
+                total = sum(predicate.weight for predicate in kept)
+                return [(weights[position] * predicate.weight / total, predicate.sql) for predicate in kept]
+        return []
 
 
 class DeadEndError(Exception):

@@ -205,19 +205,14 @@ def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[
         if last_x in _QUANTITY and last_y in _PRICE and not {"ext", "ship", "return"} & set(y.label.split("_")):
             name = f"{y.label.removesuffix('_price').removesuffix('_cost')}_value"
             found.append(Expression(f"{x.sql} * {y.sql}", name, 1000, uses, weight))
-    if alike(left, right) and _mean(left) != _mean(right):
-        big, small = (left, right) if _mean(left) > _mean(right) else (right, left)
+    if alike(left, right) and left.mean != right.mean:
+        big, small = (left, right) if left.mean > right.mean else (right, left)
         name = f"{big.label}_less_{small.label}" if len(big.label + small.label) < 26 else f"{big.label}_margin"
         found.append(Expression(f"{big.sql} - {small.sql}", name, 1000, uses, 0.25 * weight))
         if a == b:
             share = quotient(small.sql, big.sql, dialect)
             found.append(Expression(share, f"{small.label}_ratio", 1000, uses, 0.15 * weight))
     return found
-
-
-def _mean(field: Field) -> float:
-    values = [value for value in field.present or field.column.profile.quantiles if isinstance(value, (int, float))]
-    return sum(values) / len(values) if values else 0.0
 
 
 def prefixed(word: str, name: str) -> str:

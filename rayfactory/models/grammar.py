@@ -83,7 +83,7 @@ def _write(
     asked: Counter[str],
     written: set[str],
 ) -> tuple[str, list[str]]:
-    """Return a query that has rows and was not written before, or after a few draws the plainest one, and its tables."""
+    """Return a query that has rows and was not written before, or after a few draws the plainest, and its tables."""
     for _ in range(4):
         grammar, draft = _draw(graph, wanted, rng, engine, use, asked)
         sql = grammar.sample(rng)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -98,15 +99,8 @@ def alike(left: Field, right: Field) -> bool:
     if left.label == right.label or not (a[-1] == b[-1] or {a[-1], b[-1]} <= _MONEY):
         return False
     # A unit price and an order's total share a currency and no unit.
-    sizes = sorted((_size(left), _size(right)))
+    sizes = sorted((abs(left.mean), abs(right.mean)))
     return sizes[0] > 0 and sizes[1] < 6 * sizes[0]
-
-
-def _size(field: Field) -> float:
-    values = [
-        abs(value) for value in field.present or field.column.profile.quantiles if isinstance(value, (int, float))
-    ]
-    return sum(values) / len(values) if values else 0.0
 
 
 def column_weight(field: Field) -> float:
@@ -233,7 +227,9 @@ def _ranges(field: Field, value: Value, dialect: str, *, rounded: bool) -> list[
         return bound, literal(bound, kind, dialect)
 
     def share(low: Value | None, high: Value | None) -> float:
-        return sum((low is None or _le(low, v)) and (high is None or _le(v, high)) for v in values) / total
+        # The values are sorted.
+        below = 0 if low is None else bisect_left(values, low)
+        return max(0, (total if high is None else bisect_right(values, high)) - below) / total
 
     lows: list[tuple[Value, str]] = []
     highs: list[tuple[Value, str]] = []

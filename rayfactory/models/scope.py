@@ -7,7 +7,6 @@ import decimal
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
 
 from rayfactory.databases.profile import is_constant
 from rayfactory.databases.schema import Column, Schema, Table, Value
@@ -44,6 +43,9 @@ class Field:
         table: base table that the column is from.
         witness: its value in the witness row; None is null.
         sample: its values in some rows of the scope, the witness row among them: how it is spread after joining.
+        present: those of the sample that are constants.
+        num_seen: distinct ones among them.
+        mean: of a numeric column, over these or over its deciles.
     """
 
     source: str
@@ -54,21 +56,19 @@ class Field:
     column: Column
     witness: WitnessValue = MISSING
     sample: tuple[WitnessValue, ...] = ()
+    present: tuple[Value, ...] = ()
+    num_seen: int = 0
+    mean: float = 0.0
 
     @property
     def is_number(self) -> bool:
         return self.column.kind in ("integer", "real")
 
     @property
-    def present(self) -> tuple[Value, ...]:
-        """The values of the sample that are constants."""
-        return tuple(value for value in self.sample if value is not None and not isinstance(value, Missing))
-
-    @property
     def num_distinct(self) -> int:
         """Distinct values to reckon with: of the column, or fewer where a sample of the scope shows that few occur."""
         overall = self.column.profile.num_distinct
-        seen = len(set(self.present))
+        seen = self.num_seen
         if len(self.sample) < MIN_SAMPLE or seen > len(self.sample) / 3:
             return overall
         return min(overall, seen if seen < 2 else 2 * seen)
@@ -123,29 +123,35 @@ def usable_columns(table: Table) -> tuple[Column, ...]:
     return tuple(column for column in columns if column.name in kept)
 
 
-def label_of(table: Table, column: Column) -> str:
-    """Return a readable name: the column's words without the prefix that all columns of its table share."""
-    name = column.name
-    names = [own.name for own in table.columns]
-    if len(names) > 2:
-        prefix = commonpath(names)
-        cut = prefix.rfind("_") + 1
-        if 0 < cut < len(name):
-            name = name[cut:]
-    return snake(name) or "value"
+def shared_prefix(table: Table) -> str:
+    """Return the prefix, up to an underscore, that all columns of a table share; empty where there is none."""
+    if len(table.columns) <= 2:
+        return ""
+    names = [column.name for column in table.columns]
+    # What the first and the last in order share, all share.
+    first, last = min(names), max(names)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[: first.rfind("_", 0, length) + 1]
+
+
+def _mean(values: Sequence[WitnessValue]) -> float:
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    return math.fsum(numbers) / len(numbers) if numbers else 0.0
 
 
 def fields_of(table: Table, alias: str, *, qualify: bool) -> tuple[Field, ...]:
     """Return the fields of one base table under an alias."""
     prefix = quote_name(alias) + "."
+    skipped = shared_prefix(table)
     return tuple(
         Field(
             source=alias,
             sql=(prefix if qualify else "") + quote_name(column.name),
             qualified=prefix + quote_name(column.name),
-            label=label_of(table, column),
+            label=snake(column.name.removeprefix(skipped)) or "value",
             table=table,
             column=column,
+            mean=_mean(column.profile.quantiles),
         )
         for column in usable_columns(table)
     )
@@ -180,7 +186,17 @@ def with_sample(scope: Scope, columns: Mapping[tuple[str, str], Sequence[object]
             fields.append(field)
         else:
             sample = tuple(as_constant(value) for value in values)
-            fields.append(replace(field, sample=sample, witness=sample[witness]))
+            present = tuple(value for value in sample if value is not None and not isinstance(value, Missing))
+            fields.append(
+                replace(
+                    field,
+                    sample=sample,
+                    witness=sample[witness],
+                    present=present,
+                    num_seen=len(set(present)),
+                    mean=_mean(present) if present else field.mean,
+                )
+            )
     return replace(scope, fields=tuple(fields))
 
 

@@ -6,7 +6,7 @@ import re
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.models.cfg import Grammar, GrammarBuilder
@@ -71,6 +71,7 @@ def grammars(draw: st.DrawFn) -> Grammar:
     return builder.build()
 
 
+@settings(deadline=None)
 @given(grammars(), st.integers(0, 2**32))
 def test_ebnf_accepts_what_is_sampled(grammar: Grammar, seed: int) -> None:
     """Every sentence that is sampled is a sentence of the EBNF, whatever its characters."""

@@ -6,7 +6,7 @@ import sqlite3
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.models.syntax import date_part, date_period, fresh_name, literal, number, quote_name, quotient
@@ -14,6 +14,7 @@ from rayfactory.models.syntax import date_part, date_period, fresh_name, literal
 names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 
 
+@settings(deadline=None, max_examples=40)
 @given(names)
 def test_quoted_name_is_the_name(name: str) -> None:
     """Any name comes back as it went in, from both databases."""
@@ -25,6 +26,7 @@ def test_quoted_name_is_the_name(name: str) -> None:
         assert other.execute(f"SELECT 1 AS {quote_name(name)}").description[0][0] == name
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
 def test_text_constant_is_the_text(text: str) -> None:
     """A text constant has the value that it was made of."""
@@ -33,12 +35,14 @@ def test_text_constant_is_the_text(text: str) -> None:
     connection.close()
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
 def test_number_keeps_its_value(value: float) -> None:
     """A number keeps its value to six decimals, and is written without an exponent unless it is tiny."""
     assert float(number(value)) == pytest.approx(value, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["total", "order", "Sum of x", "", "7up"]), max_size=6))
 def test_fresh_names_differ(wanted: list[str]) -> None:
     """Names made one after the other never repeat, and need no quotes."""
@@ -50,6 +54,7 @@ def test_fresh_names_differ(wanted: list[str]) -> None:
         taken.add(fresh)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.dates())
 def test_date_parts_agree(day: object) -> None:
     """Year, quarter, month and day of a date are the same in both databases and in Python."""

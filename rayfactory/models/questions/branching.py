@@ -85,7 +85,7 @@ def overlap(draft: Draft) -> str:
     operator = draft.pick([(3, "INTERSECT"), (3, "EXCEPT"), (2, "UNION")])
     parts = []
     for branch in pair_of:
-        conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.05)
+        conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.1)
         columns = ", ".join(_twin(branch, f).sql for f in shown)
         parts.append(Select(branch.spine.scope.from_sql, [columns], where=conditions).sql())
     text = f" {operator} ".join(parts)
@@ -127,7 +127,7 @@ def stacked(draft: Draft) -> str:
         if [own.key.table for own in several].count(branch.key.table) > 1:
             word = f"{word} by {snake(branch.key.columns[0])}".replace("_", " ")
         select.items = [f"'{word}' AS {label}", f"{sql} AS {group}", f"{aggregate} AS {total}"]
-        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.05)
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
         select.group = sql
         parts.append(select.sql())
     text = " UNION ALL ".join(parts)
@@ -198,7 +198,7 @@ def side_by_side(draft: Draft) -> str:
         )
         value = draft.output(wanted, taken)
         select.items = [f"{sql} AS {group}", f"{aggregate} AS {value}"]
-        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.05)
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
         select.group = sql
         words = snake(branch.key.table).split("_")
         if draft.chance(0.35):

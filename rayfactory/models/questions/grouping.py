@@ -14,8 +14,8 @@ from rayfactory.models.syntax import literal, snake
 
 def summary(draft: Draft) -> str:
     """Aggregates by one to three keys."""
-    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3), (3, 4)]), hidden=draft.pick([(4, 0), (1, 1)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.2)
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3), (3, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.35)
     grouping = grouped(
         draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
     )
@@ -87,7 +87,7 @@ def totals(draft: Draft) -> str:
 def subtotals(draft: Draft) -> str:
     """A summary with subtotals: ROLLUP, CUBE or GROUPING SETS, or by UNION ALL where there are none of those."""
     spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.1)
+    conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     grouping = grouped(draft, spine, 2, draft.pick([(2, 1), (3, 2), (1, 3)]), conditions, entity=False)
     select = grouping.select
     keys = list(grouping.key_sql)
@@ -166,7 +166,7 @@ def pivot(draft: Draft) -> str:
     if draft.chance(0.4):
         total = f"{function}({figure.sql})" if figure else "COUNT(*)"
         select.items.append(f"{total} AS {draft.output('overall', taken)}")
-    select.where = where(draft, spine, num_conditions(draft), nested=0.15, exclude=[column.sql, *row.uses])
+    select.where = where(draft, spine, num_conditions(draft), nested=0.3, exclude=[column.sql, *row.uses])
     select.group = row.sql
     if draft.chance(0.7):
         select.order = key
@@ -176,7 +176,7 @@ def pivot(draft: Draft) -> str:
 def share_of_total(draft: Draft) -> str:
     """What part of the whole each group makes, by a window over an aggregate or a scalar query."""
     spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.15)
+    conditions = where(draft, spine, num_conditions(draft), nested=0.3)
     grouping = grouped(draft, spine, draft.pick([(4, 1), (3, 2)]), 1, conditions, plain=True)
     (sql,) = grouping.value_sql
     if sql.startswith("AVG"):

@@ -58,7 +58,7 @@ def _dressed(draft: Draft, f: Field, taken: set[str]) -> str:
 
 def lookup(draft: Draft) -> str:
     """Rows that meet conditions, some columns of them, in an order."""
-    spine = draft.spine(draft.pick([(2, 1), (5, 2), (4, 3), (2, 4)]), hidden=draft.pick([(3, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(2, 1), (5, 2), (4, 3), (2, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     taken: set[str] = set()
     fields = shown_fields(draft, spine, draft.pick([(2, 2), (4, 3), (4, 4), (2, 5), (1, 6)]))
     select = Select(spine.scope.from_sql)
@@ -192,7 +192,7 @@ def newest_record(draft: Draft) -> str:
     last = ", ".join(tie for tie in ties if tie != order.sql) or key.sql
     window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {last})"
     select = Select(scope.from_sql)
-    select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.1)
+    select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2)
     names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
     columns = [f"{f.sql} AS {name}" for f, name in zip((key, order, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)

@@ -85,7 +85,7 @@ def spread_of_groups(draft: Draft) -> str:
         and not f.column.profile.unique
         and f.column.kind != "other"
     ]
-    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2)]), nested=0.1)
+    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2)]), nested=0.2)
     if grain and draft.chance(0.5):
         f = draft.pick([(1.0, f) for f in grain])
         keys = [Expression(f.sql, f.label.removesuffix("_sk"), f.num_distinct, (f.sql,), 1.0, f.column.kind)]
@@ -119,7 +119,7 @@ def spread_of_groups(draft: Draft) -> str:
 
 def chained(draft: Draft) -> str:
     """Filtered rows, then totals of them, then what exceeds the average total: CTEs that build on each other."""
-    spine = draft.spine(draft.pick([(4, 2), (3, 3), (1, 4)]), hidden=draft.pick([(4, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(4, 2), (3, 3), (1, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     scope = spine.scope
     keys = [key for key in dimensions(scope) if key.num_distinct >= 3]
     things = entities(scope)
@@ -139,7 +139,7 @@ def chained(draft: Draft) -> str:
     figure = draft.pick([(m.weight, m) for m in figures])
     taken: set[str] = set()
     group, raw = draft.output_of(key, scope, taken), draft.output_of(figure, scope, taken)
-    conditions = where(draft, spine, draft.pick([(3, 1), (3, 2), (2, 3)]), nested=0.15)
+    conditions = where(draft, spine, draft.pick([(3, 1), (3, 2), (2, 3)]), nested=0.3)
     base = draft.alias(
         draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])])
     )
@@ -198,7 +198,7 @@ def beside_group_average(draft: Draft) -> str:
     twin, other = twins[key.column.name].sql, twins[figure.column.name].sql
     averages = Select(inner.scope.from_sql, [f"{twin} AS {member}", f"AVG({other}) AS {mean}"], group=twin)
     source = draft.source(averages.sql(), alias, cte_probability=0.4)
-    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (2, 2)]), nested=0.1)
+    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (2, 2)]), nested=0.2)
     factor = draft.builder.choice("factor", [(2, ""), (1, "1.2 * "), (1, "1.5 * ")])
     fields = [f for f in shown_fields(draft, spine, draft.pick([(2, 2), (2, 3)])) if f.sql != figure.sql]
     select = Select(f"{scope.from_sql} JOIN {source} ON {key.qualified} = {alias}.{member}")

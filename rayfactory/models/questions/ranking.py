@@ -15,7 +15,7 @@ MAX_WINDOW_ROWS = 200_000
 def top_of_each_group(draft: Draft) -> str:
     """The first few members of each group by a total or count."""
     spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.1)
+    conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     groups = draft.some(
         [key for key in dimensions(spine.scope) if key.num_distinct <= 30 and not set(key.uses) & draft.constrained], 1
     )
@@ -97,7 +97,7 @@ def trend(draft: Draft) -> str:
     partition = bool(parts) and draft.chance(0.4)
     if partition:
         keys = [*draft.some(parts, 1), period]
-    conditions = where(draft, spine, draft.pick([(2, 0), (4, 1), (3, 2)]), nested=0.1, exclude=period.uses)
+    conditions = where(draft, spine, draft.pick([(2, 0), (4, 1), (3, 2)]), nested=0.2, exclude=period.uses)
     grouping = grouped(draft, spine, len(keys), 1, conditions, keys=keys, entity=False, plain=True)
     names = [key.name for key in grouping.keys]
     value = grouping.values[0].name
@@ -139,7 +139,7 @@ def trend(draft: Draft) -> str:
 def quantile_groups(draft: Draft) -> str:
     """Entities sorted into quartiles or deciles by a figure, and what each of these holds."""
     spine = draft.spine(draft.pick([(4, 2), (3, 3)]))
-    conditions = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
+    conditions = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.2)
     many = [key for key in dimensions(spine.scope) if key.num_distinct >= 12]
     if not entities(spine.scope) and not many:
         raise DeadEndError
@@ -187,7 +187,7 @@ def row_beside_its_group(draft: Draft) -> str:
     if not keys or not ties:
         raise DeadEndError
     key = draft.pick([(key.weight, key) for key in keys])
-    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)]), nested=0.15)
+    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)]), nested=0.3)
     fields = [f for f in shown_fields(draft, spine, 2) if f.sql not in (figure.sql, *key.uses)]
     taken: set[str] = set()
     group, own = draft.output_of(key, spine.scope, taken), draft.output(figure.label, taken, figure.column.name)
@@ -234,7 +234,7 @@ def ranked_rows(draft: Draft) -> str:
     if not ties:
         raise DeadEndError
     scope = spine.scope
-    conditions = where(draft, spine, max(1, num_conditions(draft)), nested=0.15)
+    conditions = where(draft, spine, max(1, num_conditions(draft)), nested=0.3)
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (2, 2), (1, 3)])) if f.sql != figure.sql]
     groups = [
         f
@@ -290,8 +290,8 @@ def ranked_rows(draft: Draft) -> str:
 
 def grouped_rank(draft: Draft) -> str:
     """Groups with their rank among all, or their distance from the best."""
-    spine = draft.spine(draft.pick([(1, 1), (4, 2), (4, 3)]), hidden=draft.pick([(4, 0), (1, 1)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.15)
+    spine = draft.spine(draft.pick([(1, 1), (4, 2), (4, 3)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.3)
     grouping: Grouping = grouped(draft, spine, draft.pick([(3, 1), (2, 2)]), draft.pick([(2, 1), (2, 2)]), conditions)
     sql, value = grouping.value_sql[0], grouping.values[0].name
     taken = {key.name for key in grouping.keys} | {own.name for own in grouping.values}
