@@ -15,7 +15,7 @@ from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
 from rayfactory.models import expressions
 from rayfactory.models.naming import column, identifier, new_name, plain_name
 from rayfactory.models.scope import Scope, fields_of
-from rayfactory.models.scopes import Source, is_shadowed, own_nodes, sources_of, table_name
+from rayfactory.models.scopes import Source, is_shadowed, own_nodes, sources_of, table_name, without_positions
 from rayfactory.models.syntax import quote_name
 
 MAX_JOINED_ROWS = 400_000
@@ -65,7 +65,7 @@ class Term:
 
 def parsed(sql: str, dialect: str) -> exp.Expr:
     """Return the tree of an expression."""
-    return sqlglot.parse_one(sql, dialect=dialect)
+    return without_positions(sqlglot.parse_one(sql, dialect=dialect))
 
 
 def reference(alias: str, name: str) -> str:

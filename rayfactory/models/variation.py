@@ -29,7 +29,7 @@ from rayfactory.models import (
     window_rewrites,
 )
 from rayfactory.models.blocks import Context, blocks, is_connected
-from rayfactory.models.scopes import UnresolvedError, resolve
+from rayfactory.models.scopes import UnresolvedError, resolve, without_positions
 from rayfactory.sql import base_tables, check_safe, parse
 
 Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]
@@ -153,7 +153,7 @@ def _read(seed: str, schema: Schema) -> exp.Expr | None:
         tree = tree.unnest()
     if not finish.is_repeatable(tree) or not base_tables(tree):
         return None
-    return resolve(tree, schema)
+    return resolve(without_positions(tree), schema, copy=False)
 
 
 def _seed_weight(tree: exp.Expr, context: Context) -> float:
@@ -188,11 +188,12 @@ def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
             break
         else:
             weights = [rule.fitting for rule in RULES]
-        if tree.find(exp.Join) is None:
-            # Most questions are about more than one table.
-            weights = [
-                weight * (3 if rule.rewriting in _JOINING else 1) for rule, weight in zip(RULES, weights, strict=True)
-            ]
+        # Most questions are about more than one table, and many about more than two.
+        eagerness = {0: 3.0, 1: 1.6}.get(len(list(tree.find_all(exp.Join))), 1.0)
+        weights = [
+            weight * (eagerness if rule.rewriting in _JOINING else 1.0)
+            for rule, weight in zip(RULES, weights, strict=True)
+        ]
         (rule,) = rng.choices(RULES, weights)
         if tree.find(rule.requires) is None:
             continue
