@@ -114,6 +114,9 @@ def thresholds(field: Field) -> list[float]:
     return sorted(cuts)
 
 
+_BAND = "band"
+"""Stands among what each band uses, so that no two bands come together in one grouping."""
+
 _BANDS = (("low", "high"), ("low", "medium", "high"), ("low", "medium", "high", "very high"))
 _SIZES = (("small", "large"), ("small", "medium", "large"), ("tiny", "small", "medium", "large"))
 
@@ -137,7 +140,7 @@ def bands(field: Field) -> list[Expression]:
             )
             sql = f"CASE {arms} ELSE '{names[len(some)]}' END"
             word = _band_noun(names)
-            found.append(Expression(sql, f"{field.label}_{word}", len(some) + 1, (field.sql,), 1.0, "text"))
+            found.append(Expression(sql, f"{field.label}_{word}", len(some) + 1, (field.sql, _BAND), 1.0, "text"))
     return found
 
 
