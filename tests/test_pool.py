@@ -32,7 +32,15 @@ def round_tables(first_id, num_rows, num_rejects=1, number=0):
         "vector": [np.full(4, i, np.float32) for i in range(num_rows)],
     }
     rejects = [
-        {"database": "d", "sql": "SELEC", "origin": "generation", "round": number, "reason": "parse", "detail": "", "model": "m"}
+        {
+            "database": "d",
+            "sql": "SELEC",
+            "origin": "generation",
+            "round": number,
+            "reason": "parse",
+            "detail": "",
+            "model": "m",
+        }
     ] * num_rejects
     return {
         "R": pa.table(r, schema=R_SCHEMA),
@@ -211,7 +219,7 @@ def test_folder_without_a_run_cannot_be_connected_to(tmp_path):
 
 
 def test_path_with_quotes_works(tmp_path):
-    run = tmp_path / "o'neil \"x\""
+    run = tmp_path / 'o\'neil "x"'
     with opened(run, IDENTITY) as pool:
         commit(pool, 3)
     assert connect(run).sql("SELECT count(*) FROM R").fetchone() == (3,)
