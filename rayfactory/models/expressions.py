@@ -218,6 +218,15 @@ def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[
     return found
 
 
+def can_subtract(field: Field) -> bool:
+    """Whether the difference of two values of the column lies within its type."""
+    if field.column.kind == "real":
+        return True
+    bounds = (field.column.profile.minimum, field.column.profile.maximum)
+    small = field.column.declared_type.upper().startswith(("U", "TINYINT", "SMALLINT"))
+    return not small and all(isinstance(bound, (int, float)) and abs(bound) < 1e9 for bound in bounds)
+
+
 def prefixed(word: str, name: str) -> str:
     """Return a name with a word before it, unless it begins with that word."""
     return name if name.split("_", maxsplit=1)[0] == word else f"{word}_{name}"

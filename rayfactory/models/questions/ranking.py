@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayfactory.models.clauses import Grouping, Select, grouped, having, limit, num_conditions, total_order, where
 from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, dimensions, entities, prefixed
+from rayfactory.models.expressions import Expression, can_subtract, dimensions, entities, prefixed
 from rayfactory.models.questions.listing import shown_fields
 from rayfactory.models.scope import Field, with_role
 
@@ -171,7 +171,7 @@ def quantile_groups(draft: Draft) -> str:
 def _row_scope(draft: Draft) -> tuple[Spine, Field, list[str]]:
     """Return a spine, a measure of its grain, and the order that makes rows total."""
     spine = draft.spine(draft.pick([(1, 1), (4, 2), (3, 3)]))
-    figures = [f for f in with_role(spine.scope, "measure") if f.is_number and f.num_distinct > 3]
+    figures = [f for f in with_role(spine.scope, "measure") if f.is_number and f.num_distinct > 3 and can_subtract(f)]
     if not figures or spine.scope.num_rows > MAX_WINDOW_ROWS:
         raise DeadEndError
     own = [f for f in figures if f.table.name == spine.scope.grain.name] or figures
