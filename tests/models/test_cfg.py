@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayfactory.models.cfg import Grammar, GrammarBuilder
+from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[a-z0-9-]+|\|')
 ESCAPE = re.compile(r'\\(x[0-9A-F]{2}|u[0-9A-F]{4}|U[0-9A-F]{8}|["\\])')

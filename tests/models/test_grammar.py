@@ -15,7 +15,7 @@ from rayfactory.databases.benchmark import load_schema, open_benchmark
 from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.schema import Schema
 from rayfactory.models.grammar import draw_grammar, scope_grammar, write_queries
-from rayfactory.models.skeleton import KeyGraph, draw_skeleton
+from rayfactory.models.grammar.skeleton import KeyGraph, draw_skeleton
 from rayfactory.sql.canonical import canonical
 from rayfactory.sql.features import features
 from rayfactory.sql.safety import check_safe

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayfactory.models.syntax import date_part, date_period, fresh_name, literal, number, quote_name, quotient
+from rayfactory.models.grammar.syntax import date_part, date_period, fresh_name, literal, number, quote_name, quotient
 
 names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 

@@ -17,7 +17,7 @@ from rayfactory.databases.benchmark import load_schema, open_benchmark, read_sch
 from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.metadata import Metadata
 from rayfactory.databases.schema import Schema
-from rayfactory.models import (
+from rayfactory.models.variation import (
     condition_rewrites,
     head_rewrites,
     join_rewrites,
@@ -27,9 +27,9 @@ from rayfactory.models import (
     transpose,
     window_rewrites,
 )
-from rayfactory.models.blocks import Context
-from rayfactory.models.scopes import is_aggregated, resolve
-from rayfactory.models.variation import MAX_NODES, RULES, Rewriting, apply, write_variations
+from rayfactory.models.variation.author import MAX_NODES, RULES, Rewriting, apply, write_variations
+from rayfactory.models.variation.blocks import Context
+from rayfactory.models.variation.resolution import is_aggregated, resolve
 from rayfactory.sql import base_tables, check_safe, features, parse, skeleton
 
 DDL = """

@@ -6,8 +6,8 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models import join_rewrites
-from rayfactory.models.blocks import (
+from rayfactory.models.variation import join_rewrites
+from rayfactory.models.variation.blocks import (
     Context,
     add_conjunct,
     block_of,
@@ -20,8 +20,8 @@ from rayfactory.models.blocks import (
     pick,
     set_conjuncts,
 )
-from rayfactory.models.conditions import draw_condition
-from rayfactory.models.head_rewrites import (
+from rayfactory.models.variation.conditions import draw_condition
+from rayfactory.models.variation.head_rewrites import (
     Shown,
     aggregates,
     draw_order,
@@ -30,7 +30,7 @@ from rayfactory.models.head_rewrites import (
     set_head,
     show_rows,
 )
-from rayfactory.models.scopes import is_aggregated, outputs_of
+from rayfactory.models.variation.resolution import is_aggregated, outputs_of
 
 
 def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 from rayfactory.databases.schema import Kind
-from rayfactory.models.predicates import alike
-from rayfactory.models.scope import Field, Scope, with_role
-from rayfactory.models.syntax import date_part, date_period, literal, number, quotient, snake
+from rayfactory.models.grammar.predicates import alike
+from rayfactory.models.grammar.scope import Field, Scope, with_role
+from rayfactory.models.grammar.syntax import date_part, date_period, literal, number, quotient, snake
 
 MAX_GROUPS = 60
 """A grouping into more groups than this does not fit on a page."""

@@ -15,14 +15,14 @@ from random import Random
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.models.cfg import Grammar, GrammarBuilder
-from rayfactory.models.draft import DeadEndError, Draft
-from rayfactory.models.expressions import Expression, aggregates, dimensions, measures
-from rayfactory.models.predicates import column_weight, comparisons, predicates
-from rayfactory.models.questions import QUESTIONS, plainest
-from rayfactory.models.scope import base_scope
-from rayfactory.models.skeleton import KeyGraph
-from rayfactory.models.syntax import quote_name
+from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder
+from rayfactory.models.grammar.draft import DeadEndError, Draft
+from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, measures
+from rayfactory.models.grammar.predicates import column_weight, comparisons, predicates
+from rayfactory.models.grammar.questions import QUESTIONS, plainest
+from rayfactory.models.grammar.scope import base_scope
+from rayfactory.models.grammar.skeleton import KeyGraph
+from rayfactory.models.grammar.syntax import quote_name
 
 __all__ = ["Grammar", "draw_grammar", "scope_grammar", "write_queries"]
 

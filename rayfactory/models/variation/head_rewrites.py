@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
-from rayfactory.models import expressions
-from rayfactory.models.blocks import (
+from rayfactory.models.grammar import expressions
+from rayfactory.models.grammar.syntax import literal, number
+from rayfactory.models.variation.blocks import (
     Block,
     Context,
     Term,
@@ -28,10 +29,9 @@ from rayfactory.models.blocks import (
     root_select,
     vocabulary,
 )
-from rayfactory.models.conditions import sample_rows
-from rayfactory.models.naming import column, identifier, new_name, table_alias
-from rayfactory.models.scopes import has_aggregate, is_aggregated, output_name
-from rayfactory.models.syntax import literal, number
+from rayfactory.models.variation.conditions import sample_rows
+from rayfactory.models.variation.naming import column, identifier, new_name, table_alias
+from rayfactory.models.variation.resolution import has_aggregate, is_aggregated, output_name
 
 _PER_UNIT = re.compile(
     r"price|rate|pct|percent|ratio|age$|avg|average|height|weight|length|size|score|speed|temperature"

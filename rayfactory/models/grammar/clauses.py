@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rayfactory.databases.schema import ForeignKey, Table
-from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, aggregates, dimensions, entities
-from rayfactory.models.scope import Field, Scope, fields_of, with_role
-from rayfactory.models.syntax import number, quote_name
+from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
+from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, entities
+from rayfactory.models.grammar.scope import Field, Scope, fields_of, with_role
+from rayfactory.models.grammar.syntax import number, quote_name
 
 MAX_CORRELATED = 4_000_000
 """Rows outside times rows inside of a correlated query, for a database that runs it once for each row outside."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rayfactory.databases.schema import ForeignKey, Table
-from rayfactory.models.clauses import Select, limit, num_conditions, total_order, where
-from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import bands, measures, plural
-from rayfactory.models.scope import Field, with_role
-from rayfactory.models.syntax import date_part, date_period, snake
+from rayfactory.models.grammar.clauses import Select, limit, num_conditions, total_order, where
+from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
+from rayfactory.models.grammar.expressions import bands, measures, plural
+from rayfactory.models.grammar.scope import Field, with_role
+from rayfactory.models.grammar.syntax import date_part, date_period, snake
 
 _SHOWN_WEIGHT = {"text": 2.0, "category": 2.0, "identifier": 1.5, "date": 1.5, "measure": 1.5, "code": 0.7, "key": 0.1}
 

@@ -7,23 +7,23 @@ import re
 
 from sqlglot import exp
 
-from rayfactory.models.blocks import (
+from rayfactory.models.variation.blocks import (
     Context,
     block_of,
     names_in,
     root_select,
 )
-from rayfactory.models.head_rewrites import (
+from rayfactory.models.variation.head_rewrites import (
     Shown,
     draw_order,
     name_outputs,
     order_outputs,
     set_head,
 )
-from rayfactory.models.naming import column, identifier, new_name
-from rayfactory.models.part_rewrites import is_whole
-from rayfactory.models.scopes import Outputs, is_aggregated, output_name, outputs_of
-from rayfactory.models.window_rewrites import window
+from rayfactory.models.variation.naming import column, identifier, new_name
+from rayfactory.models.variation.part_rewrites import is_whole
+from rayfactory.models.variation.resolution import Outputs, is_aggregated, output_name, outputs_of
+from rayfactory.models.variation.window_rewrites import window
 
 
 def _split(tree: exp.Expr) -> tuple[exp.With | None, exp.Expr]:

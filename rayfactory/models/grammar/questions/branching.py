@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayfactory.databases.schema import ForeignKey
-from rayfactory.models.clauses import Select, limit, where
-from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, dimensions, entities, is_summable, measures, plural, prefixed
-from rayfactory.models.scope import Field
-from rayfactory.models.syntax import quotient, snake
+from rayfactory.models.grammar.clauses import Select, limit, where
+from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
+from rayfactory.models.grammar.expressions import (
+    Expression,
+    dimensions,
+    entities,
+    is_summable,
+    measures,
+    plural,
+    prefixed,
+)
+from rayfactory.models.grammar.scope import Field
+from rayfactory.models.grammar.syntax import quotient, snake
 
 
 @dataclass(frozen=True, slots=True)

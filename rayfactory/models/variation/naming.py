@@ -8,7 +8,7 @@ from collections.abc import Collection
 from sqlglot import exp
 
 from rayfactory.databases.schema import Table
-from rayfactory.models.syntax import KEYWORDS
+from rayfactory.models.grammar.syntax import KEYWORDS
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

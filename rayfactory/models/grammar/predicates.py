@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rayfactory.databases.schema import Value
-from rayfactory.models.scope import MIN_SAMPLE, Field, Missing
-from rayfactory.models.syntax import date_part, literal, number
+from rayfactory.models.grammar.scope import MIN_SAMPLE, Field, Missing
+from rayfactory.models.grammar.syntax import date_part, literal, number
 
 _FRAGMENT = re.compile(r"[^\W\d_]{3,14}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rayfactory.models.draft import Draft
-from rayfactory.models.scope import usable_columns
-from rayfactory.models.syntax import quote_name, snake
+from rayfactory.models.grammar.draft import Draft
+from rayfactory.models.grammar.scope import usable_columns
+from rayfactory.models.grammar.syntax import quote_name, snake
 
 
 def plainest(draft: Draft) -> str:

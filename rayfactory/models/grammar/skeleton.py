@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from rayfactory.databases.schema import ForeignKey, Schema, Table
-from rayfactory.models.cfg import is_plain
+from rayfactory.models.grammar.cfg import is_plain
 
 MAX_DEPTH = 3
 """Foreign keys in a row from the grain to any other table."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rayfactory.models.draft import Draft
-from rayfactory.models.questions.branching import common_values, overlap, side_by_side, stacked
-from rayfactory.models.questions.grouping import (
+from rayfactory.models.grammar.draft import Draft
+from rayfactory.models.grammar.questions.branching import common_values, overlap, side_by_side, stacked
+from rayfactory.models.grammar.questions.grouping import (
     above_typical_group,
     brief,
     pivot,
@@ -15,8 +15,8 @@ from rayfactory.models.questions.grouping import (
     summary,
     totals,
 )
-from rayfactory.models.questions.listing import lookup, newest_record, without_partner
-from rayfactory.models.questions.nested import (
+from rayfactory.models.grammar.questions.listing import lookup, newest_record, without_partner
+from rayfactory.models.grammar.questions.nested import (
     beside_group_average,
     chained,
     counts_beside,
@@ -24,8 +24,8 @@ from rayfactory.models.questions.nested import (
     scalar_figures,
     spread_of_groups,
 )
-from rayfactory.models.questions.plain import plainest
-from rayfactory.models.questions.ranking import (
+from rayfactory.models.grammar.questions.plain import plainest
+from rayfactory.models.grammar.questions.ranking import (
     grouped_rank,
     quantile_groups,
     ranked_rows,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from rayfactory.models.clauses import Grouping, Select, grouped, having, limit, num_conditions, total_order, where
-from rayfactory.models.draft import DeadEndError, Draft, Spine
-from rayfactory.models.expressions import Expression, can_subtract, dimensions, entities, prefixed
-from rayfactory.models.questions.listing import shown_fields
-from rayfactory.models.scope import Field, with_role
+from rayfactory.models.grammar.clauses import (
+    Grouping,
+    Select,
+    grouped,
+    having,
+    limit,
+    num_conditions,
+    total_order,
+    where,
+)
+from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
+from rayfactory.models.grammar.expressions import Expression, can_subtract, dimensions, entities, prefixed
+from rayfactory.models.grammar.questions.listing import shown_fields
+from rayfactory.models.grammar.scope import Field, with_role
 
 MAX_WINDOW_ROWS = 200_000
 """Rows that a window function over single rows is given."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from rayfactory.databases.schema import ForeignKey, Table
-from rayfactory.models.blocks import (
+from rayfactory.models.variation.blocks import (
     MAX_JOINED_ROWS,
     Block,
     Context,
@@ -35,9 +35,9 @@ from rayfactory.models.blocks import (
     set_conjuncts,
     uses_of,
 )
-from rayfactory.models.conditions import draw_condition, selects_rows
-from rayfactory.models.naming import column, table_alias
-from rayfactory.models.scopes import is_aggregated, output_name, table_name
+from rayfactory.models.variation.conditions import draw_condition, selects_rows
+from rayfactory.models.variation.naming import column, table_alias
+from rayfactory.models.variation.resolution import is_aggregated, output_name, table_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import re
 
 from sqlglot import exp
 
-from rayfactory.models.blocks import (
+from rayfactory.models.variation.blocks import (
     Block,
     Context,
     add_conjunct,
@@ -19,14 +19,14 @@ from rayfactory.models.blocks import (
     plain_keys,
     root_select,
 )
-from rayfactory.models.conditions import draw_condition
-from rayfactory.models.head_rewrites import (
+from rayfactory.models.variation.conditions import draw_condition
+from rayfactory.models.variation.head_rewrites import (
     Shown,
     name_outputs,
     set_head,
 )
-from rayfactory.models.naming import identifier
-from rayfactory.models.scopes import is_aggregated
+from rayfactory.models.variation.naming import identifier
+from rayfactory.models.variation.resolution import is_aggregated
 
 
 def combine_conditions(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

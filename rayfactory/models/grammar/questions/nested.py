@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rayfactory.models.clauses import MAX_CORRELATED, Select, grouped, limit, where
-from rayfactory.models.draft import DeadEndError, Draft
-from rayfactory.models.expressions import (
+from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, grouped, limit, where
+from rayfactory.models.grammar.draft import DeadEndError, Draft
+from rayfactory.models.grammar.expressions import (
     Expression,
     dimensions,
     entities,
@@ -13,9 +13,9 @@ from rayfactory.models.expressions import (
     plural,
     prefixed,
 )
-from rayfactory.models.questions.listing import shown_fields
-from rayfactory.models.scope import with_role
-from rayfactory.models.syntax import snake
+from rayfactory.models.grammar.questions.listing import shown_fields
+from rayfactory.models.grammar.scope import with_role
+from rayfactory.models.grammar.syntax import snake
 
 
 def counts_beside(draft: Draft) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlglot import exp
 
-from rayfactory.models.blocks import (
+from rayfactory.models.variation.blocks import (
     Block,
     Context,
     block_of,
@@ -20,13 +20,13 @@ from rayfactory.models.blocks import (
     reference,
     root_select,
 )
-from rayfactory.models.head_rewrites import (
+from rayfactory.models.variation.head_rewrites import (
     Shown,
     adds_up,
     draw_order,
 )
-from rayfactory.models.naming import identifier, new_name
-from rayfactory.models.scopes import has_aggregate, is_aggregated, output_name
+from rayfactory.models.variation.naming import identifier, new_name
+from rayfactory.models.variation.resolution import has_aggregate, is_aggregated, output_name
 
 
 def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

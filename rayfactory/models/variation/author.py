@@ -17,7 +17,7 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.models import (
+from rayfactory.models.variation import (
     condition_rewrites,
     finish,
     head_rewrites,
@@ -28,8 +28,8 @@ from rayfactory.models import (
     transpose,
     window_rewrites,
 )
-from rayfactory.models.blocks import Context, blocks, is_connected
-from rayfactory.models.scopes import UnresolvedError, resolve, without_positions
+from rayfactory.models.variation.blocks import Context, blocks, is_connected
+from rayfactory.models.variation.resolution import UnresolvedError, resolve, without_positions
 from rayfactory.sql import base_tables, check_safe, parse
 
 Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from rayfactory.databases.profile import is_constant
 from rayfactory.databases.schema import Column, Schema, Table, Value
-from rayfactory.models.cfg import is_plain
-from rayfactory.models.syntax import quote_name, snake
+from rayfactory.models.grammar.cfg import is_plain
+from rayfactory.models.grammar.syntax import quote_name, snake
 
 MAX_COLUMNS = 60
 """Columns of one table that a grammar looks at; wider tables lend a spread of theirs."""

@@ -11,17 +11,17 @@ from typing import Literal, TypeVar
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.errors import StatementError
-from rayfactory.models.cfg import GrammarBuilder, seq
-from rayfactory.models.expressions import Expression
-from rayfactory.models.predicates import column_weight, comparisons, predicates
-from rayfactory.models.scope import (
+from rayfactory.models.grammar.cfg import GrammarBuilder, seq
+from rayfactory.models.grammar.expressions import Expression
+from rayfactory.models.grammar.predicates import column_weight, comparisons, predicates
+from rayfactory.models.grammar.scope import (
     Field,
     Scope,
     fields_of,
     with_sample,
 )
-from rayfactory.models.skeleton import KeyGraph, Skeleton, draw_skeleton
-from rayfactory.models.syntax import fresh_name, quote_name, snake
+from rayfactory.models.grammar.skeleton import KeyGraph, Skeleton, draw_skeleton
+from rayfactory.models.grammar.syntax import fresh_name, quote_name, snake
 
 NUM_SAMPLED_ROWS = 60
 """Rows of a join that are looked at before conditions on it are written."""

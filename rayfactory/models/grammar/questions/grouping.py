@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayfactory.databases.schema import Value
-from rayfactory.models.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
-from rayfactory.models.draft import DeadEndError, Draft
-from rayfactory.models.expressions import aggregates, dimensions, is_summable, measures
-from rayfactory.models.scope import with_role
-from rayfactory.models.syntax import literal, snake
+from rayfactory.models.grammar.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
+from rayfactory.models.grammar.draft import DeadEndError, Draft
+from rayfactory.models.grammar.expressions import aggregates, dimensions, is_summable, measures
+from rayfactory.models.grammar.scope import with_role
+from rayfactory.models.grammar.syntax import literal, snake
 
 
 def summary(draft: Draft) -> str:

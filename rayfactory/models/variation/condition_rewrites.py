@@ -6,7 +6,7 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.blocks import (
+from rayfactory.models.variation.blocks import (
     Block,
     Context,
     add_conjunct,
@@ -19,8 +19,8 @@ from rayfactory.models.blocks import (
     reads_inside,
     set_conjuncts,
 )
-from rayfactory.models.conditions import above_average, draw_condition, selects_rows
-from rayfactory.models.naming import column, identifier, table_alias
+from rayfactory.models.variation.conditions import above_average, draw_condition, selects_rows
+from rayfactory.models.variation.naming import column, identifier, table_alias
 
 
 def add_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

@@ -8,10 +8,10 @@ import re
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, Schema, Table
-from rayfactory.models.blocks import Block, Context, blocks, names_in, uses_of
-from rayfactory.models.conditions import selects_rows
-from rayfactory.models.join_rewrites import use_weight
-from rayfactory.models.naming import identifier, plain_name, shared_prefix, table_alias
+from rayfactory.models.variation.blocks import Block, Context, blocks, names_in, uses_of
+from rayfactory.models.variation.conditions import selects_rows
+from rayfactory.models.variation.join_rewrites import use_weight
+from rayfactory.models.variation.naming import identifier, plain_name, shared_prefix, table_alias
 
 Links = dict[tuple[str, str], list[tuple[str, str, str]]]
 """(direction, table, column) of the other ends of the foreign keys that a (table, column) is in."""

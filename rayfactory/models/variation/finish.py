@@ -6,11 +6,11 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.blocks import Context, block_of, blocks, conjuncts, estimated_rows, set_conjuncts
-from rayfactory.models.head_rewrites import by_name, order_outputs
-from rayfactory.models.join_rewrites import use_or_drop
-from rayfactory.models.naming import identifier
-from rayfactory.models.scopes import is_aggregated, output_name, own_nodes
+from rayfactory.models.variation.blocks import Context, block_of, blocks, conjuncts, estimated_rows, set_conjuncts
+from rayfactory.models.variation.head_rewrites import by_name, order_outputs
+from rayfactory.models.variation.join_rewrites import use_or_drop
+from rayfactory.models.variation.naming import identifier
+from rayfactory.models.variation.resolution import is_aggregated, output_name, own_nodes
 
 MAX_LISTED_ROWS = 20_000
 """A query that may list more rows than this gets a limit."""

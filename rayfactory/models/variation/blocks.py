@@ -12,11 +12,18 @@ from sqlglot import exp
 
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
-from rayfactory.models import expressions
-from rayfactory.models.naming import column, identifier, new_name, plain_name
-from rayfactory.models.scope import Scope, fields_of
-from rayfactory.models.scopes import Source, is_shadowed, own_nodes, sources_of, table_name, without_positions
-from rayfactory.models.syntax import quote_name
+from rayfactory.models.grammar import expressions
+from rayfactory.models.grammar.scope import Scope, fields_of
+from rayfactory.models.grammar.syntax import quote_name
+from rayfactory.models.variation.naming import column, identifier, new_name, plain_name
+from rayfactory.models.variation.resolution import (
+    Source,
+    is_shadowed,
+    own_nodes,
+    sources_of,
+    table_name,
+    without_positions,
+)
 
 MAX_JOINED_ROWS = 400_000
 """Estimated rows of a join beyond which no table is added."""

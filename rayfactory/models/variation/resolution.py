@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, ColumnProfile, Schema, Table
-from rayfactory.models.naming import column as _column
+from rayfactory.models.variation.naming import column as _column
 
 Outputs = dict[str, Column]
 """Columns that a query or source shows, by folded name in order; a computed one has an empty profile."""
