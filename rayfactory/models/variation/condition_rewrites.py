@@ -168,6 +168,8 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
             for other in blocks(seed, context.schema):
                 if other.select.args.get("with_") or len(other.tables) != len(other.sources):
                     continue
+                if {table.name for table in other.tables.values()} <= {table.name for table in block.tables.values()}:
+                    continue  # the same rows, or nearly, asked for once more
                 for alias, table in block.tables.items():
                     for other_alias, other_table in other.tables.items():
                         for key in keys:

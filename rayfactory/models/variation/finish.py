@@ -10,7 +10,7 @@ from rayfactory.models.variation.blocks import Context, block_of, blocks, conjun
 from rayfactory.models.variation.head_rewrites import by_name, order_outputs
 from rayfactory.models.variation.join_rewrites import use_or_drop
 from rayfactory.models.variation.naming import identifier
-from rayfactory.models.variation.resolution import is_aggregated, output_name, own_nodes
+from rayfactory.models.variation.resolution import is_aggregated, name_in_set_order, output_name, own_nodes
 
 MAX_LISTED_ROWS = 20_000
 """A query that may list more rows than this gets a limit."""
@@ -98,13 +98,17 @@ def _order_totally(query: exp.Expr) -> None:
             if not output_name(part):
                 continue
             reference: exp.Expr = exp.Column(this=identifier(output_name(part)))
+            inner = reference
         else:
             reference = by_name(part)
         if reference in named or inner in named:
             continue
         terms.append(exp.Ordered(this=reference, desc=False, nulls_first=False))
     if terms:
-        query.set("order", exp.Order(expressions=[term.copy() for term in terms]))
+        order = exp.Order(expressions=[term.copy() for term in terms])
+        if isinstance(query, exp.SetOperation):
+            name_in_set_order(outputs, order)
+        query.set("order", order)
 
 
 def _meaning(term: exp.Expr, select: exp.Select) -> exp.Expr:

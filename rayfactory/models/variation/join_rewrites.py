@@ -325,7 +325,11 @@ def join_to_subquery(tree: exp.Expr, context: Context, rng: random.Random) -> ex
     for block in blocks(tree, context.schema):
         for join, alias in _leaves(block):
             on = join.args["on"]
-            others = [part for part in uses_of(block.select, alias) if part.find_ancestor(exp.Where, exp.Join) is None]
+            others = [
+                part
+                for part in uses_of(block.select, alias)
+                if not isinstance(part.find_ancestor(exp.Where, exp.Join, exp.Select), (exp.Where, exp.Join))
+            ]
             filters = [c for c in conjuncts(block.select) if alias.casefold() in aliases_in(c)]
             own_only = all(aliases_in(c) == {alias.casefold()} for c in filters)
             is_free = not reads_inside(block.select, block.tables[alias].name)

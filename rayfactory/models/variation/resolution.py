@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from rayfactory.databases.schema import Column, ColumnProfile, Schema, Table
 from rayfactory.models.variation.naming import column as _column
+from rayfactory.models.variation.naming import identifier
 
 Outputs = dict[str, Column]
 """Columns that a query or source shows, by folded name in order; a computed one has an empty profile."""
@@ -161,9 +162,37 @@ def _resolve_query(query: exp.Expr, outer: Scope | None, ctes: Mapping[str, Outp
 
 def _resolve_set_order(query: exp.SetOperation, outputs: Outputs) -> None:
     order = query.args.get("order")
+    first = query
+    while isinstance(first, exp.SetOperation):
+        first = first.this
+    if order is not None and isinstance(first, exp.Select):
+        name_in_set_order(first, order)
     for column in order.find_all(exp.Column) if order is not None else ():
         if column.table or column.name.casefold() not in outputs:
             raise UnresolvedError
+
+
+def name_in_set_order(first: exp.Select, order: exp.Order) -> None:
+    """Say by name what ORDER BY of a set operation says by position, and name it in the first branch.
+
+    SQLite knows a column that is qualified there by an alias only.
+    """
+    for term in order.expressions:
+        if isinstance(term.this, exp.Literal) and term.this.is_int:
+            part = _at(first.expressions, term.this)
+            if not output_name(part):
+                raise UnresolvedError
+            term.set("this", exp.Column(this=identifier(output_name(part))))
+        for part in first.expressions:
+            is_meant = isinstance(term.this, exp.Column) and part.name.casefold() == term.this.name.casefold()
+            if is_meant and isinstance(part, exp.Column):
+                part.replace(exp.alias_(part.copy(), identifier(part.name), copy=False))
+
+
+def _at(parts: list[exp.Expr], position: exp.Literal) -> exp.Expr:
+    if not 0 < int(position.name) <= len(parts):
+        raise UnresolvedError
+    return parts[int(position.name) - 1]
 
 
 def _resolve_select(select: exp.Select, scope: Scope, schema: Schema) -> Outputs:
@@ -176,10 +205,14 @@ def _resolve_select(select: exp.Select, scope: Scope, schema: Schema) -> Outputs
     _expand_stars(select, scope)
     _spell_out_ordinals(select)
     named = {part.alias.casefold() for part in select.expressions if part.alias}
-    for clause in ("expressions", "joins", "where"):
-        _resolve_part(select.args.get(clause), scope, frozenset(), schema)
+    _resolve_part(select.args.get("where"), scope, frozenset(), schema)
+    _check_correlation(select, scope)
+    # What else looks at a query around would do so by the accident of an equal alias.
+    alone = Scope(None, scope.ctes, scope.sources, scope.shared)
+    for clause in ("expressions", "joins"):
+        _resolve_part(select.args.get(clause), alone, frozenset(), schema)
     for clause in ("group", "having", "qualify", "windows", "distinct", "order"):
-        _resolve_part(select.args.get(clause), scope, frozenset(named), schema, prefer_names=clause == "order")
+        _resolve_part(select.args.get(clause), alone, frozenset(named), schema, prefer_names=clause == "order")
     _check_grouping(select, named, schema.dialect)
     return _outputs(select, scope.sources)
 
@@ -211,7 +244,7 @@ def _add_source(item: exp.Expr, optional: bool, scope: Scope, schema: Schema, *,
         if alias_node is not None and alias_node.args.get("columns"):
             raise UnresolvedError
     elif isinstance(item, exp.Subquery) and item.alias:
-        columns = outputs_of(item.this, schema) if known else _resolve_query(item.this, scope.outer, scope.ctes, schema)
+        columns = outputs_of(item.this, schema) if known else _resolve_query(item.this, None, scope.ctes, schema)
         columns = _renamed(columns, [name.name for name in item.args["alias"].args.get("columns") or []])
     else:
         raise UnresolvedError
@@ -260,8 +293,27 @@ def _spell_out_ordinals(select: exp.Select) -> None:
     parts = select.expressions
     group = select.args.get("group")
     for key in list(group.expressions) if group is not None else []:
-        if isinstance(key, exp.Literal) and key.is_int and 0 < int(key.name) <= len(parts):
-            key.replace(parts[int(key.name) - 1].unalias().copy())
+        if isinstance(key, exp.Literal) and key.is_int:
+            key.replace(_at(parts, key).unalias().copy())
+    order = select.args.get("order")
+    for term in list(order.expressions) if order is not None else []:
+        if isinstance(term.this, exp.Literal) and term.this.is_int:
+            part = _at(parts, term.this)
+            term.set("this", exp.Column(this=identifier(part.alias)) if part.alias else part.copy())
+
+
+def _check_correlation(select: exp.Select, scope: Scope) -> None:
+    """Refuse a condition of a nested query that is about the query around it alone."""
+    where = select.args.get("where")
+    waiting = [] if where is None or scope.outer is None else [where.this]
+    while waiting:
+        condition = waiting.pop()
+        if isinstance(condition, exp.And):
+            waiting += [condition.this, condition.expression]
+            continue
+        named = {node.table.casefold() for node in own_nodes(condition) if isinstance(node, exp.Column)}
+        if named and not named & set(scope.sources):
+            raise UnresolvedError
 
 
 def _resolve_part(
