@@ -5,15 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise, permutations
 
 from rayfactory.databases.schema import Kind
-from rayfactory.models.grammar.predicates import alike
+from rayfactory.models.grammar.quantities import (
+    code_weight,
+    difference_name,
+    is_additive,
+    is_calendar,
+    is_record_date,
+    names_a_thing,
+    product_name,
+    share_name,
+)
 from rayfactory.models.grammar.scope import Field, Scope, with_role
 from rayfactory.models.grammar.syntax import date_part, date_period, literal, number, quotient, snake
 
 MAX_GROUPS = 60
 """A grouping into more groups than this does not fit on a page."""
+
+MIN_BANDED_ROWS = 12
+"""Nobody sorts the rows of a smaller table into bands."""
 
 _DECIMAL = re.compile(r"DECIMAL\((\d+)\s*,\s*(\d+)\)")
 
@@ -27,6 +39,7 @@ class Expression:
         uses: SQL of the fields in it, by which two expressions are told apart.
         weight: how often an analyst would choose it.
         kind: what its values are.
+        additive: of a measure: whether its sum over rows of the scope means something.
     """
 
     sql: str
@@ -35,6 +48,7 @@ class Expression:
     uses: tuple[str, ...] = ()
     weight: float = 1.0
     kind: Kind = "real"
+    additive: bool = True
 
 
 def dimensions(scope: Scope) -> list[Expression]:
@@ -43,26 +57,42 @@ def dimensions(scope: Scope) -> list[Expression]:
     dialect = scope.dialect
     for field in with_role(scope, "category", "code"):
         column = field.column
-        if column.kind == "other" or not 2 <= field.num_distinct <= MAX_GROUPS:
+        if column.kind == "other" or not 2 <= field.num_distinct <= MAX_GROUPS or field.table.num_rows < 2:
             continue
         if column.role == "code" and _is_unique(field):
             continue
-        weight = 2.0 if column.role == "category" else 1.0
+        weight = 2.0 if column.role == "category" else code_weight(field.label)
+        if weight and "current" in field.label.split("_") and is_calendar(_labels(scope, field.source)):
+            weight = 0.02  # whether a day is in the current week says nothing of the data
+        if not weight:
+            continue
         found.append(Expression(field.sql, field.label, field.num_distinct, (field.sql,), weight, column.kind))
         if column.kind == "text" and column.profile.null_fraction > 0.01:
             filled = f"COALESCE({field.sql}, 'unknown')"
-            found.append(Expression(filled, field.label, field.num_distinct, (field.sql,), 0.7, "text"))
+            found.append(Expression(filled, field.label, field.num_distinct, (field.sql,), 0.35 * weight, "text"))
     for field in with_role(scope, "date"):
         # A date with few values is an attribute of something else, such as the start of a record's validity.
         rare = 0.25 if field.column.profile.num_distinct < 8 else 1.0
+        if is_record_date(field.label):
+            rare = 0.02
         found.extend(replace(period, weight=rare * period.weight) for period in _periods(field, dialect))
     for field in with_role(scope, "text"):
         # First letters of names: a register, as it were.
-        if field.column.kind == "text" and field.column.profile.num_distinct > 30:
+        if (
+            field.column.kind == "text"
+            and field.column.profile.num_distinct > 30
+            and field.label.split("_")[-1] in ("name", "title")
+        ):
             initial = f"SUBSTR({field.sql}, 1, 1)"
-            found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.15, "text"))
+            found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.1, "text"))
     banded = [band for field in with_role(scope, "measure") for band in bands(field)]
-    return found + [replace(band, weight=0.9 * band.weight / len(banded)) for band in banded]
+    # Bands are second best: next to readable categories they are a rare choice.
+    share = 0.2 if sum(key.weight for key in found) >= 1.5 else 0.9
+    return found + [replace(band, weight=share * band.weight / len(banded)) for band in banded]
+
+
+def _labels(scope: Scope, source: str) -> list[str]:
+    return [field.label for field in scope.fields if field.source == source]
 
 
 def _is_unique(field: Field) -> bool:
@@ -71,7 +101,7 @@ def _is_unique(field: Field) -> bool:
 
 def _periods(field: Field, dialect: str) -> list[Expression]:
     values = [value for value in field.present or field.column.profile.quantiles if isinstance(value, str)]
-    if not values or field.column.kind not in ("date", "timestamp"):
+    if len(set(values)) < 2 or field.column.kind not in ("date", "timestamp"):
         return []
     years = len({value[:4] for value in values})
     months = len({value[:7] for value in values})
@@ -123,7 +153,7 @@ _SIZES = (("small", "large"), ("small", "medium", "large"), ("tiny", "small", "m
 
 def bands(field: Field) -> list[Expression]:
     """Return CASE expressions that sort a measure into two to four bands; none where its values do not part."""
-    if not field.is_number:
+    if not field.is_number or field.table.num_rows < MIN_BANDED_ROWS:
         return []
     cuts = thresholds(field)
     found: list[Expression] = []
@@ -155,12 +185,20 @@ def measures(scope: Scope) -> list[Expression]:
     varied = [field for field in fields if field.num_distinct >= 2] or fields
     # A measure of a dimension counts once for each row of the grain: it is averaged, and summed only at its own grain.
     found = [
-        Expression(field.sql, field.label, field.num_distinct, (field.sql,), _grain_weight(scope, field), _kind(field))
+        Expression(
+            field.sql,
+            field.label,
+            field.num_distinct,
+            (field.sql,),
+            _grain_weight(scope, field),
+            _kind(field),
+            is_additive(field.label) and field.table.name == scope.grain.name,
+        )
         for field in varied
     ]
-    for left, right in combinations(varied, 2):
+    for left, right in permutations(varied, 2):
         if left.source == right.source and _can_calculate(left) and _can_calculate(right):
-            found.extend(_arithmetic(left, right, scope.dialect, _grain_weight(scope, left)))
+            found.extend(_arithmetic(left, right, scope, _grain_weight(scope, left)))
     return found
 
 
@@ -179,11 +217,7 @@ def _kind(field: Field) -> Kind:
 
 
 def _grain_weight(scope: Scope, field: Field) -> float:
-    return 1.0 if field.table.name == scope.grain.name else 0.25
-
-
-_QUANTITY = frozenset("quantity qty units count num number hours days weeks seats".split())
-_PRICE = frozenset("price cost rate fee wage salary".split())
+    return 1.0 if field.table.name == scope.grain.name else 0.2
 
 
 def _can_calculate(field: Field) -> bool:
@@ -200,21 +234,19 @@ def _can_calculate(field: Field) -> bool:
     return max(abs(minimum), abs(maximum)) < 20_000
 
 
-def _arithmetic(left: Field, right: Field, dialect: str, weight: float) -> list[Expression]:
-    found: list[Expression] = []
-    a, b = left.label.split("_")[-1], right.label.split("_")[-1]
+def _arithmetic(left: Field, right: Field, scope: Scope, weight: float) -> list[Expression]:
+    """Return the product, difference and quotient of two measures, in this order, that mean something."""
     uses = (left.sql, right.sql)
-    for x, y, last_x, last_y in ((left, right, a, b), (right, left, b, a)):
-        if last_x in _QUANTITY and last_y in _PRICE and not {"ext", "ship", "return"} & set(y.label.split("_")):
-            name = f"{y.label.removesuffix('_price').removesuffix('_cost')}_value"
-            found.append(Expression(f"{x.sql} * {y.sql}", name, 1000, uses, weight))
-    if alike(left, right) and left.mean != right.mean:
-        big, small = (left, right) if left.mean > right.mean else (right, left)
-        name = f"{big.label}_less_{small.label}" if len(big.label + small.label) < 26 else f"{big.label}_margin"
-        found.append(Expression(f"{big.sql} - {small.sql}", name, 1000, uses, 0.25 * weight))
-        if a == b:
-            share = quotient(small.sql, big.sql, dialect)
-            found.append(Expression(share, f"{small.label}_ratio", 1000, uses, 0.15 * weight))
+    additive = left.table.name == scope.grain.name
+    found: list[Expression] = []
+    if name := product_name(left.label, right.label):
+        found.append(Expression(f"{left.sql} * {right.sql}", name, 1000, uses, weight, additive=additive))
+    if name := difference_name(left.label, right.label):
+        summed = additive and is_additive(left.label) and is_additive(right.label)
+        found.append(Expression(f"{left.sql} - {right.sql}", name, 1000, uses, 0.6 * weight, additive=summed))
+    if (name := share_name(left.label, right.label)) and abs(left.mean) < abs(right.mean):
+        share = quotient(left.sql, right.sql, scope.dialect)
+        found.append(Expression(share, name, 1000, uses, 0.3 * weight, additive=False))
     return found
 
 
@@ -237,15 +269,18 @@ def counted_things(scope: Scope) -> list[Expression]:
     found: list[Expression] = []
     for field in with_role(scope, "key", "identifier", "text"):
         profile = field.column.profile
-        if profile.num_distinct < 3 or field.column.kind == "other":
+        if profile.num_distinct < 3 or field.column.kind == "other" or is_calendar(_labels(scope, field.source)):
             continue
         at_grain = field.table.name == scope.grain.name
         if at_grain and _is_unique(field):
             continue
         if field.column.role == "key" and not at_grain:
             continue
-        name = "num_" + plural(field.label.removesuffix("_sk").removesuffix("_id").removesuffix("_key"))
-        found.append(Expression(field.sql, name, profile.num_distinct, (field.sql,), 1.0 if at_grain else 0.4))
+        if field.column.role != "key" and not names_a_thing(field.label):
+            continue
+        things = re.sub(r"_(sk|id|key|code|name)$", "", field.label)
+        weight = 1.0 if field.column.role == "key" else 0.3
+        found.append(Expression(field.sql, f"num_{plural(things)}", profile.num_distinct, (field.sql,), weight))
     return found
 
 
@@ -263,7 +298,7 @@ def plural(word: str) -> str:
 def aggregates(scope: Scope) -> list[Expression]:
     """Return aggregates over the rows of a group, conditional ones included."""
     dialect = scope.dialect
-    rows = "num_" + plural(snake(scope.grain.name) or "row")
+    rows = "num_" + plural(snake(scope.grain.name).removesuffix("_dim") or "row")
     found = [Expression("COUNT(*)", rows if len(rows) < 28 else "num_rows", uses=("*",), weight=1.6, kind="integer")]
     found += [
         Expression(f"COUNT(DISTINCT {thing.sql})", thing.name, uses=thing.uses, weight=0.5, kind="integer")
@@ -273,6 +308,8 @@ def aggregates(scope: Scope) -> list[Expression]:
         found.extend(_of_measure(measure, dialect))
     for field in with_role(scope, "date"):
         if field.column.kind in ("date", "timestamp"):
+            if is_record_date(field.label):
+                continue
             base = field.label.removesuffix("_date")
             found.append(Expression(f"MIN({field.sql})", f"first_{base}", 9, (field.sql,), 0.15, field.column.kind))
             found.append(Expression(f"MAX({field.sql})", f"last_{base}", 9, (field.sql,), 0.15, field.column.kind))
@@ -280,31 +317,16 @@ def aggregates(scope: Scope) -> list[Expression]:
     return found
 
 
-_NOT_SUMMED = frozenset("rate ratio percent percentage pct age rating temperature height weight margin score".split())
-
-
-def is_summable(measure: Expression) -> bool:
-    """Whether a sum of the measure over rows means something: not of rates, ages and prices of one unit."""
-    words = measure.name.split("_")
-    if set(words) & _NOT_SUMMED:
-        return False
-    return "ext" in words or "value" in words or not (words[-1] == "price" or words[-2:] in _UNIT_COSTS)
-
-
-_UNIT_COSTS = (["wholesale", "cost"], ["unit", "cost"])
-
-
 def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
     name, uses, w = measure.name, measure.uses, measure.weight
-    summable = is_summable(measure)
     found = [
         Expression(f"AVG({measure.sql})", prefixed("avg", name), 9, uses, w),
         Expression(f"ROUND(AVG({measure.sql}), 2)", prefixed("avg", name), 9, uses, 0.7 * w),
         Expression(f"MAX({measure.sql})", prefixed("max", name), 9, uses, 0.4 * w),
         Expression(f"MIN({measure.sql})", prefixed("min", name), 9, uses, 0.3 * w),
     ]
-    if w >= 0.2 and summable:
-        found.append(Expression(f"SUM({measure.sql})", prefixed("total", name), 9, uses, 2.2 * w if w > 0.25 else 0.1))
+    if measure.additive:
+        found.append(Expression(f"SUM({measure.sql})", prefixed("total", name), 9, uses, 2.2 * w))
     if dialect == "duckdb":
         found.append(Expression(f"MEDIAN({measure.sql})", f"median_{name}", 9, uses, 0.25 * w))
         found.append(Expression(f"QUANTILE_CONT({measure.sql}, 0.9)", f"p90_{name}", 9, uses, 0.1 * w))
@@ -316,7 +338,7 @@ def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
 def conditional_aggregates(scope: Scope) -> list[Expression]:
     """Return counts and sums of the rows of one category, or beyond a threshold: CASE and FILTER."""
     found: list[Expression] = []
-    sums = [measure for measure in measures(scope) if measure.weight >= 1.0 and is_summable(measure)][:3]
+    sums = [measure for measure in measures(scope) if measure.weight >= 1.0 and measure.additive][:3]
     for field in with_role(scope, "category"):
         if not 2 <= field.num_distinct <= 8 or field.column.kind not in ("text", "boolean", "integer"):
             continue
@@ -361,12 +383,14 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
         own = [field for field in scope.fields if field.source == source]
         if own[0].table.name == scope.grain.name and len({field.source for field in scope.fields}) > 1:
             continue
+        if is_calendar([field.label for field in own]):
+            continue
         names = [field for field in own if field.column.role == "text" and field.column.kind == "text"]
-        ids = [field for field in own if field.column.role == "identifier"]
+        ids = [field for field in own if field.column.role == "identifier" and names_a_thing(field.label)]
         keys = [
             field for field in own if field.column.name in field.table.primary_key and len(field.table.primary_key) == 1
         ]
-        names = [field for field in names if _reads_as_name(field)] or []
+        names = [field for field in names if _reads_as_name(field)]
         keys = [field for field in keys if not field.label.endswith("sk")]
         chosen = (*ids[:1], *names[: 2 if not ids else 1]) or tuple(keys[:1])
         if chosen and all(field.num_distinct >= 2 for field in chosen):
@@ -375,5 +399,7 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
 
 
 def _reads_as_name(field: Field) -> bool:
+    if not names_a_thing(field.label):
+        return False
     values = [value for value in field.present or field.column.profile.examples if isinstance(value, str)]
     return bool(values) and sum(map(len, values)) / len(values) <= 40

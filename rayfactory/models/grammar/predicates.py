@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rayfactory.databases.schema import Value
+from rayfactory.models.grammar.quantities import difference_name, is_record_date
 from rayfactory.models.grammar.scope import MIN_SAMPLE, Field, Missing
 from rayfactory.models.grammar.syntax import date_part, literal, number
 
@@ -75,7 +76,9 @@ def comparisons(fields: Sequence[Field]) -> list[Predicate]:
     measures = [field for field in fields if field.column.role == "measure" and field.is_number]
     found: list[Predicate] = []
     for left, right in combinations(measures, 2):
-        if left.source != right.source or not alike(left, right):
+        if left.source != right.source:
+            continue
+        if not (difference_name(left.label, right.label) or difference_name(right.label, left.label)):
             continue
         pairs = [
             (a, b)
@@ -93,16 +96,6 @@ def comparisons(fields: Sequence[Field]) -> list[Predicate]:
     return found
 
 
-def alike(left: Field, right: Field) -> bool:
-    """Whether two measures are of one unit, as far as their names tell: they share their last word or two words."""
-    a, b = left.label.split("_"), right.label.split("_")
-    if left.label == right.label or not (a[-1] == b[-1] or {a[-1], b[-1]} <= _MONEY):
-        return False
-    # A unit price and an order's total share a currency and no unit.
-    sizes = sorted((abs(left.mean), abs(right.mean)))
-    return sizes[0] > 0 and sizes[1] < 6 * sizes[0]
-
-
 def column_weight(field: Field) -> float:
     """Return how often an analyst would put a condition on the column, against other columns."""
     column = field.column
@@ -110,12 +103,11 @@ def column_weight(field: Field) -> float:
         return 0.12
     if column.role == "code" and column.kind != "text" and field.column.profile.num_distinct > 150:
         return 0.03  # sequence numbers and the like
+    if column.role == "date" and is_record_date(field.label):
+        return 0.1
+    if column.role == "category" and "current" in field.label.split("_"):
+        return 0.2
     return {"category": 1.8, "date": 1.3, "measure": 0.8, "code": 0.8, "text": 1.1}.get(column.role, 0.0)
-
-
-_MONEY = frozenset(
-    "price cost amt amount tax profit paid loss revenue budget gross charge fee cash credit sales".split()
-)
 
 
 def _null_conditions(field: Field) -> list[Predicate]:
@@ -313,6 +305,8 @@ def _lengths(field: Field) -> list[Predicate]:
     lengths = sorted(len(value) for value in field.present if isinstance(value, str))
     if len(lengths) < MIN_SAMPLE or lengths[0] == lengths[-1] or not isinstance(field.witness, str):
         return []
+    if any(character.isdigit() for character in field.witness):
+        return []  # how long a house number or a phone number is says nothing
     bound = max(lengths[len(lengths) // 2] - 1, 1)
     if len(field.witness) <= bound:
         return []

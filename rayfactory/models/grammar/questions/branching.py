@@ -12,7 +12,6 @@ from rayfactory.models.grammar.expressions import (
     Expression,
     dimensions,
     entities,
-    is_summable,
     measures,
     plural,
     prefixed,
@@ -156,7 +155,7 @@ def stacked(draft: Draft) -> str:
 def comparable_figures(draft: Draft, several: Sequence[Branch]) -> list[Expression] | None:
     """Return a figure of each branch that can be summed and is of one unit with the others, as names tell."""
     choices = [
-        [m for m in measures(branch.spine.scope) if m.weight == 1.0 and len(m.uses) == 1 and is_summable(m)]
+        [m for m in measures(branch.spine.scope) if m.weight == 1.0 and len(m.uses) == 1 and m.additive]
         for branch in several
     ]
     options = []
@@ -197,7 +196,7 @@ def side_by_side(draft: Draft) -> str:
         figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
         sql = key.sql.replace(base.sql, _twin(branch, base).sql)
         select = Select(branch.spine.scope.from_sql)
-        function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or is_summable(figure) else "AVG"
+        function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or figure.additive else "AVG"
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = (
             prefixed("total" if function == "SUM" else "avg", figure.name)

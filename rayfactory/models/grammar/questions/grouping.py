@@ -7,7 +7,7 @@ from dataclasses import replace
 from rayfactory.databases.schema import Value
 from rayfactory.models.grammar.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft
-from rayfactory.models.grammar.expressions import aggregates, dimensions, is_summable, measures
+from rayfactory.models.grammar.expressions import aggregates, dimensions, measures
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import literal, snake
 
@@ -142,7 +142,7 @@ def pivot(draft: Draft) -> str:
     taken: set[str] = set()
     key = draft.output_of(row, scope, taken)
     select = Select(scope.from_sql, [f"{row.sql} AS {key}"])
-    function = draft.pick([(3 if figure is None or is_summable(figure) else 0, "SUM"), (2, "AVG")])
+    function = draft.pick([(3 if figure is None or figure.additive else 0, "SUM"), (2, "AVG")])
     style = draft.pick([(2, "case"), (1, "filter")])
     for value in values:
         condition = f"{column.sql} = {literal(value, column.column.kind, draft.dialect)}"

@@ -8,7 +8,6 @@ from rayfactory.models.grammar.expressions import (
     Expression,
     dimensions,
     entities,
-    is_summable,
     measures,
     plural,
     prefixed,
@@ -40,7 +39,7 @@ def counts_beside(draft: Draft) -> str:
     taken: set[str] = set()
     figures = [m for m in measures(inner.scope) if m.weight == 1.0 and len(m.uses) == 1]
     figure = draft.pick([(1.0, m) for m in figures]) if figures and draft.chance(0.6) else None
-    function = draft.pick([(2 if figure and is_summable(figure) else 0, "SUM"), (1, "MAX"), (1, "AVG")])
+    function = draft.pick([(2 if figure and figure.additive else 0, "SUM"), (1, "MAX"), (1, "AVG")])
     aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
     prefix = {"SUM": "total", "MAX": "max", "AVG": "avg"}[function]
     name = draft.output(prefixed(prefix, figure.name) if figure else f"num_{plural(snake(key.table))}", taken)
@@ -145,7 +144,7 @@ def chained(draft: Draft) -> str:
     )
     rows = Select(scope.from_sql, [f"{key.sql} AS {group}", f"{figure.sql} AS {raw}"], where=conditions)
     draft.ctes.append(f"{base} AS ({rows.sql()})")
-    function = draft.pick([(3 if is_summable(figure) else 0, "SUM"), (2, "AVG"), (1, "MAX")])
+    function = draft.pick([(3 if figure.additive else 0, "SUM"), (2, "AVG"), (1, "MAX")])
     value = draft.output(prefixed({"SUM": "total", "AVG": "avg", "MAX": "max"}[function], figure.name), taken)
     count = draft.output("num_rows", taken)
     totals = draft.alias(draft.pick([(1, "totals"), (1, "aggregated"), (1, "per_group")]))
@@ -296,7 +295,7 @@ def scalar_figures(draft: Draft) -> str:
         inner = draft.spine(1, must=name, grain=name)
         figures = [m for m in measures(inner.scope) if m.weight == 1.0]
         figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.6) else None
-        function = draft.pick([(2, "AVG"), (1, "MAX"), (1 if figure and is_summable(figure) else 0, "SUM")])
+        function = draft.pick([(2, "AVG"), (1, "MAX"), (1 if figure and figure.additive else 0, "SUM")])
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed(function.lower(), figure.name) if figure else f"num_{plural(snake(name))}"
         conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]))
