@@ -153,7 +153,8 @@ def value(rng: Random, declared_type: str) -> object:
 
 def key_of(row: int, plan: TablePlan) -> list[object]:
     """Return the key of a row: its number, or that of a group of three and the place in it."""
-    return [[], [row + 1], [row // 3 + 1, row % 3 + 1]][len(plan.key)]
+    keys: tuple[list[object], ...] = ([], [row + 1], [row // 3 + 1, row % 3 + 1])
+    return keys[len(plan.key)]
 
 
 def build(folder: str, dialect: str, tables: tuple[TablePlan, ...], seed: int) -> tuple[Database, Metadata]:

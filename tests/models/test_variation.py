@@ -131,6 +131,7 @@ FILTER = "SELECT s.channel, COUNT(*) AS n FROM shop_sales AS s JOIN customer AS 
 MEMBERS = "SELECT s.channel, s.amount FROM shop_sales AS s WHERE s.customer_id IN (SELECT c.customer_id FROM customer AS c WHERE c.segment = 'consumer')"
 NAMED = "WITH big AS (SELECT w.customer_id, SUM(w.amount) AS spent FROM web_sales AS w GROUP BY w.customer_id) SELECT c.segment, b.spent FROM big AS b JOIN customer AS c ON b.customer_id = c.customer_id"
 DERIVED = "SELECT c.segment, AVG(t.spent) AS avg_spent FROM (SELECT w.customer_id, SUM(w.amount) AS spent FROM web_sales AS w GROUP BY w.customer_id) AS t JOIN customer AS c ON t.customer_id = c.customer_id GROUP BY c.segment"
+TOTAL = "SELECT COUNT(*) AS n FROM shop_sales AS s JOIN customer AS c ON s.customer_id = c.customer_id"
 WEB = "SELECT w.browser, w.amount FROM web_sales AS w WHERE w.quantity BETWEEN 2 AND 5"
 PARENTS = "SELECT c.customer_name, c.segment FROM customer AS c WHERE c.signup_date > '2020-06-01'"
 
@@ -152,6 +153,7 @@ CASES: tuple[tuple[Rewriting, str, Check], ...] = (
     (condition_rewrites.negate_condition, LIST, lambda old, new: new.find(exp.Not, exp.NEQ) is not None),
     (condition_rewrites.splice_condition, ONE, lambda old, new: conditions(new) == 2),
     (head_rewrites.regroup, LIST, lambda old, new: is_aggregated(select(new))),
+    (head_rewrites.add_key, TOTAL, lambda old, new: len(select(new).args["group"].expressions) >= 1),
     (head_rewrites.show_rows, GROUPS, lambda old, new: not is_aggregated(select(new))),
     (head_rewrites.add_having, GROUPS, lambda old, new: select(new).args.get("having") is not None),
     (window_rewrites.add_window, GROUPS, lambda old, new: windows(new) >= 1),

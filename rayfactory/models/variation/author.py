@@ -28,7 +28,7 @@ from rayfactory.models.variation import (
     transpose,
     window_rewrites,
 )
-from rayfactory.models.variation.blocks import Context, blocks, is_connected
+from rayfactory.models.variation.blocks import Context, blocks, is_connected, spell_out_joins
 from rayfactory.models.variation.resolution import UnresolvedError, resolve, without_positions
 from rayfactory.sql import base_tables, check_safe, parse
 
@@ -67,6 +67,7 @@ RULES: tuple[Rule, ...] = (
     Rule(condition_rewrites.negate_condition, 0.1, 0.3, 0.2, exp.Where),
     Rule(condition_rewrites.splice_condition, 0.0, 0.8, 0.8),
     Rule(head_rewrites.regroup, 1.0, 2.0, 2.5),
+    Rule(head_rewrites.add_key, 0.0, 0.5, 1.0, exp.AggFunc),
     Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
     Rule(head_rewrites.add_having, 0.0, 0.4, 0.5, exp.Group),
     Rule(window_rewrites.add_window, 0.0, 2.6, 3.0),
@@ -100,7 +101,13 @@ SIZES: tuple[tuple[float, int, int], ...] = (
 MAX_NODES = 320
 """No larger query is written, which is about 350 tokens."""
 
-ATTEMPTS_PER_QUERY = 4
+MAX_ROWS = 1_000
+"""A longer result is nothing that anybody reads."""
+
+MAX_SINGLE_SHARE = 0.2
+"""Of the queries of a request, those that may have a single row."""
+
+ATTEMPTS_PER_QUERY = 6
 STEPS_PER_QUERY = 18
 
 
@@ -118,7 +125,8 @@ def write_variations(
 
     Args:
         seeds: any text; what is no SELECT over the schema that can be followed is passed over.
-        engine: for looking up rows that a query selects; without one, constants come from the column profiles.
+        engine: for looking up rows that a query selects, and how many it returns; without one, constants come from the
+            column profiles.
         table_use: rows of the pool that reference each table; the less used are joined more often.
     """
     trees = [tree for tree in (_read(seed, schema) for seed in seeds) if tree is not None]
@@ -128,6 +136,8 @@ def write_variations(
     weights = [_seed_weight(tree, context) for tree in trees]
     seen = {_shape(tree) for tree in trees}
     written: list[str] = []
+    spare: list[tuple[int, str]] = []
+    num_single = 0
     for attempt in range(num_queries * ATTEMPTS_PER_QUERY):
         if len(written) == num_queries:
             break
@@ -137,10 +147,25 @@ def write_variations(
         if tree is None:
             continue
         shape = _shape(tree)
-        if shape not in seen:
-            seen.add(shape)
-            written.append(tree.sql(dialect=schema.dialect))
-    return written
+        if shape in seen:
+            continue
+        seen.add(shape)
+        sql = tree.sql(dialect=schema.dialect)
+        if engine is None:
+            written.append(sql)
+            continue
+        try:
+            num_rows = engine.run(sql).row_count
+        except StatementError:
+            continue
+        is_single = num_rows == 1 and num_single + 1 > MAX_SINGLE_SHARE * num_queries
+        if num_rows == 0 or num_rows > MAX_ROWS or is_single:
+            spare.append(({0: 2, 1: 0}.get(num_rows, 1), sql))
+        else:
+            num_single += num_rows == 1
+            written.append(sql)
+    spare.sort(key=lambda flawed: flawed[0])  # for want of better: a single row, then too many, then none
+    return [*written, *(sql for _, sql in spare)][:num_queries]
 
 
 def _read(seed: str, schema: Schema) -> exp.Expr | None:
@@ -153,7 +178,10 @@ def _read(seed: str, schema: Schema) -> exp.Expr | None:
         tree = tree.unnest()
     if not finish.is_repeatable(tree) or not base_tables(tree):
         return None
-    return resolve(without_positions(tree), schema, copy=False)
+    resolved = resolve(without_positions(tree), schema, copy=False)
+    if resolved is not None:
+        spell_out_joins(resolved)
+    return resolved
 
 
 def _seed_weight(tree: exp.Expr, context: Context) -> float:
@@ -202,6 +230,8 @@ def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
             tree, applied = changed, applied + 1
     if not applied or _num_nodes(tree) > MAX_NODES:
         return None
+    if rng.random() < 0.7:  # a single figure is asked for now and then
+        tree = apply(head_rewrites.add_key, tree, context, rng) or tree
     finished = finish.finish(tree.copy(), context, rng)
     checked = resolve(finished, context.schema)
     if checked is None or not all(is_connected(block) for block in blocks(checked, context.schema)):

@@ -189,6 +189,11 @@ def add_conjunct(select: exp.Select, condition: exp.Expr, clause: str = "where")
     set_conjuncts(select, [*conjuncts(select, clause), *operands(condition)], clause)
 
 
+def is_labelled(select: exp.Select) -> bool:
+    """Whether an output is a constant that names what the rows are, as a branch of a UNION has it."""
+    return any(isinstance(part.unalias(), exp.Literal) for part in select.expressions if part.alias)
+
+
 def is_join_condition(condition: exp.Expr) -> bool:
     """Whether a condition equates columns of two sources."""
     return (
@@ -241,6 +246,32 @@ def plain_keys(select: exp.Select) -> list[exp.Expr] | None:
 def has_comma_joins(select: exp.Select) -> bool:
     """Whether FROM lists tables with commas, their conditions in WHERE."""
     return any(join.args.get("on") is None and not join.kind for join in joins_of(select))
+
+
+def spell_out_joins(tree: exp.Expr) -> None:
+    """Turn the tables that FROM lists with commas into JOINs, each with its conditions, where all are tied."""
+    for select in tree.find_all(exp.Select):
+        waiting = joins_of(select)
+        if not waiting or any(join.args.get("on") or join.side or join.kind not in ("", "CROSS") for join in waiting):
+            continue
+        placed: list[exp.Join] = []
+        present = {table_name(select.args["from_"].this).casefold()}
+        rest = conjuncts(select)
+        while waiting:
+            for join in waiting:
+                reach = {*present, table_name(join.this).casefold()}
+                ties = [c for c in rest if is_join_condition(c) and aliases_in(c) <= reach]
+                if ties:
+                    break
+            else:
+                break
+            waiting = [other for other in waiting if other is not join]
+            rest = [condition for condition in rest if not any(condition is tie for tie in ties)]
+            placed.append(exp.Join(this=join.this.copy(), on=exp.and_(*(tie.copy() for tie in ties), copy=False)))
+            present = reach
+        if not waiting:
+            set_conjuncts(select, rest)
+            select.set("joins", placed)
 
 
 # -- tables -------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rayfactory.models.variation.blocks import (
     blocks,
     conjuncts,
     is_join_condition,
+    is_labelled,
     joins_of,
     names_in,
     reads_inside,
@@ -27,6 +28,9 @@ def add_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     """Select fewer rows by one more condition, or by one of two."""
     block = _draw_block(tree, context, rng)
     if block is None:
+        return None
+    # Of more conditions than a few each says little.
+    if rng.random() < 0.3 * len(_plain_conditions(block)) - 0.3:
         return None
     first = draw_condition(block, context, rng)
     if first is None:
@@ -58,6 +62,8 @@ def _draw_block(tree: exp.Expr, context: Context, rng: random.Random) -> Block |
 
 def _plain_conditions(block: Block) -> list[exp.Expr]:
     own = set(block.sources)
+    if is_labelled(block.select):
+        return []  # the label may say what the condition says
     return [
         condition
         for condition in conjuncts(block.select)

@@ -28,9 +28,12 @@ from rayfactory.models.variation.resolution import own_nodes
 MAX_PROBED_ROWS = {"duckdb": 2_000_000, "sqlite": 200_000}
 """A query over tables with more rows in all than this is not looked into, by dialect: SQLite has no hash join."""
 
-WITNESS_ROWS = 25
+WITNESS_ROWS = 60
 
-MIN_SHARE = 0.02
+KEPT_ROWS = 8
+"""Rows that a new condition should leave: one on a few rows keeps most of them."""
+
+MIN_SHARE = 0.08
 """A condition that keeps a smaller share of the rows leaves too little for others."""
 
 
@@ -51,30 +54,32 @@ def draw_condition(
         return None
     drawn = rng.choices(candidates, weights, k=6)
     chosen = list({field.qualified: field for field in drawn}.values())
-    row = witness(block, context, chosen, rng)
-    if row is None:
+    rows = witnesses(block, context, chosen)
+    if not rows:
         return None
+    smallest = max(MIN_SHARE, min(0.5, KEPT_ROWS / len(rows))) if rows[0][0] is not MISSING else MIN_SHARE
+    row = rng.choice(rows)
     for field, value in zip(chosen, row, strict=True):
         seen = replace(field, witness=value, sample=() if value is MISSING else (value,))
-        found = [predicate for predicate in predicates(seen, context.schema.dialect) if predicate.share >= MIN_SHARE]
+        found = [predicate for predicate in predicates(seen, context.schema.dialect) if predicate.share >= smallest]
         if found:
             text = rng.choices(found, [predicate.weight for predicate in found])[0].sql
             return parsed(text, context.schema.dialect)
     return None
 
 
-def witness(block: Block, context: Context, fields: Sequence[Field], rng: random.Random) -> list[WitnessValue] | None:
-    """Return the values of some columns in one row that the block selects; None where it selects none.
+def witnesses(block: Block, context: Context, fields: Sequence[Field]) -> list[list[WitnessValue]]:
+    """Return the values of some columns in up to WITNESS_ROWS rows that the block selects.
 
-    They are MISSING where the block cannot be looked into.
+    One row of MISSING values where the block cannot be looked into.
     """
     query = _probe(block, [column(field.source, field.column.name) for field in fields], WITNESS_ROWS, context)
     if query is None or context.engine is None:
-        return [MISSING] * len(fields)
+        return [[MISSING] * len(fields)]
     rows = _look_up(query, WITNESS_ROWS, context.engine)
     if rows is None:
-        return [MISSING] * len(fields)
-    return [as_constant(value) for value in rng.choice(rows)] if rows else None
+        return [[MISSING] * len(fields)]
+    return [[as_constant(value) for value in row] for row in rows]
 
 
 def sample_rows(block: Block, shown: Sequence[exp.Expr], context: Context, limit: int) -> list[list[WitnessValue]]:

@@ -6,10 +6,18 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import Context, block_of, blocks, conjuncts, estimated_rows, set_conjuncts
+from rayfactory.models.variation.blocks import (
+    Context,
+    block_of,
+    blocks,
+    conjuncts,
+    estimated_rows,
+    names_in,
+    set_conjuncts,
+)
 from rayfactory.models.variation.head_rewrites import by_name, order_outputs
 from rayfactory.models.variation.join_rewrites import use_or_drop
-from rayfactory.models.variation.naming import identifier
+from rayfactory.models.variation.naming import ALIASES_TO_AVOID, identifier, new_name
 from rayfactory.models.variation.resolution import is_aggregated, name_in_set_order, output_name, own_nodes
 
 MAX_LISTED_ROWS = 20_000
@@ -47,10 +55,41 @@ def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
     if context.schema.dialect == "sqlite":
         for term in tree.find_all(exp.Ordered):
             term.set("nulls_first", not term.args.get("desc"))  # as SQLite has it unasked
+    _shorten_aliases(tree, context)
     for select in tree.find_all(exp.Select):
+        if not isinstance(select.parent, exp.SetOperation):
+            _name_once(select)
         if rng.random() < 0.6:
             _unqualify(select, context)
+    for condition in tree.find_all(exp.Not):
+        test = condition.this
+        if isinstance(test, exp.Is) and isinstance(test.expression, exp.Null):
+            condition.replace(exp.Is(this=test.this.copy(), expression=exp.Not(this=exp.Null())))
     return tree
+
+
+def _shorten_aliases(tree: exp.Expr, context: Context) -> None:
+    """Take the number from an alias, ``p_2``, where no other source has the name without it any more."""
+    taken = names_in(tree) | {own.name.casefold() for table in context.schema.tables for own in table.columns}
+    renamed: dict[str, str] = {}
+    for item in tree.find_all(exp.Table):
+        stem, _, number = item.alias.rpartition("_")
+        if number.isdigit() and stem.isidentifier() and new_name(stem, {*taken, *ALIASES_TO_AVOID}) == stem:
+            renamed[item.alias.casefold()] = stem
+            taken.add(stem.casefold())
+    for item in tree.find_all(exp.Table):
+        if item.alias.casefold() in renamed:
+            item.set("alias", exp.TableAlias(this=identifier(renamed[item.alias.casefold()])))
+    for node in tree.find_all(exp.Column):
+        if node.table.casefold() in renamed:
+            node.set("table", identifier(renamed[node.table.casefold()]))
+
+
+def _name_once(select: exp.Select) -> None:
+    """Leave out an output's name that is its column's."""
+    for part in select.expressions:
+        if isinstance(part, exp.Alias) and isinstance(part.this, exp.Column) and part.alias == part.this.name:
+            part.replace(part.this.copy())
 
 
 def _say_once(select: exp.Select) -> None:

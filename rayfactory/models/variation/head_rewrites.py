@@ -130,7 +130,10 @@ def draw_order(select: exp.Select, rng: random.Random, *, limit_chance: float = 
     quantities = [part for part in parts if has_aggregate(part) or part.find(exp.Window)]
     limit = rng.choice([5, 10, 10, 15, 20, 25, 50, 100]) if rng.random() < limit_chance else None
     if quantities and rng.random() < 0.7:
-        order_outputs(select, [rng.choice(quantities)], limit=limit, descending=rng.random() < 0.85)
+        first = rng.choice(quantities)
+        # The first rank is the best one.
+        is_rank = first.find(exp.Rank, exp.DenseRank, exp.RowNumber) is not None
+        order_outputs(select, [first], limit=limit, descending=not is_rank and rng.random() < 0.85)
     elif parts:
         order_outputs(select, [parts[0]], limit=limit, descending=rng.random() < 0.3)
 
@@ -149,13 +152,29 @@ def regroup(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     terms = pick(rng, found, min(most, rng.choice([1, 1, 2, 2, 3])))
     keys = [Shown(term.expression, term.name) for term in terms]
     values = aggregates(block, context, rng, rng.choice([1, 2, 2, 3]), terms)
-    if not keys and rng.random() < 0.5:
+    if not keys and rng.random() < 0.8:
         return None
     set_head(select, keys, values)
     if keys:
         draw_order(select, rng)
         if rng.random() < 0.2:
             _add_having(select, values, context, rng)
+    return tree
+
+
+def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
+    """Ask of each group what the query asks of all rows at once."""
+    select = root_select(tree)
+    if select is None or not is_aggregated(select) or select.args.get("group") or select.find(exp.Window):
+        return None
+    terms = pick(rng, dimensions(block_of(select, context.schema), context.schema), rng.choice([1, 1, 2]))
+    if not terms:
+        return None
+    taken = {output_name(part).casefold() for part in select.expressions}
+    shown = [projection(term.expression, term.name, taken) for term in terms]
+    select.set("expressions", [*shown, *select.expressions])
+    select.set("group", exp.Group(expressions=[term.expression.copy() for term in terms]))
+    draw_order(select, rng, limit_chance=0.2)
     return tree
 
 
@@ -367,7 +386,7 @@ def show_less(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         shown = [select.expressions[index] for index in kept]
         block = block_of(select, context.schema)
         columns = [block.column_of(part.unalias()) for part in shown]
-        if not any(own is not None and own.role not in ("measure", "key") for own in columns):
+        if not any(own is not None and own.role not in ("measure", "key", "opaque") for own in columns):
             return None
         select.set("expressions", shown)
     select.set("order", None)

@@ -208,19 +208,9 @@ def use_or_drop(tree: exp.Expr, context: Context, rng: random.Random) -> None:
                 [n for n in join.args["on"].find_all(exp.Column) if n.table.casefold() == alias.casefold()]
             ):
                 continue
-            if not _is_parent(block, alias):
-                continue
             current = block_of(block.select, context.schema)
             if join.side or not _use(current, alias, tree, context, rng):
                 _remove(block.select, join)
-
-
-def _is_parent(block: Block, alias: str) -> bool:
-    """Whether a joined table adds nothing and repeats nothing: each row has at most one partner in it."""
-    table = block.sources[alias.casefold()].table
-    on = next(join.args["on"] for join in joins_of(block.select) if table_name(join.this) == alias)
-    own = {node.name.casefold() for node in on.find_all(exp.Column) if node.table.casefold() == alias.casefold()}
-    return table is not None and bool(table.primary_key) and {name.casefold() for name in table.primary_key} <= own
 
 
 def _remove(select: exp.Select, join: exp.Join) -> None:
@@ -401,8 +391,9 @@ def inner_to_left(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     folded = alias.casefold()
     own = [c for c in conjuncts(block.select) if aliases_in(c) == {folded} and not c.find(exp.Select)]
     mixed = [c for c in conjuncts(block.select) if folded in aliases_in(c) and c not in own]
-    if mixed:
-        return None
+    keys = plain_keys(block.select)
+    if mixed or keys is None or (own and any(folded in aliases_in(key) for key in keys)):
+        return None  # groups by what the condition has left would be one of all others, without a name
     set_conjuncts(block.select, [c for c in conjuncts(block.select) if folded not in aliases_in(c)])
     join.set("side", "LEFT")
     join.set("kind", None)

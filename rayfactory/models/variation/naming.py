@@ -10,6 +10,9 @@ from sqlglot import exp
 from rayfactory.databases.schema import Table
 from rayfactory.models.grammar.syntax import KEYWORDS
 
+ALIASES_TO_AVOID = ("as", "is", "in", "on", "or", "by", "to", "no", "of", "do", "if")
+"""Initials that read as words of the language."""
+
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -58,4 +61,4 @@ def table_alias(table: str, taken: Collection[str]) -> str:
     """Return the initials of a table's words, numbered where they are taken: ``ss`` for ``store_sales``."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", table)
     initials = "".join(word[0].lower() for word in words) or "t"
-    return new_name(initials, [*taken, "as", "is", "in", "on", "or", "by", "to", "no", "of", "do", "if"])
+    return new_name(initials, [*taken, *ALIASES_TO_AVOID])

@@ -144,7 +144,9 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
         outer = exp.Select(expressions=columns, from_=source, where=exp.Where(this=comparison))
         order_outputs(outer, [outer.expressions[shown.index(quantity)]], limit=None)
         return outer
-    partition = [column(name, rng.choice(groups).name)] if groups and (choice == "top" or rng.random() < 0.5) else []
+    # Where the rows are groups of one key already, each would be a part of its own.
+    is_parted = len(groups) > (1 if is_grouped else 0)
+    partition = [column(name, rng.choice(groups).name)] if is_parted and (choice == "top" or rng.random() < 0.5) else []
     ranking = rng.choice([exp.Rank, exp.DenseRank])
     order = exp.Order(expressions=[exp.Ordered(this=value.copy(), desc=True, nulls_first=False)])
     taken = {own.name.casefold() for own in shown}

@@ -83,9 +83,9 @@ def take_core(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         if condition is not None:
             add_conjunct(select, condition)
     choice = rng.random()
-    if choice < 0.3:
+    if choice < 0.15:
         set_head(select, [], aggregates(core, context, rng, rng.choice([1, 1, 2])))
-    elif choice < 0.65:
+    elif choice < 0.6:
         keys = pick(rng, dimensions(core, context.schema), 1)
         if not keys:
             return None

@@ -162,7 +162,7 @@ def _resolve_query(query: exp.Expr, outer: Scope | None, ctes: Mapping[str, Outp
 
 def _resolve_set_order(query: exp.SetOperation, outputs: Outputs) -> None:
     order = query.args.get("order")
-    first = query
+    first: exp.Expr = query
     while isinstance(first, exp.SetOperation):
         first = first.this
     if order is not None and isinstance(first, exp.Select):

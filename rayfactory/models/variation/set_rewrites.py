@@ -25,7 +25,7 @@ from rayfactory.models.variation.head_rewrites import (
     name_outputs,
     set_head,
 )
-from rayfactory.models.variation.naming import identifier
+from rayfactory.models.variation.naming import identifier, plain_name
 from rayfactory.models.variation.resolution import is_aggregated
 
 
@@ -70,8 +70,8 @@ def combine_conditions(tree: exp.Expr, context: Context, rng: random.Random) -> 
     add_conjunct(other, second)
     if is_aggregated(select):
         # The same figures for two parts of the rows: each says which part it is of.
-        for part, condition in ((select, first), (other, second)):
-            label = exp.alias_(exp.Literal.string(_in_words(condition)), identifier("segment"), copy=False)
+        for part, condition, block in ((select, first, one), (other, second, two)):
+            label = exp.alias_(exp.Literal.string(_in_words(condition, block)), identifier("segment"), copy=False)
             part.set("expressions", [label, *part.expressions])
         return exp.Union(this=select, expression=other, distinct=False)
     return kind(this=select, expression=other, distinct=True)
@@ -81,11 +81,12 @@ def _columns(condition: exp.Expr) -> list[exp.Column]:
     return list(condition.find_all(exp.Column))
 
 
-def _in_words(condition: exp.Expr) -> str:
+def _in_words(condition: exp.Expr, block: Block) -> str:
     """Return a condition as a label: ``state IN (MS, GA)``."""
     plain = condition.copy()
     for node in plain.find_all(exp.Column):
-        node.set("table", None)
+        table = block.tables.get(node.table)
+        node.replace(exp.Column(this=exp.to_identifier(plain_name(table, node.name).replace("_", " "), quoted=False)))
     return re.sub(r"['\"]", "", re.sub(r"\bDATE '", "'", plain.sql()))
 
 

@@ -108,7 +108,9 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
     term = rng.choice(visible or quantities)
     groups = dimensions(block, context.schema)
     seen = [other for other in groups if other.text in shown]
-    partition = [rng.choice(seen or groups)] if groups and rng.random() < 0.8 else []
+    # Where the rows are groups of one key already, each would be a part of its own.
+    is_parted = bool(block.tables) or len(groups) > 1
+    partition = [rng.choice(seen or groups)] if groups and is_parted and rng.random() < 0.8 else []
     parts = [other.expression for other in partition]
     keys = key_columns(block)
     dates = [
