@@ -1,7 +1,7 @@
 """The command line: compose the settings, run one task, turn errors into messages and exit codes.
 
 Exit codes: 0 the run ended as it should (a budget may have stopped it); 1 the engine failed; 2 something that the
-user can change is wrong; 130 interrupted before the run could end cleanly.
+user can change is wrong; 130 interrupted.
 """
 
 from __future__ import annotations

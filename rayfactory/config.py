@@ -150,6 +150,8 @@ class ClusterConfig:
 
     # Address of a running Ray cluster (`auto` for the one of this machine); empty: start one here.
     address: str = ""
+    # CPUs that a cluster started here has; 0: those of the machine.
+    num_cpus: int = 0
     # Workers of each kind; 0: one for each CPU of the cluster.
     workers: int = 0
     # Actors that hold the index; databases are spread over them.

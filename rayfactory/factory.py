@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from rayfactory import __version__
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round
@@ -30,7 +31,7 @@ from rayfactory.databases.benchmark import load_schemas, open_benchmark
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
-from rayfactory.pool import PlannedRequest, Pool, check_run_dir, opened
+from rayfactory.pool import PlannedRequest, Pool, check_run_dir, opened, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Candidate, Request, Verdict
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.reports.summary import STOP_REASONS, StopReason, summarise
@@ -57,13 +58,14 @@ def run(config: Config, command: str) -> int:
         EngineError: the engine failed; what is committed stays.
     """
     run_dir = Path(config.run_dir)
+    # What is wrong with the run directory is said before anything is generated or read for it.
+    check_run_dir(run_dir, {})
+    check_target(config, run_dir)
     databases, schemas = open_databases(config)
     identity = run_identity(config, schemas)
-    check_run_dir(run_dir, identity)
     progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
     monitor = Monitor(progress, config.display)
-    with opened(run_dir, identity) as pool, _interrupted_by_sigterm():
-        check_target(config, pool)
+    with opened(run_dir, identity) as pool:
         reason = _stop_reason(config, pool, _Counted(pool))
         if reason is not None:
             monitor.say(f"{run_dir} is complete: {pool.num_rows} rows, {STOP_REASONS[reason]}.")
@@ -72,14 +74,16 @@ def run(config: Config, command: str) -> int:
             return 0
         clock = Clock(pool.wall_s)
         try:
-            with connected(config.cluster) as session, monitor.showing():
+            # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
+            with connected(config.cluster) as session, _interrupted_by_sigterm(), monitor.showing():
                 progress.dashboard = session.dashboard
                 monitor.say(_greeting(config, schemas, pool, session.dashboard))
                 loop = Loop(config, schemas, pool, monitor, progress, clock)
                 progress.activity = "starting the agents"
                 monitor.tick(now=True)
                 reason = loop.run(Crew(config, session, databases, schemas, loop.committed_tables))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the summary
             _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)
             monitor.say(f"Go on with: {command}")
             return 130
@@ -100,7 +104,7 @@ def open_databases(config: Config) -> tuple[dict[str, Database], dict[str, Schem
 
 
 def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any]:
-    """Return what makes a run this run: benchmark, seed, and a digest of all that can change R."""
+    """Return what makes a run this run: benchmark, seed, release, and a digest of all settings that can change R."""
     settings = asdict(config)
     for name in _NOT_IN_IDENTITY:
         del settings[name]
@@ -108,18 +112,25 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
         del settings["benchmark"][name]
     covered = {"settings": settings, "fingerprints": {name: schema.fingerprint for name, schema in schemas.items()}}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-    return {"benchmark": config.benchmark.name, "seed": config.seed, "config_sha256": digest}
+    return {
+        "benchmark": config.benchmark.name,
+        "seed": config.seed,
+        # Another release may write other queries.
+        "rayfactory": __version__,
+        "config_sha256": digest,
+    }
 
 
-def check_target(config: Config, pool: Pool) -> None:
+def check_target(config: Config, run_dir: Path) -> None:
     """Return if the target can still be met exactly.
 
     Raises:
         RunDirError: the pool has more rows than the target.
     """
-    if config.target is not None and config.target < pool.num_rows:
+    num_rows = sum(manifest.num_rows for manifest in read_manifests(run_dir))
+    if config.target is not None and config.target < num_rows:
         raise RunDirError(
-            f"run_dir {str(pool.run_dir)!r} has {pool.num_rows} rows already, more than target={config.target}; "
+            f"run_dir {str(run_dir)!r} has {num_rows} rows already, more than target={config.target}; "
             "ask for at least as many, or choose another run_dir"
         )
 

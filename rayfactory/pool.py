@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation, O
 
 FORMAT = 1
 """Version of the layout above; a run of another version is refused, never converted in place."""
+
+_FILES_BEFORE_A_RUN = frozenset({"lock", "rounds", "run.json.partial"})
+"""What a process that died at its very start may have left in a run directory."""
 
 _SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "rejects": REJECTS_SCHEMA}
 
@@ -95,8 +99,6 @@ class Pool:
         try:
             self._rounds_dir.mkdir(parents=True, exist_ok=True)
             self._lock = (run_dir / "lock").open("a")
-            if not (run_dir / "run.json").exists():
-                _write_durably(run_dir / "run.json", _to_json({"format": FORMAT, **identity}))
         except OSError as error:
             raise _not_writable(run_dir, error) from None
         try:
@@ -106,8 +108,21 @@ class Pool:
             raise RunDirError(
                 f"run_dir {str(run_dir)!r} is in use by another process; wait for it, or choose another run_dir"
             ) from None
-        self.manifests: list[Manifest] = list(read_manifests(run_dir))
-        self._remove_uncommitted()
+        try:
+            # Once more, now that nobody else writes here.
+            check_run_dir(run_dir, identity)
+            self.manifests: list[Manifest] = list(read_manifests(run_dir))
+            for manifest in self.manifests:
+                self._check_files(manifest)
+            if not self.manifests:
+                _write_durably(run_dir / "run.json", _to_json({"format": FORMAT, **identity}))
+            self._remove_uncommitted()
+        except OSError as error:
+            self._lock.close()
+            raise _not_writable(run_dir, error) from None
+        except RunDirError:
+            self._lock.close()
+            raise
 
     @property
     def _rounds_dir(self) -> Path:
@@ -127,6 +142,12 @@ class Pool:
     def wall_s(self) -> float:
         """Seconds of work on the run up to the last commit."""
         return self.manifests[-1].wall_s if self.manifests else 0.0
+
+    def _check_files(self, manifest: Manifest) -> None:
+        for name, digest in manifest.files.items():
+            path = self._rounds_dir / _round_name(manifest.round) / name
+            if _sha256(path) != digest:
+                raise RunDirError(f"{path} is damaged (its content is not what was written); restore it from a backup")
 
     def _remove_uncommitted(self) -> None:
         committed = {_round_name(manifest.round) for manifest in self.manifests}
@@ -222,7 +243,7 @@ def check_run_dir(run_dir: Path, identity: dict[str, Any]) -> None:
         )
     known = read_identity(run_dir)
     if known is None:
-        if run_dir.exists() and any(path.name not in {"lock", "rounds"} for path in run_dir.iterdir()):
+        if run_dir.exists() and any(path.name not in _FILES_BEFORE_A_RUN for path in run_dir.iterdir()):
             raise RunDirError(f"run_dir {str(run_dir)!r} holds other files and no run; choose a new or empty directory")
         return
     if known.get("format") != FORMAT:
@@ -230,6 +251,8 @@ def check_run_dir(run_dir: Path, identity: dict[str, Any]) -> None:
             f"run_dir {str(run_dir)!r} was written in format {known.get('format')!r}, this version reads {FORMAT}; "
             "choose another run_dir or the version that wrote it"
         )
+    if not (run_dir / "rounds" / f"{_round_name(0)}.json").exists():
+        return  # nothing is committed yet, so it may still become any run
     differing = [name for name, value in identity.items() if known.get(name) != value]
     if differing:
         what = ", ".join(f"{name} was {known.get(name)!r}, now {identity[name]!r}" for name in differing)
@@ -321,8 +344,9 @@ def _round_name(number: int) -> str:
     return f"{number:06d}"
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _quoted(path: str) -> str:
+    """Return a path as DuckDB's read_parquet takes it: with nothing that it would expand to other files."""
+    return "'" + re.sub(r"([*?\[])", r"[\1]", path).replace("'", "''") + "'"
 
 
 def _not_writable(run_dir: Path, error: OSError) -> RunDirError:

@@ -59,6 +59,7 @@ RULES: dict[str, Rule] = {
     "execution.memory_mb": POSITIVE,
     "profile.max_rows": POSITIVE,
     "profile.max_columns": POSITIVE,
+    "cluster.num_cpus": NOT_NEGATIVE,
     "cluster.workers": NOT_NEGATIVE,
     "cluster.index_shards": POSITIVE,
     "display.interval_s": POSITIVE,

@@ -167,6 +167,38 @@ def test_other_runs_directory_is_refused_and_left_alone(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_run_without_a_committed_round_may_become_another(tmp_path):
+    """A setting that was mistyped in the first attempt does not cost the directory."""
+    Pool(tmp_path, IDENTITY).close()
+    with opened(tmp_path, IDENTITY | {"seed": 1}) as pool:
+        commit(pool, 3)
+    with pytest.raises(RunDirError, match="seed was 1, now 0"):
+        Pool(tmp_path, IDENTITY)
+
+
+def test_start_that_was_cut_off_can_be_repeated(tmp_path):
+    (tmp_path / "run.json.partial").write_text("{")
+    with opened(tmp_path, IDENTITY) as pool:
+        commit(pool, 3)
+
+
+def test_damaged_file_of_a_committed_round_is_named(tmp_path):
+    with opened(tmp_path, IDENTITY) as pool:
+        commit(pool, 3)
+    path = tmp_path / "rounds" / "000000" / "R.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunDirError, match=r"R\.parquet is damaged"):
+        Pool(tmp_path, IDENTITY)
+
+
+def test_path_with_wildcards_means_itself(tmp_path):
+    for name, num_rows in (("r*x", 2), ("rZx", 3), ("r[Z]x", 4), ("r?x", 1)):
+        with opened(tmp_path / name, IDENTITY) as pool:
+            commit(pool, num_rows)
+    for name, num_rows in (("r*x", 2), ("rZx", 3), ("r[Z]x", 4), ("r?x", 1)):
+        assert connect(tmp_path / name).sql("SELECT count(*) FROM R").fetchone() == (num_rows,)
+
+
 def test_file_as_run_dir_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")

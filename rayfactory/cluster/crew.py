@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,13 @@ MAX_ATTEMPTS = 3
 
 REQUESTS_PER_AUTHOR = 2
 """Requests in flight for each author: one that is answered and one that waits."""
+
+_STATELESS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 1, "scheduling_strategy": "SPREAD"}
+"""Options of the actors that can be made again from their arguments: a lost call is made once more.
+
+No `num_cpus`: Ray then places an actor where a CPU is free and lets it hold none. Authors, workers and dataset tasks
+take turns on the CPUs; held shares would leave a small cluster without a CPU for the tasks.
+"""
 
 logger = logging.getLogger("rayfactory.cluster")
 
@@ -66,22 +74,22 @@ class Crew:
         self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
         schemas_only = both[1:]
 
-        def start(agent: type, name: str, num_cpus: float, shared: list[Any], *args: Any) -> Any:
-            options = {"num_cpus": num_cpus, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
-            return ray.remote(_with_shared(agent, shared)).options(name=name, **options).remote(*args)
+        def start(agent: type, name: str, shared: list[Any], *args: Any) -> Any:
+            return ray.remote(_with_shared(agent, shared)).options(name=name, **_STATELESS).remote(*args)
 
         # The tool workers start first: loading the encoder is what a new run waits for.
-        self._tools = [start(ToolWorker, f"tools-{i}", 0.25, both, config) for i in range(num_workers)]
+        self._tools = [start(ToolWorker, f"tools-{i}", both, config) for i in range(num_workers)]
         for tool in self._tools:
             tool.warm_up.remote()
-        self._generation = [start(GenerationAgent, f"generation-{i}", 0.1, both, config) for i in range(num_workers)]
-        self._expansion = [start(ExpansionAgent, f"expansion-{i}", 0.1, both, config) for i in range(num_workers)]
-        self._management = start(ManagementAgent, "management", 0, [], config.management, config.round)
-        self._table_selection = start(TableSelectionAgent, "table_selection", 0, schemas_only, config.table_selection)
-        self._seed_selection = start(SeedSelectionAgent, "seed_selection", 0, schemas_only, config.seed_selection)
+        self._generation = [start(GenerationAgent, f"generation-{i}", both, config) for i in range(num_workers)]
+        self._expansion = [start(ExpansionAgent, f"expansion-{i}", both, config) for i in range(num_workers)]
+        self._management = start(ManagementAgent, "management", [], config.management, config.round)
+        self._table_selection = start(TableSelectionAgent, "table_selection", schemas_only, config.table_selection)
+        self._seed_selection = start(SeedSelectionAgent, "seed_selection", schemas_only, config.seed_selection)
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
-        self._start_critics()
+        with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
+            self._start_critics()
 
     # -- plan -----------------------------------------------------------------
 
@@ -147,9 +155,10 @@ class Crew:
                 answer: list[Candidate] = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 attempts[index] += 1
-                _raise_own(error)
-                if attempts[index] >= MAX_ATTEMPTS:
-                    raise EngineError(f"request {requests[index]} could not be answered: {_brief(error)}") from error
+                if not _is_loss(error) or attempts[index] >= MAX_ATTEMPTS:
+                    raise _as_own(
+                        error, f"request {index} of round {requests[index].round} could not be answered"
+                    ) from error
                 logger.warning("an author was lost (%s); its request is asked again", _brief(error))
                 waiting.append(index)
                 continue
@@ -176,13 +185,14 @@ class Crew:
 
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
+                if not self._critics:
+                    self._start_critics()
                 return self._judge(candidates, first_id, on_verdicts)
             except ray.exceptions.RayError as error:
-                _raise_own(error)
-                if attempt == MAX_ATTEMPTS:
-                    raise EngineError(f"the round could not be judged: {_brief(error)}") from error
+                if not _is_loss(error) or attempt == MAX_ATTEMPTS:
+                    raise _as_own(error, "the round could not be judged") from error
                 logger.warning("an actor was lost (%s); the round is judged again", _brief(error))
-                self._start_critics()
+                self._drop_critics()
         raise AssertionError("unreachable")
 
     def _judge(
@@ -234,23 +244,30 @@ class Crew:
             ray.get([critic.commit.remote(dict(ids)) for critic in self._critics])
         except ray.exceptions.RayActorError as error:
             logger.warning("a critic was lost (%s); its index is built again from the pool", _brief(error))
-            self._start_critics()
+            self._drop_critics()
 
-    def _start_critics(self) -> None:
+    def _drop_critics(self) -> None:
         import ray
 
         for critic in self._critics:
             ray.kill(critic)
+        self._critics = []
+
+    def _start_critics(self) -> None:
+        """Start the critics and give them what is committed. They are not restarted by Ray, which cannot do that."""
+        import ray
+
         shards = range(self._config.cluster.index_shards)
-        self._critics = [
+        critics: list[Any] = [
             ray.remote(CriticalAgent)
-            .options(num_cpus=0.1, max_restarts=0)
+            .options(scheduling_strategy="SPREAD")
             .remote(self._config, {name: self._dialects[name] for name, i in self._shard_of.items() if i == shard})
             for shard in shards
         ]
         for rows, vectors in self._load_pool():
             tables = ray.put(rows), ray.put(vectors)
-            ray.get([critic.load.remote(*tables) for critic in self._critics])
+            ray.get([critic.load.remote(*tables) for critic in critics])
+        self._critics = critics
 
 
 def _with_shared(agent: type, shared: list[Any]) -> type:
@@ -296,21 +313,48 @@ def _ask(call: Callable[[], Any]) -> Any:
         try:
             return ray.get(call())
         except ray.exceptions.RayError as error:
-            _raise_own(error)
-            if attempt == MAX_ATTEMPTS:
-                raise EngineError(f"an agent could not be reached: {_brief(error)}") from error
+            if not _is_loss(error) or attempt == MAX_ATTEMPTS:
+                raise _as_own(error, "an agent could not answer") from error
     raise AssertionError("unreachable")
 
 
-def _raise_own(error: Exception) -> None:
-    """Raise the cause if it is one of our own errors, which repeating would not mend."""
-    cause = getattr(error, "cause", None)
-    while cause is not None:
-        if isinstance(cause, RayfactoryError):
-            raise cause from None
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what caused it, the original last."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
         cause = getattr(cause, "cause", None) or cause.__cause__
 
 
+def _is_loss(error: Exception) -> bool:
+    """Return whether an actor, a worker or a node was lost, so that asking again may help."""
+    import ray
+
+    losses = (
+        ray.exceptions.RayActorError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.ObjectLostError,
+    )
+    return any(isinstance(cause, losses) for cause in _causes(error))
+
+
+def _as_own(error: Exception, what: str) -> RayfactoryError:
+    """Return an error of ours that was raised on a worker as it is, and everything else as a fault of the engine."""
+    import ray
+
+    for cause in _causes(error):
+        # Ray raises an error that is both its own and ours, with a traceback for a message; the one inside is meant.
+        if isinstance(cause, RayfactoryError) and not isinstance(cause, ray.exceptions.RayError):
+            return cause
+    return EngineError(f"{what}: {_brief(error)}")
+
+
 def _brief(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    """Return the original cause in one line."""
+    *_, cause = _causes(error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:300] if lines else ''}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rayfactory.config import ClusterConfig
-from rayfactory.errors import ConfigError
+from rayfactory.errors import ConfigError, EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,19 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
 
     try:
         if config.address:
+            _check_reachable(config.address)
             context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             context = ray.init(
                 address="local",
+                num_cpus=config.num_cpus or None,
                 include_dashboard=config.dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        if not config.address:
+            raise EngineError(f"Ray could not be started on this machine: {error}") from error
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ConfigError(
             f"no Ray cluster could be reached at cluster.address={config.address!r} ({reason}); "
@@ -61,6 +66,19 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
         yield Session(max(1, cpus), f"http://{url}" if url else "")
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Return if something listens at ``host:port``; other forms of address are Ray's to resolve.
+
+    Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, separator, port = address.rpartition(":")
+    if separator and "/" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _quieten_ray_data() -> None:

@@ -58,7 +58,9 @@ def _sort_operands(root: exp.Expr, dialect: str) -> None:
                 node.set("this", _plain_number(node.name))
         elif isinstance(node, exp.In):
             node.set("expressions", sorted(node.expressions, key=lambda item: normalise(item, dialect)))
-        elif isinstance(node, (exp.EQ, exp.NEQ)):
+        elif isinstance(node, exp.Paren) and _is_redundant(node):
+            node.replace(node.this)
+        elif isinstance(node, (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)):
             left, right = node.this, node.expression
             if normalise(right, dialect) < normalise(left, dialect):
                 node.set("this", right)
@@ -72,8 +74,20 @@ def _sort_operands(root: exp.Expr, dialect: str) -> None:
             for operand in operands[1:]:
                 combined = type(node)(this=combined, expression=operand)
             node.replace(combined)
-        elif isinstance(node, exp.Join) and node.kind == "INNER":
+        elif isinstance(node, exp.Join) and node.kind in {"INNER", "OUTER"}:
             node.set("kind", None)
+        elif isinstance(node, exp.Ordered) and not node.args.get("desc"):
+            node.set("desc", None)
+        elif isinstance(node, exp.Table) and node.db.casefold() == "main":
+            node.set("db", None)
+
+
+def _is_redundant(paren: exp.Paren) -> bool:
+    """Return whether a condition means the same without its parentheses, also in writing."""
+    if isinstance(paren.parent, (exp.Where, exp.Having, exp.Qualify, exp.Join, exp.Paren)):
+        return True
+    is_compound = isinstance(paren.this, (exp.And, exp.Or, exp.Xor, exp.Not, exp.Query))
+    return isinstance(paren.parent, (exp.And, exp.Or)) and not is_compound
 
 
 def _is_inside_same(node: exp.Expr) -> bool:
@@ -97,7 +111,7 @@ def _plain_number(text: str) -> str:
         number = Decimal(text)
     except InvalidOperation:
         return text
-    if not number.is_finite():
+    if not number.is_finite() or len(number.as_tuple().digits) > 28:
         return text
     if number == 0:
         return "0"
@@ -125,11 +139,11 @@ class _Names:
 
     def table(self) -> str:
         self.num_tables += 1
-        return f"t{self.num_tables}"
+        return f"~t{self.num_tables}"
 
     def column(self) -> str:
         self.num_columns += 1
-        return f"c{self.num_columns}"
+        return f"~c{self.num_columns}"
 
 
 @dataclass

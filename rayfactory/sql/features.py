@@ -8,6 +8,10 @@ from rayfactory.records import Features
 from rayfactory.sql.statement import num_tokens
 
 _CONDITION_CLAUSES = (exp.Where, exp.Having, exp.Qualify)
+_AGGREGATES_BY_NAME = frozenset(
+    {"total", "favg", "fsum", "sumkahan", "geomean", "product", "entropy", "mad", "kurtosis_pop", "sem", "histogram"}
+)
+"""Aggregate functions of SQLite and DuckDB that sqlglot has no class for."""
 _CONNECTORS = (exp.And, exp.Or, exp.Xor, exp.Not, exp.Paren)
 
 
@@ -33,11 +37,9 @@ def features(tree: exp.Expr, sql: str, dialect: str) -> Features:
             predicates += num_atomic_conditions(node.this)
         elif isinstance(node, exp.Case):
             predicates += sum(_num_case_conditions(node, branch) for branch in node.args["ifs"])
-        elif isinstance(node, exp.If) and not isinstance(node.parent, exp.Case):
-            predicates += num_atomic_conditions(node.this)
         elif isinstance(node, exp.Window):
-            windows += 1
-        elif isinstance(node, exp.AggFunc):
+            windows += node.arg_key != "windows"  # WINDOW w AS (..) is a name for what OVER says
+        elif isinstance(node, exp.AggFunc) or _is_aggregate_by_name(node):
             aggregates += not _is_window_function(node)
         elif isinstance(node, exp.Query) and not isinstance(node, exp.Subquery):
             subqueries += _is_nested(node)
@@ -70,11 +72,18 @@ def _joins_two_tables(condition: exp.Expr) -> bool:
     left, right = condition.this.unnest(), condition.expression.unnest()
     if not (isinstance(left, exp.Column) and isinstance(right, exp.Column)):
         return False
-    # Two columns without qualifiers cannot be of one table and be worth comparing more often than not.
-    return left.table.casefold() != right.table.casefold() or not left.table
+    if left.table or right.table:
+        return left.table.casefold() != right.table.casefold()
+    # Without qualifiers: two tables unless there is only one to be of.
+    select = condition.find_ancestor(exp.Select)
+    return select is None or bool(select.args.get("joins"))
 
 
-def _is_window_function(function: exp.AggFunc) -> bool:
+def _is_aggregate_by_name(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Anonymous) and node.name.casefold() in _AGGREGATES_BY_NAME
+
+
+def _is_window_function(function: exp.Expr) -> bool:
     node: exp.Expr = function
     while isinstance(node.parent, (exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup)) and (
         node.parent.this is node

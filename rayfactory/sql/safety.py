@@ -7,6 +7,8 @@ version of sqlglot or of a database can add nothing silently. The connection is 
 
 from __future__ import annotations
 
+import re
+
 from sqlglot import exp
 
 from rayfactory.errors import StatementError
@@ -40,15 +42,15 @@ _FUNCTIONS = _words(
     DateDiff DateFromParts DateStrToDate DateSub DateToDateStr DateTrunc Datetime DatetimeAdd DatetimeDiff
     DatetimeSub DatetimeTrunc Day DayOfMonth DayOfWeek DayOfWeekIso DayOfYear Dayname Degrees DenseRank EndsWith
     Exp Extract Factorial First FirstValue Floor Format Greatest GroupConcat Grouping GroupingId Hex Hour If
-    Initcap IsInf IsNan JSONExtract JSONExtractScalar JSONType JarowinklerSimilarity Kurtosis Lag Last LastDay
-    LastValue Lead Least Left Length Levenshtein Ln Log LogicalAnd LogicalOr Lower MD5 Max Median Min Minute
-    Mode Month Monthname MonthsBetween NthValue Ntile Nullif Nvl2 Overlay Pad PercentRank PercentileCont
-    PercentileDisc Pi Pow Quantile Quarter Radians Rank RegexpExtract RegexpFullMatch RegexpILike RegexpLike
-    RegexpReplace RegrAvgx RegrAvgy RegrCount RegrIntercept RegrR2 RegrSlope RegrSxx RegrSxy RegrSyy Replace
-    Reverse Right Round RowNumber SafeDivide Second Sign Sin Sinh Skewness Soundex Split SplitPart Sqrt
-    StartsWith Stddev StddevPop StddevSamp StrPosition StrToDate StrToTime StrToUnix String Substring
-    SubstringIndex Sum Tan Tanh Time TimeAdd TimeDiff TimeFromParts TimeStrToDate TimeStrToTime TimeSub
-    TimeToStr TimeToTimeStr TimeToUnix TimeTrunc Timestamp TimestampAdd TimestampDiff TimestampFromParts
+    Initcap IsInf IsNan JSONExtract JSONExtractScalar JSONPath JSONPathKey JSONPathRoot JSONPathSubscript
+    JSONPathWildcard JSONType Kurtosis Lag Last LastDay LastValue Lead Least Left Length Ln Log LogicalAnd
+    LogicalOr Lower MD5 Max Median Min Minute Mode Month Monthname MonthsBetween NthValue Ntile Nullif Nvl2 Pad
+    PercentRank PercentileCont PercentileDisc Pi Pow Quantile Quarter Radians Rank RegexpExtract RegexpFullMatch
+    RegexpILike RegexpLike RegexpReplace RegrAvgx RegrAvgy RegrCount RegrIntercept RegrR2 RegrSlope RegrSxx
+    RegrSxy RegrSyy Replace Reverse Right Round RowNumber SafeDivide Second Sign Sin Sinh Skewness Soundex Split
+    SplitPart Sqrt StartsWith Stddev StddevPop StddevSamp StrPosition StrToDate StrToTime StrToUnix String
+    Substring SubstringIndex Sum Tan Tanh Time TimeAdd TimeDiff TimeFromParts TimeStrToDate TimeStrToTime
+    TimeSub TimeToStr TimeToTimeStr TimeToUnix TimeTrunc Timestamp TimestampAdd TimestampDiff TimestampFromParts
     TimestampSub TimestampTrunc ToChar ToNumber Translate Trim Trunc TryCast TsOrDiToDi TsOrDsAdd TsOrDsDiff
     TsOrDsToDate TsOrDsToDateStr TsOrDsToDatetime TsOrDsToTime TsOrDsToTimestamp Typeof Unicode UnixToStr
     UnixToTime Upper Variance VariancePop Week WeekOfYear WidthBucket Xor Year YearOfWeek YearOfWeekIso
@@ -68,17 +70,20 @@ _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
     "duckdb": _words(
         """
         add approx_quantile arg_max arg_min array_extract array_length bar bit_count bit_length bool_and bool_or
-        ceiling century contains damerau_levenshtein date_part date_sub datepart datesub datetrunc dayname
-        decade divide ends_with entropy epoch epoch_ms era even favg fdiv fmod format fsum gcd geomean hamming
-        histogram instr isfinite isodow isoyear jaccard jaro_similarity julian kurtosis_pop last_day lcm len
-        list_aggregate list_avg list_contains list_distinct list_extract list_sort list_sum list_value ltrim mad
-        make_date make_time make_timestamp max_by millennium min_by monthname multiply nfc_normalize
-        octet_length ord position prefix printf product quantile_cont quantile_disc regr_slope rtrim sem
-        starts_with strip_accents strpos subtract suffix sumkahan weekday yearweek
+        ceiling century contains date_part date_sub datepart datesub datetrunc dayname decade divide ends_with
+        entropy epoch epoch_ms era even favg fdiv fmod format fsum gcd geomean histogram instr isfinite isodow
+        isoyear julian kurtosis_pop last_day lcm len list_aggregate list_avg list_contains list_distinct
+        list_extract list_sort list_sum list_value ltrim mad make_date make_time make_timestamp max_by
+        millennium min_by monthname multiply nfc_normalize octet_length ord position prefix printf product
+        quantile_cont quantile_disc regr_slope rtrim sem starts_with strip_accents strpos subtract suffix
+        sumkahan weekday yearweek
         """
     ),
 }
 """Further functions that sqlglot knows only by name."""
+
+MAX_TEXT_CHARACTERS = 1_000
+"""Longest text that padding may make: a million characters would be a memory bomb that no interrupt stops."""
 
 _STATEMENTS = (exp.Select, exp.SetOperation, exp.Subquery)
 
@@ -101,6 +106,10 @@ def check_safe(tree: exp.Expr, dialect: str) -> None:
             raise StatementError("refused", f"{what} {_spelling(node)} is not known to be safe")
         if isinstance(node, exp.Table):
             _check_table(node)
+        elif _makes_long_text(node):
+            raise StatementError(
+                "refused", f"{_spelling(node)} makes a text longer than {MAX_TEXT_CHARACTERS} characters"
+            )
         elif isinstance(node, exp.Select) and (node.args.get("into") or node.args.get("locks")):
             raise StatementError("refused", "SELECT INTO and locking clauses are not allowed")
 
@@ -110,9 +119,22 @@ def _check_table(table: exp.Table) -> None:
         raise StatementError("refused", f"the table function {_spelling(table.this)} is not allowed in FROM")
     if table.catalog or table.db.casefold() not in {"", "main"}:
         raise StatementError("refused", f"{table.sql()} lies outside the database's own schema")
-    name = table.name.casefold()
-    if name.startswith(("sqlite_", "duckdb_", "pg_", "pragma_")) or "/" in name or name.endswith((".csv", ".parquet")):
+    if table.name.casefold().startswith("sqlite_"):
         raise StatementError("refused", f"{table.name} is not a table of the database")
+
+
+def _makes_long_text(node: exp.Expr) -> bool:
+    """Return whether a function that pads or formats is given a width that is large or not a plain number."""
+    if isinstance(node, exp.Pad):
+        width = node.expression
+        return not (isinstance(width, exp.Literal) and width.is_int and int(width.name) <= MAX_TEXT_CHARACTERS)
+    is_format = isinstance(node, exp.Format) or (
+        isinstance(node, exp.Anonymous) and node.name.casefold() in {"printf", "format", "bar"}
+    )
+    # %5.2f is a width that somebody reads; four digits, or * for one among the arguments, is not.
+    return is_format and any(
+        re.search(r"%[^a-zA-Z%]*(\*|\d{4})", part.name) for part in node.find_all(exp.Literal) if part.is_string
+    )
 
 
 def _spelling(node: object) -> str:

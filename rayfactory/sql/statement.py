@@ -21,9 +21,24 @@ def parse(sql: str, dialect: str) -> exp.Expr:
         raise StatementError("parse", _first_line(error)) from None
     except RecursionError:
         raise StatementError("parse", "the statement is nested too deeply") from None
+    except Exception as error:  # noqa: BLE001 - the parser trips over some texts that it should refuse
+        raise StatementError("parse", f"{type(error).__name__}: {error}") from None
     if len(trees) != 1:
         raise StatementError("parse", f"expected one statement, found {len(trees)}")
+    _order_arguments(trees[0])
     return trees[0]
+
+
+def _order_arguments(tree: exp.Expr) -> None:
+    """Bring the parts of set operations into the order that their class declares.
+
+    sqlglot moves ORDER BY and LIMIT from the last branch to the set operation by way of a Python set, so their order,
+    and with it every walk over the tree, would differ from process to process.
+    """
+    for node in tree.find_all(exp.SetOperation):
+        ordered = {name: node.args[name] for name in type(node).arg_types if name in node.args} | node.args
+        node.args.clear()
+        node.args.update(ordered)
 
 
 def _first_line(error: Exception) -> str:

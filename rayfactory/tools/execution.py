@@ -30,15 +30,18 @@ def examine(text: str, dialect: str) -> Execution:
         tree = sql.parse(text, dialect)
     except StatementError as error:
         return Execution(error.reason, _one_line(str(error)), text=" ".join(text.lower().split()))
-    normalised = sql.normalise(tree, dialect)
-    examined = Execution(
-        None,
-        "",
-        text=normalised,
-        canonical=sql.canonical(tree, dialect),
-        tables=sql.base_tables(tree),
-        features=sql.features(tree, text, dialect),
-    )
+    try:
+        examined = Execution(
+            None,
+            "",
+            text=sql.normalise(tree, dialect),
+            canonical=sql.canonical(tree, dialect),
+            tables=sql.base_tables(tree),
+            features=sql.features(tree, text, dialect),
+        )
+    except Exception as error:  # noqa: BLE001 - whatever sqlglot trips over is a fault of the text, never of the run
+        detail = f"{type(error).__name__}: {error}"
+        return Execution("parse", _one_line(detail), text=" ".join(text.lower().split()))
     try:
         sql.check_safe(tree, dialect)
     except StatementError as error:

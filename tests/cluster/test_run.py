@@ -66,8 +66,9 @@ def test_complete_run_says_so(folder, undisturbed):
     assert f"is complete: {TARGET} rows" in done.stdout
 
 
-def test_number_of_workers_and_shards_changes_nothing(folder, undisturbed):
-    done = run(folder, "one", "cluster.workers=1", "cluster.index_shards=2")
+def test_number_of_cpus_workers_and_shards_changes_nothing(folder, undisturbed):
+    """One CPU is enough, however many actors share it."""
+    done = run(folder, "one", "cluster.num_cpus=1", "cluster.index_shards=2")
     assert done.returncode == 0, done.stderr
     assert rows_of(folder / "one") == undisturbed
 
@@ -100,24 +101,58 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
     assert rows_of(folder / "killed") == undisturbed
 
 
-def test_ctrl_c_ends_cleanly_and_names_the_command_that_resumes(folder, undisturbed):
+@pytest.mark.parametrize("kind", ["ToolWorker", "CriticalAgent", "ExpansionAgent"])
+def test_lost_actor_costs_nothing(folder, undisturbed, kind):
+    """kill -9 of one process of a kind while a round is judged: the run goes on and makes the same rows."""
     process = subprocess.Popen(
-        command(folder, "stopped"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(folder, f"lost-{kind}", "cluster.workers=1"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    wait_for_round(folder / "stopped", process, 1)
-    process.send_signal(signal.SIGINT)
+    wait_for_round(folder / f"lost-{kind}", process, 1)
+    victims = [pid for pid in descendants(process.pid) if kind in command_line(pid)]
+    assert victims, "no such process"
+    os.kill(victims[0], signal.SIGKILL)
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, output + errors
+    assert rows_of(folder / f"lost-{kind}") == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_ends_cleanly_and_names_the_command_that_resumes(folder, undisturbed, number):
+    name = f"stopped-{number.name}"
+    process = subprocess.Popen(
+        command(folder, name), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_round(folder / name, process, 1)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in output + errors
     assert "Go on with:" in output
     assert "-m rayfactory +benchmark=custom" in output
-    summary = json.loads((folder / "stopped" / "summary.json").read_text())
+    summary = json.loads((folder / name / "summary.json").read_text())
     assert summary["stop_reason"] == "interrupted"
     assert 0 < summary["admitted"] < TARGET
-    assert rows_of(folder / "stopped") == undisturbed[: summary["admitted"]]
-    done = run(folder, "stopped")
+    assert rows_of(folder / name) == undisturbed[: summary["admitted"]]
+    done = run(folder, name)
     assert done.returncode == 0, done.stderr
-    assert rows_of(folder / "stopped") == undisturbed
+    assert rows_of(folder / name) == undisturbed
+
+
+def descendants(pid):
+    """Return the process ids below `pid`, Ray's workers among them."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def wait_for_round(run_dir, process, num_rounds):
