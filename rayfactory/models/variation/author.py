@@ -29,7 +29,7 @@ from rayfactory.models.variation import (
     window_rewrites,
 )
 from rayfactory.models.variation.blocks import Context, blocks, is_connected, spell_out_joins
-from rayfactory.models.variation.resolution import UnresolvedError, resolve, without_positions
+from rayfactory.models.variation.resolution import UnresolvedError, normalise, resolve
 from rayfactory.sql import base_tables, check_safe, parse
 
 Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]
@@ -178,9 +178,10 @@ def _read(seed: str, schema: Schema) -> exp.Expr | None:
         tree = tree.unnest()
     if not finish.is_repeatable(tree) or not base_tables(tree):
         return None
-    resolved = resolve(without_positions(tree), schema, copy=False)
+    # Only what the quotes of a word tell of it in SQLite is looked at before they are made uniform.
+    resolved = resolve(tree, schema, copy=False)
     if resolved is not None:
-        spell_out_joins(resolved)
+        spell_out_joins(normalise(resolved))
     return resolved
 
 

@@ -19,10 +19,10 @@ from rayfactory.models.variation.naming import column, identifier, new_name, pla
 from rayfactory.models.variation.resolution import (
     Source,
     is_shadowed,
+    normalise,
     own_nodes,
     sources_of,
     table_name,
-    without_positions,
 )
 
 MAX_JOINED_ROWS = 400_000
@@ -72,7 +72,7 @@ class Term:
 
 def parsed(sql: str, dialect: str) -> exp.Expr:
     """Return the tree of an expression."""
-    return without_positions(sqlglot.parse_one(sql, dialect=dialect))
+    return normalise(sqlglot.parse_one(sql, dialect=dialect))
 
 
 def reference(alias: str, name: str) -> str:
@@ -80,7 +80,7 @@ def reference(alias: str, name: str) -> str:
     return f"{quote_name(alias)}.{quote_name(name)}"
 
 
-def _references_in(node: exp.Expr) -> list[str]:
+def references_in(node: exp.Expr) -> list[str]:
     return [reference(part.table, part.name) for part in own_nodes(node) if isinstance(part, exp.Column)]
 
 
@@ -381,7 +381,7 @@ def vocabulary(block: Block, schema: Schema, aliases: Sequence[str] | None = Non
 
 def dimensions(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> list[Term]:
     """Return what an analyst would group the block's rows by."""
-    compared, pinned = _conditioned_columns(block)
+    compared, pinned = conditioned_columns(block)
     terms: list[Term] = []
     for source in _chosen(block, aliases):
         if source.table is None:
@@ -422,12 +422,12 @@ def _column_term(source: Source, own: Column, dialect: str) -> Term:
     return Term(text, dialect, plain_name(source.table, own.name), source.alias, own, uses=(text,))
 
 
-def _conditioned_columns(block: Block) -> tuple[set[str], set[str]]:
+def conditioned_columns(block: Block) -> tuple[set[str], set[str]]:
     """Return the columns that a condition compares, and those that one pins to a single value."""
     compared: set[str] = set()
     pinned: set[str] = set()
     for condition in conjuncts(block.select):
-        names = _references_in(condition)
+        names = references_in(condition)
         compared.update(names)
         if isinstance(condition, exp.EQ) and isinstance(condition.expression, (exp.Literal, exp.Boolean, exp.Cast)):
             pinned.update(names)

@@ -55,10 +55,13 @@ def draw_condition(
     drawn = rng.choices(candidates, weights, k=6)
     chosen = list({field.qualified: field for field in drawn}.values())
     rows = witnesses(block, context, chosen)
-    if not rows:
-        return None
-    smallest = max(MIN_SHARE, min(0.5, KEPT_ROWS / len(rows))) if rows[0][0] is not MISSING else MIN_SHARE
-    row = rng.choice(rows)
+    smallest = MIN_SHARE
+    row: Sequence[WitnessValue] = [MISSING] * len(chosen)
+    if rows is not None:
+        if not rows:
+            return None
+        row = [as_constant(value) for value in rng.choice(rows)]
+        smallest = max(MIN_SHARE, min(0.5, KEPT_ROWS / len(rows)))
     for field, value in zip(chosen, row, strict=True):
         seen = replace(field, witness=value, sample=() if value is MISSING else (value,))
         found = [predicate for predicate in predicates(seen, context.schema.dialect) if predicate.share >= smallest]
@@ -68,18 +71,15 @@ def draw_condition(
     return None
 
 
-def witnesses(block: Block, context: Context, fields: Sequence[Field]) -> list[list[WitnessValue]]:
+def witnesses(block: Block, context: Context, fields: Sequence[Field]) -> tuple[tuple[object, ...], ...] | None:
     """Return the values of some columns in up to WITNESS_ROWS rows that the block selects.
 
-    One row of MISSING values where the block cannot be looked into.
+    None where the block cannot be looked into.
     """
     query = _probe(block, [column(field.source, field.column.name) for field in fields], WITNESS_ROWS, context)
     if query is None or context.engine is None:
-        return [[MISSING] * len(fields)]
-    rows = _look_up(query, WITNESS_ROWS, context.engine)
-    if rows is None:
-        return [[MISSING] * len(fields)]
-    return [[as_constant(value) for value in row] for row in rows]
+        return None
+    return _look_up(query, WITNESS_ROWS, context.engine)
 
 
 def sample_rows(block: Block, shown: Sequence[exp.Expr], context: Context, limit: int) -> list[list[WitnessValue]]:

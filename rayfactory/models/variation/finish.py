@@ -70,16 +70,25 @@ def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
 
 def _shorten_aliases(tree: exp.Expr, context: Context) -> None:
     """Take the number from an alias, ``p_2``, where no other source has the name without it any more."""
-    taken = names_in(tree) | {own.name.casefold() for table in context.schema.tables for own in table.columns}
+    tables = [item.name.casefold() for item in tree.find_all(exp.Table)]
+    columns = {own.name.casefold() for table in context.schema.tables for own in table.columns}
+    taken = names_in(tree) | columns
     renamed: dict[str, str] = {}
     for item in tree.find_all(exp.Table):
         stem, _, number = item.alias.rpartition("_")
-        if number.isdigit() and stem.isidentifier() and new_name(stem, {*taken, *ALIASES_TO_AVOID}) == stem:
+        if stem.casefold() == item.name.casefold() and tables.count(item.name.casefold()) == 1:
+            renamed[item.alias.casefold()] = item.name
+        elif (
+            (number.isdigit() or number == "all")
+            and stem.isidentifier()
+            and new_name(stem, {*taken, *ALIASES_TO_AVOID}) == stem
+        ):
             renamed[item.alias.casefold()] = stem
             taken.add(stem.casefold())
     for item in tree.find_all(exp.Table):
         if item.alias.casefold() in renamed:
-            item.set("alias", exp.TableAlias(this=identifier(renamed[item.alias.casefold()])))
+            alias = renamed[item.alias.casefold()]
+            item.set("alias", None if alias == item.name else exp.TableAlias(this=identifier(alias)))
     for node in tree.find_all(exp.Column):
         if node.table.casefold() in renamed:
             node.set("table", identifier(renamed[node.table.casefold()]))

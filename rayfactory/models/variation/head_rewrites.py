@@ -17,6 +17,7 @@ from rayfactory.models.variation.blocks import (
     Term,
     add_conjunct,
     block_of,
+    conditioned_columns,
     conjuncts,
     dimensions,
     labels,
@@ -26,6 +27,7 @@ from rayfactory.models.variation.blocks import (
     pick,
     plain_keys,
     projection,
+    references_in,
     root_select,
     vocabulary,
 )
@@ -167,9 +169,11 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     select = root_select(tree)
     if select is None or not is_aggregated(select) or select.args.get("group") or select.find(exp.Window):
         return None
-    terms = pick(rng, dimensions(block_of(select, context.schema), context.schema), rng.choice([1, 1, 2]))
-    if not terms:
-        return None
+    block = block_of(select, context.schema)
+    found = dimensions(block, context.schema)
+    if not found or (not block.tables and len(found) < 2):
+        return None  # of groups of one key already each would be a group of its own
+    terms = pick(rng, found, rng.choice([1, 1, 2]) if block.tables else 1)
     taken = {output_name(part).casefold() for part in select.expressions}
     shown = [projection(term.expression, term.name, taken) for term in terms]
     select.set("expressions", [*shown, *select.expressions])
@@ -284,12 +288,14 @@ def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
     grouped = plain_keys(select)
     if grouped is None:
         return None
+    compared, _ = conditioned_columns(block)
+    settled = compared.union(*(references_in(key) for key in grouped))
     terms = [
         term
         for term in dimensions(block, context.schema)
         if term.column is not None
         and term.column.role == "category"
-        and term.expression not in grouped
+        and not any(use in settled for use in term.uses)
         and len(term.column.profile.common_values) >= 2
     ]
     if not terms:
@@ -299,7 +305,7 @@ def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
     assert own is not None
     quantities = [other for other in measures(block, context.schema) if adds_up(other.name)]
     if not is_aggregated(select) or (not grouped and rng.random() < 0.7):
-        others = [other for other in dimensions(block, context.schema) if other.expression != term.expression]
+        others = [other for other in dimensions(block, context.schema) if other.uses != term.uses]
         keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
         set_head(select, keys, aggregates(block, context, rng, 1))
     taken = {output_name(part).casefold() for part in select.expressions}

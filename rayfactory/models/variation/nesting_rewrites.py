@@ -52,7 +52,9 @@ def wrap(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | Non
     name = new_name(_wrapper_name(select, context, rng), names_in(tree))
     clause, inner = _split(tree)
     use_cte = rng.random() < 0.6
-    outer = _outer(outputs, name, use_cte=use_cte, is_grouped=is_aggregated(select), rng=rng)
+    # What reads no table reads groups that another query has made.
+    is_grouped = is_aggregated(select) or not block_of(select, context.schema).tables
+    outer = _outer(outputs, name, use_cte=use_cte, is_grouped=is_grouped, rng=rng)
     if outer is None:
         return None
     if use_cte:
@@ -74,7 +76,7 @@ def _wrapper_name(select: exp.Select, context: Context, rng: random.Random) -> s
     block = block_of(select, context.schema)
     table = next(iter(block.tables.values())).name.lower() if block.tables else "step"
     table = re.sub(r"\W+", "_", table)
-    endings = ["summary", "totals", "stats", "by_group"] if is_aggregated(select) else ["rows", "filtered", "selection"]
+    endings = ["summary", "totals", "stats", "by_group"] if is_aggregated(select) else ["rows", "selection"]
     return (
         f"{table}_{rng.choice(endings)}"
         if rng.random() < 0.7

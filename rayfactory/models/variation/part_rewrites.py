@@ -26,6 +26,7 @@ from rayfactory.models.variation.head_rewrites import (
     aggregates,
     draw_order,
     is_listable,
+    name_outputs,
     regroup,
     set_head,
     show_rows,
@@ -49,6 +50,7 @@ def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     if len(labelled) < len(part.expressions):
         # What told this part from the others says nothing of it alone.
         part.set("expressions", [shown for shown in part.expressions if shown not in labelled])
+    name_outputs(part)
     shown = outputs_of(part, context.schema)
     if is_aggregated(part):
         if any(own.role == "key" for own in shown.values()) and rng.random() < 0.8:

@@ -63,10 +63,15 @@ def resolve(tree: exp.Expr, schema: Schema, *, copy: bool = True) -> exp.Expr | 
     return result
 
 
-def without_positions(tree: exp.Expr) -> exp.Expr:
-    """Return the tree itself without the positions that the parser notes down: they make copies six times slower."""
+def normalise(tree: exp.Expr) -> exp.Expr:
+    """Return the tree itself with names quoted where they must be, so that equal expressions are equal trees.
+
+    The positions that the parser notes down go: they make copies six times slower.
+    """
     for node in tree.walk():
         node._meta = None  # noqa: SLF001  `meta.clear()` would leave a dictionary for each node
+        if isinstance(node, exp.Identifier):
+            node.set("quoted", identifier(node.name).args["quoted"])
     return tree
 
 

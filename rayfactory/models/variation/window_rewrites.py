@@ -37,7 +37,9 @@ def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr
     taken = {output_name(part).casefold() for part in select.expressions}
     block = block_of(select, context.schema)
     shown = (
-        _window_over_groups(select, rng) if is_aggregated(select) else _window_over_rows(select, block, context, rng)
+        _window_over_groups(select, block, rng)
+        if is_aggregated(select)
+        else _window_over_rows(select, block, context, rng)
     )
     if shown is None:
         return None
@@ -60,7 +62,7 @@ def window(function: exp.Expr, partition: Sequence[exp.Expr], order: exp.Order |
     return over
 
 
-def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
+def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) -> Shown | None:
     keys = plain_keys(select)
     if not keys:
         return None
@@ -74,7 +76,9 @@ def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
         value = value.this
     partition = [rng.choice(keys)] if len(keys) > 1 and rng.random() < 0.6 else []
     rest = [key for key in keys if key not in partition]
-    choice = rng.random()
+    # Before and after are said of times and numbers.
+    is_series = any(_is_in_order(key, block) for key in rest)
+    choice = rng.random() if is_series else 0.6 * rng.random()
     if choice < 0.35:
         function = rng.choice([exp.Rank, exp.DenseRank])()
         return Shown(window(function, partition, _ordered((value, True))), f"{name}_rank")
@@ -86,13 +90,21 @@ def _window_over_groups(select: exp.Select, rng: random.Random) -> Shown | None:
             ),
         )
         return Shown(exp.Round(this=share, decimals=exp.Literal.number(2)), f"{name}_share")
-    if choice < 0.8:
+    if 0.6 <= choice < 0.8:
         function = exp.Lag(this=value.copy())
         return Shown(window(function, partition, _ordered(*((key, False) for key in rest))), f"previous_{name}")
-    if isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
+    if choice >= 0.8 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
         running = window(exp.Sum(this=value.copy()), partition, _ordered(*((key, False) for key in rest)))
         return Shown(running, f"running_{name}")
     return Shown(window(exp.Max(this=value.copy()), partition, None), f"best_{name}")
+
+
+def _is_in_order(key: exp.Expr, block: Block) -> bool:
+    """Whether the values of a group key follow each other: dates, parts of dates, numbers."""
+    if isinstance(key, exp.Column):
+        own = block.column_of(key)
+        return own is not None and own.kind in ("integer", "real", "date", "timestamp")
+    return not isinstance(key, (exp.Case, exp.Coalesce, exp.Substring))
 
 
 def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: random.Random) -> Shown | None:
