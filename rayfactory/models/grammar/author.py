@@ -83,15 +83,26 @@ def _write(
     asked: Counter[str],
     written: set[str],
 ) -> tuple[str, list[str]]:
-    """Return a query that has rows and was not written before, or after a few draws the plainest, and its tables."""
-    for _ in range(4):
+    """Return a query that has rows and was not written before, or after a few draws the plainest, and its tables.
+
+    Where groups were asked for and only one is there, another draw is tried first.
+    """
+    second_best: tuple[str, list[str]] | None = None
+    for _ in range(5):
         grammar, draft = _draw(graph, wanted, rng, engine, use, asked)
         sql = grammar.sample(rng)
         tables = _referenced(sql, draft)
         if len(tables) < min(2, len(wanted)) or sql in written:
             continue
-        if engine is None or _has_rows(engine, sql):
+        rows = 2 if engine is None else _num_rows(engine, sql)
+        if rows > 1 or (rows == 1 and "GROUP BY" not in sql):
             return sql, tables
+        if rows and second_best is None:
+            second_best = sql, tables
+        elif rows:
+            break
+    if second_best:
+        return second_best
     draft = Draft(graph, wanted, rng, engine, use)
     return plainest(draft), list(draft.used)
 
@@ -101,11 +112,11 @@ def _referenced(sql: str, draft: Draft) -> list[str]:
     return [name for name in draft.used if re.search(rf'(?:FROM|JOIN|,) {re.escape(quote_name(name))}(?![\w"])', sql)]
 
 
-def _has_rows(engine: Engine, sql: str) -> bool:
+def _num_rows(engine: Engine, sql: str) -> int:
     try:
-        return engine.run(sql).row_count > 0
+        return engine.run(sql).row_count
     except StatementError:
-        return False
+        return 0
 
 
 def _draw(

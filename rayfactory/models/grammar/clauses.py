@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, entities
+from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.scope import Field, Scope, fields_of, with_role
-from rayfactory.models.grammar.syntax import number, quote_name
+from rayfactory.models.grammar.syntax import literal, number, quote_name
 
 MAX_CORRELATED = 4_000_000
 """Rows outside times rows inside of a correlated query, for a database that runs it once for each row outside."""
@@ -79,6 +81,51 @@ def where(draft: Draft, spine: Spine, count: int, nested: float = 0.45, exclude:
     plain = draft.conditions(spine.scope, max(0, count - len(inner)), exclude)
     conditions = plain + inner if draft.chance(0.7) else inner + plain
     return [*spine.scope.joins, *conditions]
+
+
+_TOKEN = re.compile(r'(?:"(?:[^"]|"")*"|\w)+(?:\.(?:"(?:[^"]|"")*"|\w)+)?')
+
+
+def idle_sources(draft: Draft, spine: Spine, texts: Sequence[str]) -> list[str]:
+    """Return the aliases of joined tables, bridges aside, of which neither a condition nor one of the texts tells."""
+    joins = spine.skeleton.joins[: len(spine.aliases) - 1]
+    bridges = {join.child for join in joins}
+    leaves = [spine.aliases[join.parent] for join in joins if join.parent not in bridges]
+    waiting = [alias for alias in leaves if alias not in draft.engaged]
+    if not waiting:
+        return []
+    tokens = {token for text in texts if text not in spine.scope.joins for token in _TOKEN.findall(text)}
+    told = {f.source for f in spine.scope.fields if f.sql in tokens or f.qualified in tokens}
+    return [alias for alias in waiting if alias not in told]
+
+
+def engage(draft: Draft, spine: Spine, select: Select) -> None:
+    """Add a condition on each joined table that has no other part in the SELECT: no join is for nothing.
+
+    Raises:
+        DeadEndError: nothing sensible can be said of such a table.
+    """
+    texts = [*select.items, *select.where, select.group, select.order, select.having, select.qualify]
+    for alias in idle_sources(draft, spine, texts):
+        own = replace(spine.scope, fields=tuple(f for f in spine.scope.fields if f.source == alias))
+        conditions = draft.conditions(own, 1) or _only_value(draft, own)
+        if not conditions:
+            raise DeadEndError
+        select.where += conditions
+
+
+def _only_value(draft: Draft, scope: Scope) -> list[str]:
+    """Return a condition on a table that holds one row, as one who does not know that would write it."""
+    options = [
+        (f.column.profile.common_values[0][0], f)
+        for f in with_role(scope, "category", "text", "code")
+        if f.column.profile.common_values and f.column.kind in ("text", "integer")
+    ]
+    options = [(value, f) for value, f in options if len(str(value)) <= 24 and names_a_thing(f.label)]
+    if not options or scope.fields[0].table.num_rows > 1:
+        return []
+    value, f = draft.pick([(3.0 if f.column.role == "category" else 1.0, (value, f)) for value, f in options])
+    return [f"{f.sql} = {literal(value, f.column.kind, draft.dialect)}"]
 
 
 def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> list[str]:
@@ -193,11 +240,12 @@ def above_group_average(draft: Draft, spine: Spine) -> str:
         return ""
     if rows > 400_000:
         return ""
+    named = draft.graph.entity_columns(table.name)
     groups = [
         f
         for f in spine.scope.fields
         if f.source == chosen.source
-        and f.column.role in ("key", "category")
+        and (f.column.role == "category" or f.column.name in named)
         and 2 <= f.column.profile.num_distinct <= max(3, f.column.profile.num_sampled / 3)
         and f.column.kind != "other"
     ]
@@ -243,16 +291,23 @@ def grouped(
     if entity is None:
         entity = bool(things) and draft.chance(0.3)
     if entity and things:
-        thing = draft.pick([(1.0, option) for option in things])
+        idle = set(idle_sources(draft, spine, conditions))
+        thing = draft.pick([(4.0 if option[0].source in idle else 1.0, option) for option in things])
         chosen += [Expression(f.sql, f.label, f.num_distinct, (f.sql,), 1.0, f.column.kind) for f in thing]
     used = {use for key in chosen for use in key.uses}
     options = [key for key in dimensions(scope) if not used & set(key.uses)]
-    options = [key for key in options if not draft.constrained & set(key.uses)] or options
+    options = [key for key in options if not draft.constrained & set(key.uses)]
+    idle = set(idle_sources(draft, spine, [*conditions, *(key.sql for key in chosen)]))
+    wanted = {f.sql for f in scope.fields if f.source in idle}
+    options = [replace(key, weight=4 * key.weight) if wanted & set(key.uses) else key for key in options]
     chosen += draft.some(options, max(0, num_keys - len(chosen)))
     if not chosen:
         raise DeadEndError
     used = {use for key in chosen for use in key.uses}
     measurable = [value for value in aggregates(scope) if not used & set(value.uses)]
+    # The share of one category says little where a condition has chosen among them.
+    measurable = [value for value in measurable if " WHEN " not in value.sql or not draft.constrained & set(value.uses)]
+    measurable = [value for value in measurable if "FILTER" not in value.sql or not draft.constrained & set(value.uses)]
     if plain:
         measurable = [value for value in measurable if value.sql.startswith(("COUNT(*)", "SUM(", "AVG("))]
         measurable = [value for value in measurable if "CASE" not in value.sql and "FILTER" not in value.sql]
@@ -270,6 +325,7 @@ def grouped(
         if draft.chance(0.15)
         else ", ".join(key.sql for key in chosen)
     )
+    engage(draft, spine, select)
     return Grouping(
         select,
         tuple(replace(key, sql=name, name=name) for key, name in zip(chosen, key_names, strict=True)),

@@ -92,6 +92,8 @@ class Draft:
         self._columns: set[str] = set()
         # Fields that a condition is on: a grouping by one of them would say little.
         self.constrained: set[str] = set()
+        # Sources that a condition is on.
+        self.engaged: set[str] = set()
         self.style = Style(
             alias=self.pick([(5, "initials"), (3, "full"), (2, "letter"), (1, "numbered")]),
             join=self.pick([(7, "on"), (2, "comma"), (1, "using")]),
@@ -339,32 +341,43 @@ class Draft:
         floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
         left = [field for field in scope.fields if field.sql not in exclude and column_weight(field) > 0]
         slots: list[str] = []
+        if count > 1 and self.chance(0.12) and (found := comparisons(left)):
+            slots.append(self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]]))
         while len(slots) < count:
-            group: list[tuple[float, str]] = []
-            for _ in range(self.pick([(3, 1), (3, 2), (2, 3)])):
-                group += self._conditions_on_one(left, floor)
+            # The columns of one condition are of one source, so that it is known which sources have a part.
+            source, group = self._conditions_on_one(left, floor, "")
+            for _ in range(self.pick([(3, 0), (3, 1), (2, 2)]) if group else 0):
+                group += self._conditions_on_one(left, floor, source)[1]
             if not group:
                 break
             condition = self.builder.choice("predicate", group)
-            if self.chance(0.08) and (others := self._conditions_on_one(left, 0.0)):
+            if self.chance(0.08) and (others := self._conditions_on_one(left, 0.0, source)[1]):
                 condition = f"({condition} OR {self.builder.choice('predicate', others)})"
+            self.engaged.add(source)
             slots.append(condition)
-        if len(slots) > 1 and self.chance(0.12) and (found := comparisons(scope.fields)):
-            slots[-1] = self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]])
         return slots
 
-    def _conditions_on_one(self, left: list[Field], floor: float) -> list[tuple[float, str]]:
-        """Return the weighted conditions on one column that keep enough rows; what is tried is taken from `left`."""
-        while left:
-            weights = [column_weight(field) for field in left]
-            (position,) = self.rng.choices(range(len(left)), weights)
-            field = left.pop(position)
+    def _conditions_on_one(self, left: list[Field], floor: float, source: str) -> tuple[str, list[tuple[float, str]]]:
+        """Return the weighted conditions on one column that keep enough rows, and its source.
+
+        What is tried is taken from `left`; only columns of `source` are, where one is given.
+        """
+        options = [field for field in left if source in ("", field.source)]
+        while options:
+            weights = [column_weight(field) * (1 if field.source in self.engaged else 2.5) for field in options]
+            (position,) = self.rng.choices(range(len(options)), weights)
+            field = options.pop(position)
+            left.remove(field)
             kept = [predicate for predicate in predicates(field, self.dialect) if predicate.share >= floor]
+            # That a value is there at all is worth a condition now and then.
+            if all("NULL" in predicate.sql for predicate in kept) and not self.chance(0.15):
+                continue
             if kept:
                 self.constrained.add(field.sql)
                 total = sum(predicate.weight for predicate in kept)
-                return [(weights[position] * predicate.weight / total, predicate.sql) for predicate in kept]
-        return []
+                share = column_weight(field) / total
+                return field.source, [(share * predicate.weight, predicate.sql) for predicate in kept]
+        return source, []
 
 
 class DeadEndError(Exception):

@@ -278,7 +278,7 @@ def counted_things(scope: Scope) -> list[Expression]:
             continue
         if field.column.role != "key" and not names_a_thing(field.label):
             continue
-        things = re.sub(r"_(sk|id|key|code|name)$", "", field.label)
+        things = re.sub(r"_(sk|id|key|code)$", "", field.label)
         weight = 1.0 if field.column.role == "key" else 0.3
         found.append(Expression(field.sql, f"num_{plural(things)}", profile.num_distinct, (field.sql,), weight))
     return found
@@ -341,6 +341,8 @@ def conditional_aggregates(scope: Scope) -> list[Expression]:
     sums = [measure for measure in measures(scope) if measure.weight >= 1.0 and measure.additive][:3]
     for field in with_role(scope, "category"):
         if not 2 <= field.num_distinct <= 8 or field.column.kind not in ("text", "boolean", "integer"):
+            continue
+        if "current" in field.label.split("_"):
             continue
         values = list(dict.fromkeys(sorted(field.present, key=str))) or [
             v for v, _ in field.column.profile.common_values

@@ -301,12 +301,16 @@ def _patterns(field: Field, value: Value) -> list[Predicate]:
     return found
 
 
+_LONG_TEXTS = frozenset("abstract body comment comments content description message review summary text title".split())
+
+
 def _lengths(field: Field) -> list[Predicate]:
+    """Return a condition on the length of a text that is written rather than a name."""
+    if _LONG_TEXTS.isdisjoint(field.label.split("_")):
+        return []
     lengths = sorted(len(value) for value in field.present if isinstance(value, str))
     if len(lengths) < MIN_SAMPLE or lengths[0] == lengths[-1] or not isinstance(field.witness, str):
         return []
-    if any(character.isdigit() for character in field.witness):
-        return []  # how long a house number or a phone number is says nothing
     bound = max(lengths[len(lengths) // 2] - 1, 1)
     if len(field.witness) <= bound:
         return []

@@ -8,6 +8,9 @@ from random import Random
 
 from rayfactory.databases.schema import ForeignKey, Schema, Table
 from rayfactory.models.grammar.cfg import is_plain
+from rayfactory.models.grammar.quantities import is_calendar, names_a_thing
+from rayfactory.models.grammar.scope import shared_prefix
+from rayfactory.models.grammar.syntax import snake
 
 MAX_DEPTH = 3
 """Foreign keys in a row from the grain to any other table."""
@@ -69,6 +72,18 @@ class KeyGraph:
     def children(self, table: str) -> Sequence[ForeignKey]:
         """Return the keys from others, or itself, to the table."""
         return self._children.get(table, ())
+
+    def entity_columns(self, table: str) -> frozenset[str]:
+        """Return the columns of a table that each point to a thing with a name: customers, not days or profiles."""
+        found = set()
+        for key in self.parents(table):
+            parent = self.schema.table(key.referenced_table)
+            prefix = shared_prefix(parent)
+            labels = {snake(column.name.removeprefix(prefix)): column.role for column in parent.columns}
+            named = any(role in ("identifier", "text") and names_a_thing(label) for label, role in labels.items())
+            if named and len(key.columns) == 1 and not is_calendar(labels):
+                found.add(key.columns[0])
+        return frozenset(found)
 
     def paths(self, table: str, rng: Random) -> dict[str, tuple[ForeignKey, ...]]:
         """Return a shortest path of keys to each table that rows of this one point to; ties are drawn."""

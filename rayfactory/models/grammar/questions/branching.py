@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from rayfactory.models.grammar.expressions import (
     plural,
     prefixed,
 )
+from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
 from rayfactory.models.grammar.scope import Field
 from rayfactory.models.grammar.syntax import quotient, snake
 
@@ -48,6 +50,8 @@ def branches(draft: Draft, count: int) -> list[Branch]:
         if keys and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
             tables = len({key.table for key in keys})
             wanted = 1.0 if table.name in draft.wanted else 0.1
+            if is_calendar([column.name.split("_", 1)[-1].lower() for column in table.columns]):
+                wanted *= 0.3  # that two things have a day in common says little
             options.append((wanted * min(tables, 2) ** 2 / (1 + draft.use[table.name]) ** 2, table.name, keys))
     if not options:
         raise DeadEndError
@@ -76,13 +80,13 @@ def overlap(draft: Draft) -> str:
     """Members that two groups have in common, that only one has, or of either: INTERSECT, EXCEPT, UNION."""
     pair_of = branches(draft, 2)
     first, _second = pair_of
-    readable = [
-        f
-        for f in first.shared
-        if f.column.role in ("identifier", "text", "category", "code")
-        and f.num_distinct > 2
-        and f.column.kind != "other"
-    ]
+    readable = [f for f in first.shared if f.num_distinct > 2 and f.column.kind != "other" and names_a_thing(f.label)]
+    if is_calendar([f.label for f in first.shared]):
+        readable = [f for f in readable if f.column.role == "date" or code_weight(f.label) == 1.5]
+    else:
+        names = [f for f in readable if f.column.role in ("identifier", "text")]
+        categories = [f for f in readable if f.column.role == "category"]
+        readable = names + categories if not names or draft.chance(0.5) else names
     if not readable:
         readable = [f for f in first.shared if f.column.name in first.key.referenced_columns]
     if not readable:
@@ -92,7 +96,12 @@ def overlap(draft: Draft) -> str:
     operator = draft.pick([(3, "INTERSECT"), (3, "EXCEPT"), (2, "UNION")])
     parts = []
     for branch in pair_of:
-        conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.1)
+        # What tells the two groups apart is what their own tables say, as far as they say anything.
+        plain = draft.chance(0.35)
+        others = () if plain else tuple(f.sql for f in branch.shared)
+        conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.1, exclude=others)
+        if len(conditions) == len(branch.spine.scope.joins):
+            conditions = where(draft, branch.spine, 1, nested=0, exclude=[f.sql for f in shown])
         columns = ", ".join(_twin(branch, f).sql for f in shown)
         parts.append(Select(branch.spine.scope.from_sql, [columns], where=conditions).sql())
     text = f" {operator} ".join(parts)
@@ -110,6 +119,8 @@ def stacked(draft: Draft) -> str:
     """The same figure from several tables, one below the other with a label: UNION ALL, perhaps summed up again."""
     several = branches(draft, draft.pick([(3, 2), (1, 3)]))
     first = several[0]
+    if len({branch.key for branch in several}) < len(several):
+        raise DeadEndError
     keys = [key for key in dimensions(first.spine.scope) if set(key.uses) <= {f.sql for f in first.shared}]
     if not keys:
         raise DeadEndError
@@ -118,13 +129,11 @@ def stacked(draft: Draft) -> str:
     base = next(f for f in first.shared if f.sql == use)
     label = draft.output(draft.pick([(1, "source"), (1, "channel"), (1, "origin")]), set())
     taken = {label}
-    group, total = (
-        draft.output_of(key, first.spine.scope, taken),
-        draft.output(draft.pick([(1, "total"), (1, "amount_total"), (1, "figure")]), taken),
-    )
+    group = draft.output_of(key, first.spine.scope, taken)
     parts = []
     figures = comparable_figures(draft, several) if draft.chance(0.7) else None
     counted = figures is None
+    total = draft.output(draft.pick([(1, "total"), (1, "amount_total")]) if figures else "num_rows", taken)
     for position, branch in enumerate(several):
         figure = figures[position] if figures else None
         sql = key.sql.replace(base.sql, _twin(branch, base).sql)
@@ -132,7 +141,8 @@ def stacked(draft: Draft) -> str:
         aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
         word = snake(branch.key.table)
         if [own.key.table for own in several].count(branch.key.table) > 1:
-            word = f"{word} by {snake(branch.key.columns[0])}".replace("_", " ")
+            field = branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0])
+            word = f"{word} by {re.sub('_(sk|id|key|code)$', '', field.label)}".replace("_", " ")
         select.items = [f"'{word}' AS {label}", f"{sql} AS {group}", f"{aggregate} AS {total}"]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
         select.group = sql
@@ -171,6 +181,8 @@ def side_by_side(draft: Draft) -> str:
     """Figures of two tables for each member that they share, one CTE or derived table for each."""
     two = branches(draft, draft.pick([(4, 2), (2, 3)]))
     first = two[0]
+    if len({branch.key for branch in two}) < len(two):
+        raise DeadEndError
     things = [thing for thing in entities(first.spine.scope) if thing[0].source == first.spine.aliases[1]]
     keys = [
         key
@@ -190,27 +202,24 @@ def side_by_side(draft: Draft) -> str:
     group = draft.output_of(key, first.spine.scope, taken)
     names, values = [], []
     texts = []
+    compared_figures = comparable_figures(draft, two) if draft.chance(0.75) else None
     extras: list[tuple[int, str]] = []
     for position, branch in enumerate(two):
         figures = [m for m in measures(branch.spine.scope) if m.weight == 1.0]
-        figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
+        figure = compared_figures[position] if compared_figures else None
         sql = key.sql.replace(base.sql, _twin(branch, base).sql)
         select = Select(branch.spine.scope.from_sql)
-        function = draft.pick([(3, "SUM"), (1, "AVG")]) if figure is None or figure.additive else "AVG"
-        aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
-        wanted = (
-            prefixed("total" if function == "SUM" else "avg", figure.name)
-            if figure
-            else f"num_{plural(snake(branch.key.table))}"
-        )
+        aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
+        wanted = prefixed("total", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
         select.items = [f"{sql} AS {group}", f"{aggregate} AS {value}"]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
         select.group = sql
         words = snake(branch.key.table).split("_")
-        if draft.chance(0.35):
-            more = [m for m in figures if m.name != (figure.name if figure else "")]
-            second = draft.pick([(m.weight, m) for m in more]) if more and draft.chance(0.6) else None
+        named = branch.key.columns[0] in draft.graph.entity_columns(branch.key.table)
+        more = [m for m in figures if m.name != (figure.name if figure else "")]
+        if draft.chance(0.35) and (more or named):
+            second = draft.pick([(m.weight, m) for m in more]) if more and (draft.chance(0.6) or not named) else None
             extra = (
                 f"AVG({second.sql})"
                 if second
@@ -241,7 +250,7 @@ def side_by_side(draft: Draft) -> str:
     if draft.chance(0.6):
         compared = draft.pick(
             [
-                (1, (f"{a} - {b_shown}", "difference")),
+                (1 if compared_figures else 0, (f"{a} - {b_shown}", "difference")),
                 (1, (f"ROUND({quotient(f'1.0 * {b_shown}', a, 'duckdb')}, 3)", "ratio")),
             ]
         )
@@ -263,6 +272,10 @@ def side_by_side(draft: Draft) -> str:
     return f"{sql} LIMIT {limit(draft)}" if draft.chance(0.5) else sql
 
 
+_SAYS_LITTLE = frozenset("name type code desc description title id number date kind class status".split())
+"""Two columns that share such a word of their names need not hold the same things."""
+
+
 def common_values(draft: Draft) -> str:
     """Values of comparable columns of tables that nothing ties together: UNION, INTERSECT, IN."""
     names = list(draft.wanted)
@@ -278,7 +291,8 @@ def common_values(draft: Draft) -> str:
         if a.column.kind == b.column.kind == "text"
         and a.column.role in ("text", "category", "identifier")
         and b.column.role == a.column.role
-        and set(snake(a.label).split("_")) & set(snake(b.label).split("_"))
+        and (a.label == b.label or set(a.label.split("_")) & set(b.label.split("_")) - _SAYS_LITTLE)
+        and names_a_thing(a.label)
     ]
     if not pairs:
         raise DeadEndError

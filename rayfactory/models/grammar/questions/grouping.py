@@ -5,16 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayfactory.databases.schema import Value
-from rayfactory.models.grammar.clauses import Select, by_keys, by_values, grouped, having, limit, num_conditions, where
+from rayfactory.models.grammar.clauses import (
+    Select,
+    by_keys,
+    by_values,
+    engage,
+    grouped,
+    having,
+    limit,
+    num_conditions,
+    where,
+)
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import aggregates, dimensions, measures
+from rayfactory.models.grammar.quantities import code_weight
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import literal, snake
 
 
 def summary(draft: Draft) -> str:
     """Aggregates by one to three keys."""
-    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3), (3, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (4, 2), (6, 3), (4, 4)]), hidden=draft.pick([(3, 0), (1, 1)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.35)
     grouping = grouped(
         draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
@@ -35,7 +46,7 @@ def summary(draft: Draft) -> str:
 def brief(draft: Draft) -> str:
     """A short question: one figure, a count by one key, the different values of a column."""
     draft.style = replace(draft.style, alias=draft.pick([(2, "letter"), (1, "initials")]), qualify=False, join="on")
-    spine = draft.spine(draft.pick([(2, 1), (5, 2)]), hidden=draft.pick([(1, 0), (2, 1)]))
+    spine = draft.spine(draft.pick([(2, 1), (5, 2)]), hidden=draft.pick([(2, 0), (1, 1)]))
     scope = spine.scope
     select = Select(scope.from_sql)
     exists = len(spine.skeleton.tables) == 1
@@ -51,6 +62,7 @@ def brief(draft: Draft) -> str:
             key.sql if key.sql in {f.sql for f in scope.fields} else f"{key.sql} AS {draft.output(key.name, taken)}"
         ]
         select.order = draft.pick([(1, "1"), (1, "")])
+        engage(draft, spine, select)
         return select.sql()
     chosen = draft.some(values, 1)
     if not chosen:
@@ -59,6 +71,7 @@ def brief(draft: Draft) -> str:
     shown = figure.sql if draft.chance(0.3) else f"{figure.sql} AS {draft.output(figure.name, taken)}"
     if how == "figure":
         select.items = [shown]
+        engage(draft, spine, select)
         return select.sql()
     key = draft.pick([(key.weight, key) for key in keys])
     select.items = (
@@ -67,6 +80,7 @@ def brief(draft: Draft) -> str:
         else [f"{key.sql} AS {draft.output(key.name, taken)}", shown]
     )
     select.group = draft.pick([(2, key.sql), (1, "1")])
+    engage(draft, spine, select)
     select.order = draft.pick([(2, "2 DESC, 1"), (2, "1"), (1, "")])
     if select.order and draft.chance(0.3):
         select.limit = limit(draft)
@@ -75,18 +89,19 @@ def brief(draft: Draft) -> str:
 
 def totals(draft: Draft) -> str:
     """Key figures in one line."""
-    spine = draft.spine(draft.pick([(1, 1), (5, 2), (3, 3), (1, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (3, 2), (5, 3), (2, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     taken: set[str] = set()
     values = draft.some(aggregates(spine.scope), draft.pick([(3, 1), (3, 2), (3, 3), (2, 4)]))
     select = Select(spine.scope.from_sql)
     select.items = [f"{value.sql} AS {draft.output(value.name, taken)}" for value in values]
     select.where = where(draft, spine, max(1, num_conditions(draft)), nested=0.4)
+    engage(draft, spine, select)
     return select.sql()
 
 
 def subtotals(draft: Draft) -> str:
     """A summary with subtotals: ROLLUP, CUBE or GROUPING SETS, or by UNION ALL where there are none of those."""
-    spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
+    spine = draft.spine(draft.pick([(3, 2), (5, 3), (2, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     grouping = grouped(draft, spine, 2, draft.pick([(2, 1), (3, 2), (1, 3)]), conditions, entity=False)
     select = grouping.select
@@ -116,12 +131,15 @@ def subtotals(draft: Draft) -> str:
 
 def pivot(draft: Draft) -> str:
     """One line for each group and one column for each value of a category, by CASE or FILTER."""
-    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3)]))
+    spine = draft.spine(draft.pick([(1, 1), (4, 2), (6, 3), (2, 4)]))
     scope = spine.scope
     columns = [
         f
         for f in with_role(scope, "category", "code")
-        if 2 <= f.num_distinct <= 14 and f.column.kind in ("text", "integer", "boolean")
+        if 2 <= f.num_distinct <= 14
+        and f.column.kind in ("text", "integer", "boolean")
+        and (f.column.role == "category" or code_weight(f.label) >= 1)
+        and "current" not in f.label.split("_")
     ]
     if not columns:
         raise DeadEndError
@@ -168,6 +186,7 @@ def pivot(draft: Draft) -> str:
         select.items.append(f"{total} AS {draft.output('overall', taken)}")
     select.where = where(draft, spine, num_conditions(draft), nested=0.3, exclude=[column.sql, *row.uses])
     select.group = row.sql
+    engage(draft, spine, select)
     if draft.chance(0.7):
         select.order = key
     return select.sql()
@@ -175,7 +194,7 @@ def pivot(draft: Draft) -> str:
 
 def share_of_total(draft: Draft) -> str:
     """What part of the whole each group makes, by a window over an aggregate or a scalar query."""
-    spine = draft.spine(draft.pick([(1, 1), (5, 2), (5, 3)]))
+    spine = draft.spine(draft.pick([(1, 1), (4, 2), (6, 3), (2, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.3)
     grouping = grouped(draft, spine, draft.pick([(4, 1), (3, 2)]), 1, conditions, plain=True)
     (sql,) = grouping.value_sql

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rayfactory.databases.schema import ForeignKey, Table
-from rayfactory.models.grammar.clauses import Select, limit, num_conditions, total_order, where
+from rayfactory.models.grammar.clauses import Select, engage, idle_sources, limit, num_conditions, total_order, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import bands, measures, plural
+from rayfactory.models.grammar.quantities import code_weight, is_calendar, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import Field, with_role
 from rayfactory.models.grammar.syntax import date_part, date_period, snake
 
@@ -16,12 +17,31 @@ _SHOWN_WEIGHT = {"text": 2.0, "category": 2.0, "identifier": 1.5, "date": 1.5, "
 
 def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
     """Return columns that a reader wants to see, some from each source."""
-    left = [f for f in spine.scope.fields if f.column.role in _SHOWN_WEIGHT and f.column.profile.num_distinct > 0]
+    calendars = {
+        alias for alias in spine.aliases if is_calendar([f.label for f in spine.scope.fields if f.source == alias])
+    }
+    left = [
+        f
+        for f in spine.scope.fields
+        if f.column.role in _SHOWN_WEIGHT
+        and f.column.profile.num_distinct > 0
+        # Of a day or a moment a reader wants the date, the year, the hour, not its number.
+        and (f.source not in calendars or f.column.role in ("date", "category") or code_weight(f.label) >= 1)
+    ]
+    left = [f for f in left if f.column.role != "key"] or left
+    idle = set(idle_sources(draft, spine, ()))
     chosen: list[Field] = []
     while left and len(chosen) < count:
         seen = {f.source for f in chosen}
         weights = [
-            (_SHOWN_WEIGHT[f.column.role] * (0.5 if f.source in seen else 1.5) * (0.2 if f.num_distinct < 2 else 1), f)
+            (
+                _SHOWN_WEIGHT[f.column.role]
+                * (0.5 if f.source in seen else 4 if f.source in idle else 1.5)
+                * (0.2 if f.num_distinct < 2 or is_record_date(f.label) or not names_a_thing(f.label) else 1)
+                * (0.2 if f.column.role == "code" and code_weight(f.label) < 1 else 1)
+                * (3 if f.source in calendars and f.column.role == "date" else 1),
+                f,
+            )
             for f in left
         ]
         f = draft.pick(weights)
@@ -37,7 +57,7 @@ def _dressed(draft: Draft, f: Field, taken: set[str]) -> str:
     column = f.column
     options: list[tuple[float, str, str]] = []
     if column.kind == "text" and column.role == "text":
-        options += [(0.06, f"UPPER({f.sql})", f.label), (0.05, f"LENGTH({f.sql})", f"{f.label}_length")]
+        options.append((0.06, f"UPPER({f.sql})", f.label))
         options += [(0.05, f"SUBSTR({f.sql}, 1, 20)", f"short_{f.label}")]
     if column.kind == "text" and column.role in ("text", "category") and column.profile.null_fraction > 0.005:
         options.append((0.4, f"COALESCE({f.sql}, 'n/a')", f.label))
@@ -73,6 +93,7 @@ def lookup(draft: Draft) -> str:
     if banded and draft.chance(0.15):
         band = draft.pick([(1.0, b) for b in banded])
         select.items.append(f"{band.sql} AS {draft.output(band.name, taken)}")
+    engage(draft, spine, select)
     sortable = [f for f in fields if f.column.role in ("measure", "date", "text", "code", "category")]
     if all(f.table.name != spine.scope.grain.name for f in fields) or draft.chance(0.2):
         select.distinct = True
@@ -127,7 +148,11 @@ def without_partner(draft: Draft) -> str:
     else:
         text = f"SELECT 1 FROM {inner.scope.from_sql} WHERE {' AND '.join([*ties, *conditions])}"
         select.where = [*plain, f"NOT EXISTS ({text})"]
-    groupable = [f for f in with_role(spine.scope, "category") if 2 <= f.num_distinct <= 30]
+    groupable = [
+        f
+        for f in with_role(spine.scope, "category")
+        if 2 <= f.num_distinct <= 30 and f.sql not in draft.constrained and f.table.num_rows > 1
+    ]
     if groupable and draft.chance(0.45):
         group = draft.pick([(1.0, f) for f in groupable])
         taken: set[str] = set()
@@ -135,12 +160,14 @@ def without_partner(draft: Draft) -> str:
         select.items = [group.sql, f"COUNT(*) AS {name}"]
         select.group = group.sql
         select.order = f"{name} DESC, {group.sql}"
+        engage(draft, spine, select)
         return select.sql()
     fields = shown_fields(draft, spine, draft.pick([(2, 2), (3, 3), (2, 4)]))
     select.items = [f.sql for f in fields]
     ties = total_order(spine.scope, select.items, list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
     select.order = ", ".join(ties)
     select.limit = limit(draft)
+    engage(draft, spine, select)
     return select.sql()
 
 
@@ -173,27 +200,32 @@ def newest_record(draft: Draft) -> str:
     scope = spine.scope
     if scope.num_rows > 200_000:
         raise DeadEndError
+    dates = [f for f in with_role(scope, "date") if f.num_distinct > 3 and not is_record_date(f.label)]
+    figures = [f for f in with_role(scope, "measure") if f.num_distinct > 3 and f.source == spine.aliases[0]]
+    named = draft.graph.entity_columns(scope.grain.name)
     keys = [
         f
         for f in scope.fields
-        if ((f.source == spine.aliases[0] and f.column.role == "key") or f.column.role in ("category", "identifier"))
+        if (f.column.role == "category" or (dates and f.source == spine.aliases[0] and f.column.name in named))
         and f.num_distinct >= 2
+        and f.sql not in draft.constrained
         and not f.column.profile.unique
         and f.column.kind != "other"
     ]
-    orders = [f for f in scope.fields if f.column.role in ("date", "measure") and f.num_distinct > 3]
-    if not keys or not orders:
+    if not keys or not (dates or figures):
         raise DeadEndError
-    key = draft.pick([(0.4 if f.column.role == "key" else 1.0, f) for f in keys])
-    order = draft.pick([(3.0 if f.column.role == "date" else 1.0, f) for f in orders])
+    key = draft.pick([(1.0, f) for f in keys])
+    order = draft.pick([(3.0, f) for f in dates] or [(1.0, f) for f in figures])
     fields = [f for f in shown_fields(draft, spine, 3) if f.sql not in (key.sql, order.sql)][:3]
     taken: set[str] = set()
     ties = total_order(scope, [f.sql for f in fields], list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
     last = ", ".join(tie for tie in ties if tie != order.sql) or key.sql
     window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {last})"
     select = Select(scope.from_sql)
-    select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2)
+    select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2, exclude=[key.sql])
     names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
+    select.items = [key.sql, order.sql, *(f.sql for f in fields)]
+    engage(draft, spine, select)
     columns = [f"{f.sql} AS {name}" for f, name in zip((key, order, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, grouped, limit, where
+from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -69,17 +69,19 @@ def counts_beside(draft: Draft) -> str:
         select = Select(spine.scope.from_sql, [*shown, f"{scalar} AS {name}"], where=plain)
     select.order = ", ".join([f"{name} DESC", *dict.fromkeys([*shown, parent.qualified])])
     select.limit = limit(draft)
+    engage(draft, spine, select)
     return select.sql()
 
 
 def spread_of_groups(draft: Draft) -> str:
     """How a count or total is spread over entities: an aggregate of an aggregate."""
     spine = draft.spine(draft.pick([(2, 1), (4, 2), (2, 3)]))
+    named = draft.graph.entity_columns(spine.scope.grain.name)
     grain = [
         f
         for f in spine.scope.fields
         if f.source == spine.aliases[0]
-        and f.column.role == "key"
+        and f.column.name in named
         and f.num_distinct >= 3
         and not f.column.profile.unique
         and f.column.kind != "other"
@@ -143,6 +145,7 @@ def chained(draft: Draft) -> str:
         draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])])
     )
     rows = Select(scope.from_sql, [f"{key.sql} AS {group}", f"{figure.sql} AS {raw}"], where=conditions)
+    engage(draft, spine, rows)
     draft.ctes.append(f"{base} AS ({rows.sql()})")
     function = draft.pick([(3 if figure.additive else 0, "SUM"), (2, "AVG"), (1, "MAX")])
     value = draft.output(prefixed({"SUM": "total", "AVG": "avg", "MAX": "max"}[function], figure.name), taken)
@@ -179,10 +182,11 @@ def beside_group_average(draft: Draft) -> str:
         raise DeadEndError
     own = [f for f in scope.fields if f.source == spine.aliases[0]]
     figures = [f for f in own if f.column.role == "measure" and f.is_number and f.num_distinct > 3]
+    named = draft.graph.entity_columns(scope.grain.name)
     keys = [
         f
         for f in own
-        if f.column.role in ("key", "category")
+        if (f.column.role == "category" or f.column.name in named)
         and 2 <= f.column.profile.num_distinct <= f.column.profile.num_sampled / 3
         and f.column.kind != "other"
     ]
@@ -208,10 +212,12 @@ def beside_group_average(draft: Draft) -> str:
         name = draft.output("num_above_average", taken)
         select.items = [f.qualified, f"COUNT(*) AS {name}"]
         select.group, select.order = f.qualified, f"{name} DESC, {f.qualified}"
+        engage(draft, spine, select)
         return select.sql()
     select.items = [*(f.qualified for f in fields), figure.qualified, f"{alias}.{mean}"]
     select.order = ", ".join([f"{figure.qualified} DESC", *(f.qualified for f in fields), f"{alias}.{mean}"])
     select.limit = limit(draft)
+    engage(draft, spine, select)
     return select.sql()
 
 

@@ -16,8 +16,12 @@ def plainest(draft: Draft) -> str:
     for name in names:
         draft.used[name] = None
         table = draft.schema.table(name)
-        columns = [column for column in usable_columns(table) if column.kind != "other"] or list(usable_columns(table))
-        options = [(1.0, "*"), *((3.0, column.name) for column in columns)]
+        columns = [
+            column
+            for column in usable_columns(table)
+            if column.kind != "other" and column.role in ("key", "identifier", "category", "text")
+        ]
+        options = [(3.0, "*"), *((3.0, column.name) for column in columns)]
         column = draft.pick(options)
         counted = "*" if column == "*" else f"DISTINCT {quote_name(column)}"
         output = draft.output(f"num_{snake(name)}_{snake(column)}".strip("_"), taken)

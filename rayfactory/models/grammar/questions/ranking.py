@@ -5,6 +5,7 @@ from __future__ import annotations
 from rayfactory.models.grammar.clauses import (
     Grouping,
     Select,
+    engage,
     grouped,
     having,
     limit,
@@ -14,8 +15,10 @@ from rayfactory.models.grammar.clauses import (
 )
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, can_subtract, dimensions, entities, prefixed
+from rayfactory.models.grammar.quantities import is_additive, is_record_date, orders_time
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import Field, with_role
+from rayfactory.models.grammar.syntax import snake
 
 MAX_WINDOW_ROWS = 200_000
 """Rows that a window function over single rows is given."""
@@ -23,7 +26,7 @@ MAX_WINDOW_ROWS = 200_000
 
 def top_of_each_group(draft: Draft) -> str:
     """The first few members of each group by a total or count."""
-    spine = draft.spine(draft.pick([(4, 2), (4, 3), (1, 4)]))
+    spine = draft.spine(draft.pick([(3, 2), (5, 3), (2, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     groups = draft.some(
         [key for key in dimensions(spine.scope) if key.num_distinct <= 30 and not set(key.uses) & draft.constrained], 1
@@ -66,20 +69,21 @@ def top_of_each_group(draft: Draft) -> str:
     return Select(source, shown, where=[f"{rank} {count}"], order=order).sql()
 
 
+_RUNS_ON = frozenset("year quarter season".split())
+
+
 def _period(draft: Draft, spine: Spine) -> Expression:
     """Return a period of time to follow a figure over: of a date, or a year or month number."""
+    record_dates = {f.sql for f in spine.scope.fields if is_record_date(f.label) or "birth" in f.label}
     options = [
         (key.weight, key)
         for key in dimensions(spine.scope)
         if 3 <= key.num_distinct <= 80
-        and (
-            key.kind in ("date", "timestamp")
-            or any(
-                word in key.name.split("_")
-                for word in ("year", "month", "quarter", "moy", "qoy", "dom", "hour", "dow", "season", "weekday")
-            )
-        )
-        and not any(word in key.name for word in ("current", "same", "first", "last"))
+        and not set(key.uses) & record_dates
+        and not set(key.uses) & draft.constrained
+        # What comes round again, such as weekdays and months of any year, has no before and after.
+        and (key.kind in ("date", "timestamp") or _RUNS_ON & set(key.name.split("_")))
+        and not key.name.endswith("month_of_year")
     ]
     if not options:
         raise DeadEndError
@@ -92,7 +96,8 @@ def trend(draft: Draft) -> str:
         name
         for name in draft.wanted
         if any(
-            column.role == "date" or column.name.lower().endswith(("year", "month"))
+            (column.role == "date" and not is_record_date(snake(column.name)))
+            or column.name.lower().endswith(("year", "season"))
             for column in draft.schema.table(name).columns
         )
     ]
@@ -179,11 +184,14 @@ def quantile_groups(draft: Draft) -> str:
 
 def _row_scope(draft: Draft) -> tuple[Spine, Field, list[str]]:
     """Return a spine, a measure of its grain, and the order that makes rows total."""
-    spine = draft.spine(draft.pick([(1, 1), (4, 2), (3, 3)]))
+    spine = draft.spine(draft.pick([(1, 1), (3, 2), (5, 3)]))
     figures = [f for f in with_role(spine.scope, "measure") if f.is_number and f.num_distinct > 3 and can_subtract(f)]
+    figures = [f for f in figures if f.table.num_rows > 1]
     if not figures or spine.scope.num_rows > MAX_WINDOW_ROWS:
         raise DeadEndError
-    own = [f for f in figures if f.table.name == spine.scope.grain.name] or figures
+    own = [f for f in figures if f.table.name == spine.scope.grain.name]
+    if not own:
+        raise DeadEndError  # a quantity of what is pointed to stands there once for each row
     figure = draft.pick([(1.0, f) for f in own])
     ties = total_order(spine.scope, [], list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
     return spine, figure, ties
@@ -196,12 +204,14 @@ def row_beside_its_group(draft: Draft) -> str:
     if not keys or not ties:
         raise DeadEndError
     key = draft.pick([(key.weight, key) for key in keys])
-    conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)]), nested=0.3)
+    count = draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)])
+    conditions = where(draft, spine, count, nested=0.3, exclude=key.uses)
     fields = [f for f in shown_fields(draft, spine, 2) if f.sql not in (figure.sql, *key.uses)]
+    engage(draft, spine, Select("", [key.sql, *(f.sql for f in fields)], where=conditions))
     taken: set[str] = set()
     group, own = draft.output_of(key, spine.scope, taken), draft.output(figure.label, taken, figure.column.name)
     names = [draft.output(f.label, taken, f.column.name) for f in fields]
-    how = draft.pick([(3, "above"), (2, "share"), (2, "gap")])
+    how = draft.pick([(3, "above"), (2 if is_additive(figure.label) else 0, "share"), (2, "gap")])
     function = "SUM" if how == "share" else draft.pick([(4, "AVG"), (2, "MAX"), (1, "MIN")])
     beside = draft.output(f"{'group' if function != 'SUM' else 'total'}_{function.lower()}_{figure.label}", taken)
     window = f"{function}({figure.sql}) OVER (PARTITION BY {key.sql})"
@@ -245,22 +255,30 @@ def ranked_rows(draft: Draft) -> str:
     scope = spine.scope
     conditions = where(draft, spine, max(1, num_conditions(draft)), nested=0.3)
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (2, 2), (1, 3)])) if f.sql != figure.sql]
+    moments = [
+        f
+        for f in scope.fields
+        if f.num_distinct > 5
+        and (
+            (f.column.role == "date" and not is_record_date(f.label) and "birth" not in f.label)
+            or (f.column.role == "code" and orders_time(f.label))
+        )
+    ]
+    named = draft.graph.entity_columns(scope.grain.name) if moments else frozenset()
     groups = [
         f
         for f in scope.fields
-        if f.column.role in ("category", "key")
+        if (f.column.role == "category" or (f.source == spine.aliases[0] and f.column.name in named))
         and f.num_distinct >= 2
+        and f.sql not in draft.constrained
         and not f.column.profile.unique
         and f.column.kind != "other"
     ]
-    groups = [f for f in groups if f.column.role == "category" or f.source == spine.aliases[0]]
-    partition = (
-        f"PARTITION BY {draft.pick([(2.0 if f.column.role == 'category' else 0.4, f) for f in groups]).sql} "
-        if groups and draft.chance(0.5)
-        else ""
-    )
-    moments = [f for f in scope.fields if f.column.role == "date" and f.num_distinct > 5]
-    order = ", ".join([draft.pick([(1.0, f) for f in moments]).sql, *ties]) if moments else ", ".join(ties)
+    group = draft.pick([(1.0, f) for f in groups]) if groups and draft.chance(0.5) else None
+    partition = f"PARTITION BY {group.sql} " if group else ""
+    if group and group not in fields:
+        fields.insert(0, group)
+    order = ", ".join([draft.pick([(1.0, f) for f in moments]).sql, *ties]) if moments else ""
     taken: set[str] = set()
     options = [
         (3.0, (f"RANK() OVER ({partition}ORDER BY {figure.sql} DESC)", f"{figure.label}_rank")),
@@ -286,8 +304,16 @@ def ranked_rows(draft: Draft) -> str:
         (1.0, (f"COUNT(*) OVER ({partition.strip()})", "num_in_group" if partition else "num_overall")),
         (1.0, (f"NTILE(4) OVER ({partition}ORDER BY {figure.sql}, {', '.join(ties)})", f"{figure.label}_quartile")),
     ]
+    if not is_additive(figure.label):
+        options = [option for option in options if not option[1][1].startswith("running")]
+    if not order:
+        # Without a time there is no row before, and nothing runs up.
+        options = [
+            option for option in options if not option[1][1].startswith(("change", "previous", "running", "moving"))
+        ]
     select = Select(scope.from_sql, where=conditions)
     select.items = [*(f.sql for f in fields), figure.sql]
+    engage(draft, spine, select)
     for _ in range(draft.pick([(4, 1), (2, 2)])):
         sql, name = draft.pick(options)
         options = [option for option in options if option[1][1] != name]
@@ -299,7 +325,7 @@ def ranked_rows(draft: Draft) -> str:
 
 def grouped_rank(draft: Draft) -> str:
     """Groups with their rank among all, or their distance from the best."""
-    spine = draft.spine(draft.pick([(1, 1), (4, 2), (4, 3)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (3, 2), (5, 3)]), hidden=draft.pick([(2, 0), (1, 1)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.3)
     grouping: Grouping = grouped(draft, spine, draft.pick([(3, 1), (2, 2)]), draft.pick([(2, 1), (2, 2)]), conditions)
     sql, value = grouping.value_sql[0], grouping.values[0].name
