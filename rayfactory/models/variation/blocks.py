@@ -431,6 +431,11 @@ def conditioned_columns(block: Block) -> tuple[set[str], set[str]]:
         compared.update(names)
         if isinstance(condition, exp.EQ) and isinstance(condition.expression, (exp.Literal, exp.Boolean, exp.Cast)):
             pinned.update(names)
+    for join in joins_of(block.select):
+        # What an outer join has by a condition it lacks by all others: groups of it would be those and none.
+        for condition in operands(join.args["on"]) if join.side and join.args.get("on") is not None else []:
+            if not is_join_condition(condition):
+                pinned.update(references_in(condition))
     return compared, pinned
 
 
@@ -447,6 +452,7 @@ def measures(block: Block, schema: Schema) -> list[Term]:
 def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -> list[Term]:
     """Return what an analyst would list of single rows: names, identifiers, categories, dates, quantities."""
     wanted = ("text", "identifier", "category", "date", "measure", "code")
+    _, pinned = conditioned_columns(block)
     return [
         _column_term(source, own, schema.dialect)
         for source in _chosen(block, aliases)
@@ -454,6 +460,7 @@ def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -
         if own.role in wanted
         and own.kind != "other"
         and not own.name.startswith("(")
+        and reference(source.alias, own.name) not in pinned
         and (own.profile.num_sampled == 0 or (own.profile.null_fraction < 0.5 and own.profile.num_distinct > 1))
     ]
 

@@ -153,6 +153,9 @@ def _conditioned(block: Block) -> set[tuple[str, str]]:
         for node in own_nodes(condition):
             if isinstance(node, exp.Column):
                 found.add((node.table.casefold(), node.name.casefold()))
+    for part in block.select.expressions:
+        for test in part.find_all(exp.If, exp.Filter):
+            found.update((node.table.casefold(), node.name.casefold()) for node in test.find_all(exp.Column))
     # To pin what the rows are grouped by would leave one group.
     for key in plain_keys(block.select) or []:
         found.update((node.table.casefold(), node.name.casefold()) for node in key.find_all(exp.Column))

@@ -170,7 +170,8 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     if select is None or not is_aggregated(select) or select.args.get("group") or select.find(exp.Window):
         return None
     block = block_of(select, context.schema)
-    found = dimensions(block, context.schema)
+    measured = {use for part in select.expressions for use in references_in(part)}
+    found = [term for term in dimensions(block, context.schema) if not measured.intersection(term.uses)]
     if not found or (not block.tables and len(found) < 2):
         return None  # of groups of one key already each would be a group of its own
     terms = pick(rng, found, rng.choice([1, 1, 2]) if block.tables else 1)

@@ -50,6 +50,10 @@ def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     if len(labelled) < len(part.expressions):
         # What told this part from the others says nothing of it alone.
         part.set("expressions", [shown for shown in part.expressions if shown not in labelled])
+    for shown_part in part.expressions:
+        value = shown_part.unalias()
+        if isinstance(value, exp.Mul) and isinstance(value.this, exp.Literal):
+            value.replace(value.expression.copy())  # a share of an average is a bound, and nothing to ask for
     name_outputs(part)
     shown = outputs_of(part, context.schema)
     if is_aggregated(part):

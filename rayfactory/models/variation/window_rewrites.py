@@ -77,7 +77,7 @@ def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) ->
     partition = [rng.choice(keys)] if len(keys) > 1 and rng.random() < 0.6 else []
     rest = [key for key in keys if key not in partition]
     # Before and after are said of times and numbers.
-    is_series = any(_is_in_order(key, block) for key in rest)
+    is_series = bool(rest) and all(_is_in_order(key, block) for key in rest)
     choice = rng.random() if is_series else 0.6 * rng.random()
     if choice < 0.35:
         function = rng.choice([exp.Rank, exp.DenseRank])()
