@@ -70,7 +70,7 @@ RULES: tuple[Rule, ...] = (
     Rule(head_rewrites.add_key, 0.0, 0.5, 1.0, exp.AggFunc),
     Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
     Rule(head_rewrites.add_having, 0.0, 0.4, 0.5, exp.Group),
-    Rule(window_rewrites.add_window, 0.0, 2.6, 3.0),
+    Rule(window_rewrites.add_window, 0.0, 3.0, 3.6),
     Rule(head_rewrites.pivot, 0.0, 0.4, 0.5),
     Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5, exp.AggFunc),
     Rule(head_rewrites.reorder, 0.1, 0.4, 0.3),

@@ -28,6 +28,9 @@ from rayfactory.models.variation.resolution import (
 MAX_JOINED_ROWS = 400_000
 """Estimated rows of a join beyond which no table is added."""
 
+BAND_WEIGHT = 0.3
+"""Of bands of a quantity as groups, against categories: each query with one is like the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -401,9 +404,8 @@ def dimensions(block: Block, schema: Schema, aliases: Sequence[str] | None = Non
             unwanted = compared if found.sql.startswith("CASE") else pinned
             if not any(use in unwanted for use in found.uses):
                 column_used = by_text.get(found.sql)
-                terms.append(
-                    Term(found.sql, schema.dialect, found.name, source.alias, column_used, found.weight, found.uses)
-                )
+                weight = BAND_WEIGHT * found.weight if found.sql.startswith("CASE") else found.weight
+                terms.append(Term(found.sql, schema.dialect, found.name, source.alias, column_used, weight, found.uses))
     return terms
 
 

@@ -12,6 +12,7 @@ from sqlglot import exp
 from rayfactory.models.grammar import expressions
 from rayfactory.models.grammar.syntax import literal, number
 from rayfactory.models.variation.blocks import (
+    BAND_WEIGHT,
     Block,
     Context,
     Term,
@@ -174,6 +175,8 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     found = [term for term in dimensions(block, context.schema) if not measured.intersection(term.uses)]
     if not found or (not block.tables and len(found) < 2):
         return None  # of groups of one key already each would be a group of its own
+    if all(term.weight < BAND_WEIGHT for term in found) and rng.random() < 0.6:
+        return None  # there are bands of quantities only
     terms = pick(rng, found, rng.choice([1, 1, 2]) if block.tables else 1)
     taken = {output_name(part).casefold() for part in select.expressions}
     shown = [projection(term.expression, term.name, taken) for term in terms]
