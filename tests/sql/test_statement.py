@@ -49,11 +49,10 @@ def test_text_that_sqlglot_trips_over_is_a_verdict(text, dialect):
     assert found.reason is None or found.reason in DID_NOT_RUN
 
 
-@given(
-    st.lists(
-        st.sampled_from(QUERY.split() + ["(", ")", ",", "WHERE", "NOT", "CASE", "'", '"', "IN", "OVER"]), max_size=25
-    )
-)
+WORDS = [*QUERY.split(), "(", ")", ",", "WHERE", "NOT", "CASE", "'", '"', "IN", "OVER"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=25))
 def test_no_text_whatever_raises(words):
     found = examine(" ".join(words), "duckdb")
     assert found.reason is None or found.reason in DID_NOT_RUN
