@@ -15,7 +15,7 @@ from rayfactory.models.variation.blocks import (
     names_in,
     set_conjuncts,
 )
-from rayfactory.models.variation.head_rewrites import by_name, order_outputs
+from rayfactory.models.variation.head_rewrites import by_name, name_outputs, order_outputs
 from rayfactory.models.variation.join_rewrites import use_or_drop
 from rayfactory.models.variation.naming import ALIASES_TO_AVOID, identifier, new_name
 from rayfactory.models.variation.resolution import is_aggregated, name_in_set_order, output_name, own_nodes
@@ -55,6 +55,8 @@ def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
     if context.schema.dialect == "sqlite":
         for term in tree.find_all(exp.Ordered):
             term.set("nulls_first", not term.args.get("desc"))  # as SQLite has it unasked
+    if isinstance(tree, exp.Select) and not all(output_name(part) for part in tree.expressions):
+        name_outputs(tree)
     _shorten_aliases(tree, context)
     for select in tree.find_all(exp.Select):
         if not isinstance(select.parent, exp.SetOperation):

@@ -32,6 +32,7 @@ from rayfactory.models.variation.blocks import (
     plain_keys,
     projection,
     reads_inside,
+    references_in,
     set_conjuncts,
     uses_of,
 )
@@ -157,7 +158,9 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
     if is_aggregated(select):
         group = select.args.get("group")
         keys = plain_keys(select)
-        terms = pick(rng, dimensions(block, context.schema, [alias]), 1)
+        measured = {use for part in select.expressions for use in references_in(part)}
+        found = [term for term in dimensions(block, context.schema, [alias]) if not measured.intersection(term.uses)]
+        terms = pick(rng, found, 1)
         if keys is None or len(keys) >= 3 or not terms or (not keys and rng.random() < 0.3):
             return False
         term = terms[0]
@@ -268,7 +271,11 @@ def drop_leaf(tree: exp.Expr, context: Context, rng: random.Random) -> bool:
     weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
     block, join, alias = rng.choices(candidates, weights)[0]
     _remove(block.select, join)
-    return _forget(block, alias)
+    if not _forget(block, alias):
+        return False
+    roles = {own.role for part in block.select.expressions if (own := block.column_of(part.unalias())) is not None}
+    # A list of bare quantities says of nothing how much it is.
+    return is_aggregated(block.select) or block.select is not tree or not roles or not roles <= {"measure", "key"}
 
 
 def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
