@@ -33,8 +33,9 @@ _CODE_WORDS = _words("""
     year yr zip zipcode
 """)
 _IDENTIFIER_WORDS = _words("""
-    barcode cell ean email fax guid hash homepage iban imei ip isbn issn license login mac md mobile passport
-    password pcode phone plate serial sku ssn telephone token upc uri url username uuid vin webpage website
+    accession barcode cas cell doi ean email fax guid hash homepage iban imei ip isbn issn license login mac md mobile
+    ncbi omim orcid passport password pcode phone plate pmid pubmed serial sku ssn telephone token upc uri url username
+    uuid vin webpage website
 """)
 _CATEGORY_WORDS = _words("""
     brand category city class color colour continent country county currency department district flag format gender
@@ -125,6 +126,8 @@ def _text_role(facts: Facts, words: tuple[str, ...]) -> Role:
         return "category" if profile.num_distinct <= 12 and rows_per_value >= 10 else "identifier"
     if named & {"street", "suite", "address"}:
         return "text"
+    if words[-1:] == ("name",) and named & {"quarter", "month", "weekday"} and rows_per_value >= 20:
+        return "category"
     if named & _TEXT_WORDS:
         return "category" if profile.num_distinct <= 30 and rows_per_value >= 20 else "text"
     is_named_category = bool(named & _CATEGORY_WORDS) and profile.num_distinct <= MAX_NAMED_CATEGORIES
@@ -144,7 +147,7 @@ def _number_role(facts: Facts, words: tuple[str, ...]) -> Role:
     named = set(words)
     last = words[-1] if words else ""
     is_integer = facts.kind == "integer"
-    if last == "sk":
+    if last == "sk" or _stands_for_a_day(named, profile):
         return "key"
     if named & _IDENTIFIER_WORDS and last not in ("count", "num"):
         return "identifier"
@@ -170,6 +173,14 @@ def _number_role(facts: Facts, words: tuple[str, ...]) -> Role:
     if is_integer and profile.num_distinct <= 2 and {profile.minimum, profile.maximum} <= {0, 1}:
         return "category"
     return "measure"
+
+
+def _stands_for_a_day(named: frozenset[str] | set[str], profile: ColumnProfile) -> bool:
+    """Whether a number called after a day is too large for one and too small for a date: it points to a calendar."""
+    low, high = profile.minimum, profile.maximum
+    if not named & {"day", "dom"} or named & {"seq", "sequence"}:
+        return False
+    return isinstance(low, int) and isinstance(high, int) and low > 366 and high < 10_000_000
 
 
 def _rows_per_value(profile: ColumnProfile) -> float:

@@ -69,7 +69,7 @@ def num_conditions(draft: Draft) -> int:
     return draft.pick([(8, 0), (18, 1), (32, 2), (26, 3), (15, 4), (4, 5), (2, 6)])
 
 
-def where(draft: Draft, spine: Spine, count: int, nested: float = 0.45, exclude: Sequence[str] = ()) -> list[str]:
+def where(draft: Draft, spine: Spine, count: int, nested: float = 0.55, exclude: Sequence[str] = ()) -> list[str]:
     """Return the conditions of a WHERE, comma joins first, nested queries among the others."""
     inner: list[str] = []
     for child, target, scope in spine.hidden:
@@ -301,8 +301,8 @@ def grouped(
     wanted = {f.sql for f in scope.fields if f.source in idle}
     options = [replace(key, weight=4 * key.weight) if wanted & set(key.uses) else key for key in options]
     chosen += draft.some(options, max(0, num_keys - len(chosen)))
-    if not chosen:
-        raise DeadEndError
+    if not chosen or (all(key.sql.startswith("CASE") for key in chosen) and draft.chance(0.5)):
+        raise DeadEndError  # rather another question than one about bands alone
     used = {use for key in chosen for use in key.uses}
     measurable = [value for value in aggregates(scope) if not used & set(value.uses)]
     # The share of one category says little where a condition has chosen among them.

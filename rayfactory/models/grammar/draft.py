@@ -23,7 +23,7 @@ from rayfactory.models.grammar.scope import (
 from rayfactory.models.grammar.skeleton import KeyGraph, Skeleton, draw_skeleton
 from rayfactory.models.grammar.syntax import fresh_name, quote_name, snake
 
-NUM_SAMPLED_ROWS = 60
+NUM_SAMPLED_ROWS = 40
 """Rows of a join that are looked at before conditions on it are written."""
 
 MIN_KEPT_ROWS = 25
@@ -192,8 +192,11 @@ class Draft:
         """
         style = style or self.style
         must = must or self.must()
+        wanted = self.wanted
+        if len(wanted) < num_tables and self.chance(0.8):
+            wanted = (*wanted, *self._borrowed(num_tables - len(wanted)))
         skeleton = draw_skeleton(
-            self.graph, self.rng, must, self.wanted, num_tables + hidden, self.use, grain if grain != must else must
+            self.graph, self.rng, must, wanted, num_tables + hidden, self.use, grain if grain != must else must
         )
         leaves = {join.parent for join in skeleton.joins} - {join.child for join in skeleton.joins}
         kept = len(skeleton.tables)
@@ -201,6 +204,16 @@ class Draft:
         while hidden and kept > max(1, num_tables) and kept - 1 in leaves and skeleton.tables[kept - 1].name != must:
             kept, hidden = kept - 1, hidden - 1
         return self._spine(skeleton, kept, style)
+
+    def _borrowed(self, count: int) -> list[str]:
+        """Return tables that the wanted ones point to, for a question that needs more tables than there are."""
+        near = {
+            key.referenced_table: None
+            for name in self.wanted
+            for key in self.graph.parents(name)
+            if key.referenced_table not in self.wanted
+        }
+        return self.rng.sample(list(near), min(count, len(near)))
 
     def _spine(self, skeleton: Skeleton, kept: int, style: Style) -> Spine:
         aliases: list[str] = []

@@ -5,6 +5,7 @@ Each carries the share of rows that it keeps, so that a conjunction can be chose
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 from bisect import bisect_left, bisect_right
@@ -103,11 +104,20 @@ def column_weight(field: Field) -> float:
         return 0.12
     if column.role == "code" and column.kind != "text" and field.column.profile.num_distinct > 150:
         return 0.03  # sequence numbers and the like
+    if column.role == "code" and _numbers_a_sibling(field):
+        return 0.03
     if column.role == "date" and is_record_date(field.label):
         return 0.1
     if column.role == "category" and "current" in field.label.split("_"):
         return 0.2
     return {"category": 1.8, "date": 1.3, "measure": 0.8, "code": 0.8, "text": 1.1}.get(column.role, 0.0)
+
+
+def _numbers_a_sibling(field: Field) -> bool:
+    """Whether a readable column stands beside the code: ``brand`` beside ``brand_id``."""
+    name = field.column.name.lower()
+    stem = name.removesuffix("_id").removesuffix("_code")
+    return stem != name and any(column.name.lower() in (stem, f"{stem}_name") for column in field.table.columns)
 
 
 def _null_conditions(field: Field) -> list[Predicate]:
@@ -206,6 +216,15 @@ def _round(value: float, *, up: bool) -> float:
     return int(rounded) if step >= 1 else round(rounded, 8)
 
 
+def _whole_day(moment: str, *, up: bool) -> str:
+    """Return the day that a moment lies in, or the one after it."""
+    try:
+        day = dt.date.fromisoformat(moment[:10])
+        return (day + dt.timedelta(days=1) if up and len(moment) > 10 else day).isoformat()
+    except (ValueError, OverflowError):
+        return moment
+
+
 def _ranges(field: Field, value: Value, dialect: str, *, rounded: bool) -> list[Predicate]:
     """Return lower and upper bounds and intervals around the value."""
     values = _values(field, value)
@@ -216,6 +235,8 @@ def _ranges(field: Field, value: Value, dialect: str, *, rounded: bool) -> list[
     def written(bound: Value, *, up: bool) -> tuple[Value, str]:
         if rounded and isinstance(bound, (int, float)):
             bound = _round(bound, up=up)
+        if kind == "timestamp" and isinstance(bound, str):
+            bound = _whole_day(bound, up=up)
         return bound, literal(bound, kind, dialect)
 
     def share(low: Value | None, high: Value | None) -> float:

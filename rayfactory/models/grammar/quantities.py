@@ -54,7 +54,8 @@ def difference_name(minuend: str, subtrahend: str) -> str:
     """Return what the difference of two measures is called; empty where it means nothing."""
     first, second = minuend.split("_"), subtrahend.split("_")
     a, b = frozenset(first), frozenset(second)
-    if a & _INCLUDING and b < a:
+    before = first[: next((at for at, word in enumerate(first) if word in _INCLUDING), 0)]
+    if before and b < a and b.issuperset(before):
         return "added_" + "_".join(word for word in first if word not in b | _INCLUDING)
     only_a, only_b = a - b, b - a
     if len(only_a) == len(only_b) == 1 and (*only_a, *only_b) in _OPPOSITES:

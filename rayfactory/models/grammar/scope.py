@@ -7,6 +7,7 @@ import decimal
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from rayfactory.databases.profile import is_constant
 from rayfactory.databases.schema import Column, Schema, Table, Value
@@ -151,7 +152,7 @@ def fields_of(table: Table, alias: str, *, qualify: bool) -> tuple[Field, ...]:
             label=snake(column.name.removeprefix(skipped)) or "value",
             table=table,
             column=column,
-            mean=_mean(column.profile.quantiles),
+            mean=_mean(column.profile.quantiles) if column.kind in ("integer", "real") else 0.0,
         )
         for column in usable_columns(table)
     )
@@ -185,7 +186,7 @@ def with_sample(scope: Scope, columns: Mapping[tuple[str, str], Sequence[object]
         if values is None:
             fields.append(field)
         else:
-            sample = tuple(as_constant(value) for value in values)
+            sample = _constants(values)
             present = tuple(value for value in sample if value is not None and not isinstance(value, Missing))
             fields.append(
                 replace(
@@ -194,16 +195,30 @@ def with_sample(scope: Scope, columns: Mapping[tuple[str, str], Sequence[object]
                     witness=sample[witness],
                     present=present,
                     num_seen=len(set(present)),
-                    mean=_mean(present) if present else field.mean,
+                    mean=_mean(present) if present and field.is_number else field.mean,
                 )
             )
     return replace(scope, fields=tuple(fields))
 
 
+def _constants(values: Sequence[object]) -> tuple[WitnessValue, ...]:
+    """Return the values of one column as constants; one look at their types saves one at each value."""
+    types = set(map(type, values))
+    if types <= {int, type(None)}:
+        return cast("tuple[WitnessValue, ...]", tuple(values))
+    if types <= {str, type(None)}:
+        known = {value: as_constant(value) for value in set(values)}
+        return tuple([known[value] for value in values])
+    return tuple(map(as_constant, values))
+
+
 def as_constant(value: object) -> WitnessValue:
     """Return what a database handed over as a constant that a query may hold; MISSING where it cannot."""
-    if value is None or isinstance(value, (bool, int)):
-        return value
+    kind = type(value)
+    if value is None or kind is int or kind is bool:
+        return cast("WitnessValue", value)
+    if isinstance(value, str):
+        return value if is_constant(value) else MISSING
     if isinstance(value, float):
         return value if math.isfinite(value) else MISSING
     if isinstance(value, decimal.Decimal):
@@ -212,8 +227,6 @@ def as_constant(value: object) -> WitnessValue:
         return value.isoformat(sep=" ")
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
-    if isinstance(value, str) and is_constant(value):
-        return value
     return MISSING
 
 

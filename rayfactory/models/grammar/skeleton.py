@@ -73,6 +73,12 @@ class KeyGraph:
         """Return the keys from others, or itself, to the table."""
         return self._children.get(table, ())
 
+    def is_calendar(self, table: str) -> bool:
+        """Whether the rows of a table are days or moments."""
+        parent = self.schema.table(table)
+        prefix = shared_prefix(parent)
+        return is_calendar([snake(column.name.removeprefix(prefix)) for column in parent.columns])
+
     def entity_columns(self, table: str) -> frozenset[str]:
         """Return the columns of a table that each point to a thing with a name: customers, not days or profiles."""
         found = set()

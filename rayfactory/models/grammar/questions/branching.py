@@ -36,21 +36,24 @@ class Branch:
         return tuple(f for f in self.spine.scope.fields if f.source == alias)
 
 
-def branches(draft: Draft, count: int) -> list[Branch]:
+def branches(draft: Draft, count: int, *, apart: bool = False) -> list[Branch]:
     """Return spines of `count` tables that point to one and the same, different tables where there are some.
 
+    Args:
+        apart: whether no foreign key may come twice; fewer branches than `count` are returned where it has to be.
+
     Raises:
-        DeadEndError: nothing points to any wanted table.
+        DeadEndError: nothing points to any wanted table, or too little where branches are to be apart.
     """
     options: list[tuple[float, str, list[ForeignKey]]] = []
     for table in draft.schema.populated:
         keys = [
             key for key in draft.graph.children(table.name) if key.table in draft.wanted and key.table != table.name
         ]
-        if keys and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
+        if len(keys) > apart and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
             tables = len({key.table for key in keys})
             wanted = 1.0 if table.name in draft.wanted else 0.1
-            if is_calendar([column.name.split("_", 1)[-1].lower() for column in table.columns]):
+            if draft.graph.is_calendar(table.name):
                 wanted *= 0.3  # that two things have a day in common says little
             options.append((wanted * min(tables, 2) ** 2 / (1 + draft.use[table.name]) ** 2, table.name, keys))
     if not options:
@@ -58,7 +61,7 @@ def branches(draft: Draft, count: int) -> list[Branch]:
     _shared, keys = draft.pick([(weight, (name, keys)) for weight, name, keys in options])
     chosen: list[ForeignKey] = []
     left = keys
-    while len(chosen) < count:
+    while len(chosen) < (min(count, len(keys)) if apart else count):
         if not left:
             left = [key for key in keys if key not in chosen] or keys
         key = draft.pick([(1 / (1 + draft.use[key.table]) ** 2, key) for key in left])
@@ -88,7 +91,8 @@ def overlap(draft: Draft) -> str:
         categories = [f for f in readable if f.column.role == "category"]
         readable = names + categories if not names or draft.chance(0.5) else names
     if not readable:
-        readable = [f for f in first.shared if f.column.name in first.key.referenced_columns]
+        keys = [f for f in first.shared if f.column.name in first.key.referenced_columns]
+        readable = [f for f in keys if f.num_distinct > 2 and not f.label.endswith("sk")]
     if not readable:
         raise DeadEndError
     count = draft.pick([(3, 1), (3, 2), (1, 3)])
@@ -117,10 +121,8 @@ def overlap(draft: Draft) -> str:
 
 def stacked(draft: Draft) -> str:
     """The same figure from several tables, one below the other with a label: UNION ALL, perhaps summed up again."""
-    several = branches(draft, draft.pick([(3, 2), (1, 3)]))
+    several = branches(draft, draft.pick([(3, 2), (1, 3)]), apart=True)
     first = several[0]
-    if len({branch.key for branch in several}) < len(several):
-        raise DeadEndError
     keys = [key for key in dimensions(first.spine.scope) if set(key.uses) <= {f.sql for f in first.shared}]
     if not keys:
         raise DeadEndError
@@ -148,7 +150,7 @@ def stacked(draft: Draft) -> str:
         select.group = sql
         parts.append(select.sql())
     text = " UNION ALL ".join(parts)
-    how = draft.pick([(3, "plain"), (2, "derived"), (2, "cte")])
+    how = draft.pick([(3, "plain"), (2, "derived"), (4, "cte")])
     if how == "plain":
         return f"{text} ORDER BY {label}, {group}" if draft.chance(0.7) else text
     alias = draft.alias(draft.pick([(1, "combined"), (1, "all_sources"), (1, "together")]))
@@ -179,10 +181,8 @@ def comparable_figures(draft: Draft, several: Sequence[Branch]) -> list[Expressi
 
 def side_by_side(draft: Draft) -> str:
     """Figures of two tables for each member that they share, one CTE or derived table for each."""
-    two = branches(draft, draft.pick([(4, 2), (2, 3)]))
+    two = branches(draft, draft.pick([(4, 2), (2, 3)]), apart=True)
     first = two[0]
-    if len({branch.key for branch in two}) < len(two):
-        raise DeadEndError
     things = [thing for thing in entities(first.spine.scope) if thing[0].source == first.spine.aliases[1]]
     keys = [
         key
@@ -255,7 +255,7 @@ def side_by_side(draft: Draft) -> str:
             ]
         )
         items.append(f"{compared[0]} AS {draft.output(compared[1], taken)}")
-    if draft.chance(0.65):
+    if draft.chance(0.8):
         draft.ctes += [f"{name} AS ({text})" for name, text in zip(names, texts, strict=True)]
         sources = names
     else:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rayfactory.databases.schema import Value
 from rayfactory.models.grammar.clauses import (
+    Grouping,
     Select,
     by_keys,
     by_values,
@@ -16,8 +17,8 @@ from rayfactory.models.grammar.clauses import (
     num_conditions,
     where,
 )
-from rayfactory.models.grammar.draft import DeadEndError, Draft
-from rayfactory.models.grammar.expressions import aggregates, dimensions, measures
+from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
+from rayfactory.models.grammar.expressions import aggregates, dimensions, measures, plural
 from rayfactory.models.grammar.quantities import code_weight
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import literal, snake
@@ -25,12 +26,14 @@ from rayfactory.models.grammar.syntax import literal, snake
 
 def summary(draft: Draft) -> str:
     """Aggregates by one to three keys."""
-    spine = draft.spine(draft.pick([(1, 1), (4, 2), (6, 3), (4, 4)]), hidden=draft.pick([(3, 0), (1, 1)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.35)
+    spine = draft.spine(draft.pick([(1, 1), (3, 2), (6, 3), (5, 4)]), hidden=draft.pick([(3, 0), (1, 1)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.5)
     grouping = grouped(
         draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
     )
     select = grouping.select
+    if draft.dialect == "duckdb" and draft.chance(0.15):
+        _list_members(draft, spine, grouping)
     if draft.chance(0.55):
         select.having = having(draft, grouping)
     ordered = draft.pick([(5, "values"), (3, "keys"), (1, "")])
@@ -43,6 +46,23 @@ def summary(draft: Draft) -> str:
     return select.sql()
 
 
+def _list_members(draft: Draft, spine: Spine, grouping: Grouping) -> None:
+    """Add the different values of a category, in order, to each group."""
+    options = [
+        f
+        for f in with_role(spine.scope, "category")
+        if 2 <= f.num_distinct <= 12
+        and f.column.kind == "text"
+        and not draft.constrained & {f.sql}
+        and not any(f.sql in sql for sql in (*grouping.key_sql, *grouping.value_sql))
+    ]
+    if options:
+        f = draft.pick([(1.0, f) for f in options])
+        taken = {output.name for output in (*grouping.keys, *grouping.values)}
+        name = draft.output(plural(f.label), taken)
+        grouping.select.items.append(f"STRING_AGG(DISTINCT {f.sql}, ', ' ORDER BY {f.sql}) AS {name}")
+
+
 def brief(draft: Draft) -> str:
     """A short question: one figure, a count by one key, the different values of a column."""
     draft.style = replace(draft.style, alias=draft.pick([(2, "letter"), (1, "initials")]), qualify=False, join="on")
@@ -52,6 +72,7 @@ def brief(draft: Draft) -> str:
     exists = len(spine.skeleton.tables) == 1
     select.where = where(draft, spine, draft.pick([(2, 0), (5, 1), (1, 2)]), nested=1.0 if exists else 0.0)
     keys = [key for key in dimensions(scope) if len(key.sql) < 60 and not set(key.uses) & draft.constrained]
+    keys = [key for key in keys if not key.sql.startswith("CASE")]
     values = [value for value in aggregates(scope) if len(value.sql) < 50]
     how = draft.pick([(3, "figure"), (3 if keys else 0, "by_key"), (2 if keys else 0, "values")])
     taken: set[str] = set()
@@ -94,7 +115,7 @@ def totals(draft: Draft) -> str:
     values = draft.some(aggregates(spine.scope), draft.pick([(3, 1), (3, 2), (3, 3), (2, 4)]))
     select = Select(spine.scope.from_sql)
     select.items = [f"{value.sql} AS {draft.output(value.name, taken)}" for value in values]
-    select.where = where(draft, spine, max(1, num_conditions(draft)), nested=0.4)
+    select.where = where(draft, spine, max(1, num_conditions(draft)), nested=0.55)
     engage(draft, spine, select)
     return select.sql()
 
@@ -131,7 +152,7 @@ def subtotals(draft: Draft) -> str:
 
 def pivot(draft: Draft) -> str:
     """One line for each group and one column for each value of a category, by CASE or FILTER."""
-    spine = draft.spine(draft.pick([(1, 1), (4, 2), (6, 3), (2, 4)]))
+    spine = draft.spine(draft.pick([(1, 1), (3, 2), (6, 3), (3, 4)]))
     scope = spine.scope
     columns = [
         f
@@ -194,8 +215,8 @@ def pivot(draft: Draft) -> str:
 
 def share_of_total(draft: Draft) -> str:
     """What part of the whole each group makes, by a window over an aggregate or a scalar query."""
-    spine = draft.spine(draft.pick([(1, 1), (4, 2), (6, 3), (2, 4)]))
-    conditions = where(draft, spine, num_conditions(draft), nested=0.3)
+    spine = draft.spine(draft.pick([(1, 1), (3, 2), (6, 3), (3, 4)]))
+    conditions = where(draft, spine, num_conditions(draft), nested=0.4)
     grouping = grouped(draft, spine, draft.pick([(4, 1), (3, 2)]), 1, conditions, plain=True)
     (sql,) = grouping.value_sql
     if sql.startswith("AVG"):

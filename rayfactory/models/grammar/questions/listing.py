@@ -27,6 +27,7 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
         and f.column.profile.num_distinct > 0
         # Of a day or a moment a reader wants the date, the year, the hour, not its number.
         and (f.source not in calendars or f.column.role in ("date", "category") or code_weight(f.label) >= 1)
+        and "current" not in f.label.split("_")
     ]
     left = [f for f in left if f.column.role != "key"] or left
     idle = set(idle_sources(draft, spine, ()))
@@ -37,9 +38,10 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
             (
                 _SHOWN_WEIGHT[f.column.role]
                 * (0.5 if f.source in seen else 4 if f.source in idle else 1.5)
-                * (0.2 if f.num_distinct < 2 or is_record_date(f.label) or not names_a_thing(f.label) else 1)
+                * (0.2 if f.num_distinct < 2 or is_record_date(f.label) else 1)
+                * (1 if names_a_thing(f.label) else 0.1)
                 * (0.2 if f.column.role == "code" and code_weight(f.label) < 1 else 1)
-                * (3 if f.source in calendars and f.column.role == "date" else 1),
+                * (8 if f.source in calendars and f.column.role == "date" else 1),
                 f,
             )
             for f in left
@@ -78,7 +80,7 @@ def _dressed(draft: Draft, f: Field, taken: set[str]) -> str:
 
 def lookup(draft: Draft) -> str:
     """Rows that meet conditions, some columns of them, in an order."""
-    spine = draft.spine(draft.pick([(2, 1), (5, 2), (4, 3), (2, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (4, 2), (5, 3), (3, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     taken: set[str] = set()
     fields = shown_fields(draft, spine, draft.pick([(2, 2), (4, 3), (4, 4), (2, 5), (1, 6)]))
     select = Select(spine.scope.from_sql)
@@ -182,7 +184,8 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
         (
             1.0
             / (1 + draft.use[name] + draft.use[key.referenced_table])
-            * (3 if key.referenced_table in draft.wanted else 1),
+            * (3 if key.referenced_table in draft.wanted else 1)
+            * (0.2 if draft.graph.is_calendar(key.referenced_table) else 1),
             (name, key),
         )
         for name in draft.wanted
@@ -196,7 +199,7 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
 
 def newest_record(draft: Draft) -> str:
     """The latest (or largest) row of each entity, by ROW_NUMBER."""
-    spine = draft.spine(draft.pick([(2, 1), (4, 2), (2, 3)]))
+    spine = draft.spine(draft.pick([(1, 1), (4, 2), (4, 3)]))
     scope = spine.scope
     if scope.num_rows > 200_000:
         raise DeadEndError
@@ -237,6 +240,6 @@ def newest_record(draft: Draft) -> str:
         return select.sql()
     count = draft.builder.choice("newest", [(3, "= 1"), (1, "<= 2"), (1, "<= 3")])
     alias = draft.alias(draft.pick([(2, "ranked"), (1, "r"), (1, "newest"), (1, "ordered")]))
-    outer = Select(draft.source(select.sql(), alias, cte_probability=0.65), names, where=[f"{rank} {count}"])
+    outer = Select(draft.source(select.sql(), alias, cte_probability=0.8), names, where=[f"{rank} {count}"])
     outer.order, outer.limit = ", ".join(names), limit(draft)
     return outer.sql()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import (
@@ -12,6 +14,7 @@ from rayfactory.models.grammar.expressions import (
     plural,
     prefixed,
 )
+from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import snake
@@ -73,6 +76,68 @@ def counts_beside(draft: Draft) -> str:
     return select.sql()
 
 
+def counted_members(draft: Draft) -> str:
+    """Every member of a table, or each kind of them, with what belongs to it elsewhere, be it nothing: LEFT JOIN."""
+    options = [
+        (
+            (0.2 if draft.graph.is_calendar(name) else 1.0) / (1 + draft.use[key.table] + draft.use[name]) ** 2,
+            key,
+        )
+        for name in draft.wanted
+        for key in draft.graph.children(name)
+        if key.table != name and key.table in draft.wanted and 3 <= draft.schema.table(name).num_rows <= 20_000
+    ]
+    if not options:
+        raise DeadEndError
+    key = draft.pick(options)
+    draft.style = replace(draft.style, qualify=True, join="on")
+    parents = draft.spine(draft.pick([(3, 1), (1, 2)]), must=key.referenced_table, grain=key.referenced_table)
+    children = draft.spine(1, must=key.table, grain=key.table)
+    outer, inner = parents.aliases[0], children.aliases[0]
+    ties = [
+        f"{children.scope.field(inner, own).sql} = {parents.scope.field(outer, other).sql}"
+        for own, other in zip(key.columns, key.referenced_columns, strict=True)
+    ]
+    on = " AND ".join([*ties, *draft.conditions(children.scope, draft.pick([(3, 0), (3, 1), (1, 2)]))])
+    select = Select(f"{parents.scope.from_sql} LEFT JOIN {children.scope.from_sql} ON {on}")
+    select.where = where(draft, parents, draft.pick([(3, 0), (3, 1), (1, 2)]), nested=0)
+    member = parents.scope.field(outer, key.referenced_columns[0]).sql
+    taken: set[str] = set()
+    kinds = [
+        f
+        for f in with_role(parents.scope, "category")
+        if 2 <= f.num_distinct <= 30 and f.sql not in draft.constrained and f.column.kind != "other"
+    ]
+    own = [f for f in parents.scope.fields if f.source == outer]
+    names = [f for f in own if f.column.role in ("text", "identifier") and names_a_thing(f.label)][:2]
+    if kinds and (not names or draft.chance(0.35)):
+        shown = [draft.pick([(1.0, f) for f in kinds])]
+        members = draft.output(f"num_{plural(snake(key.referenced_table))}", taken)
+        select.items = [shown[0].sql, f"COUNT(DISTINCT {member}) AS {members}"]
+        select.group = shown[0].sql
+    elif names:
+        shown = names
+        select.items = [f.sql for f in names]
+        select.group = ", ".join(dict.fromkeys([member, *select.items]))
+    else:
+        raise DeadEndError
+    count = draft.output(f"num_{plural(snake(key.table))}", taken)
+    select.items.append(f"COUNT({children.scope.field(inner, key.columns[0]).sql}) AS {count}")
+    figures = [m for m in measures(children.scope) if m.weight == 1.0 and len(m.uses) == 1]
+    if figures and draft.chance(0.4):
+        figure = draft.pick([(1.0, m) for m in figures])
+        total = f"COALESCE(SUM({figure.sql}), 0)" if figure.additive else f"AVG({figure.sql})"
+        name = prefixed("total" if figure.additive else "avg", figure.name)
+        select.items.append(f"{total} AS {draft.output(name, taken)}")
+    engage(draft, parents, select)
+    way = draft.builder.choice("direction", [(3, " DESC"), (1, "")])
+    order = [count + way, *(f.sql for f in shown)]
+    select.order = ", ".join(order if len(shown) == 1 and shown[0] in kinds else dict.fromkeys([*order, member]))
+    if draft.chance(0.7):
+        select.limit = limit(draft)
+    return select.sql()
+
+
 def spread_of_groups(draft: Draft) -> str:
     """How a count or total is spread over entities: an aggregate of an aggregate."""
     spine = draft.spine(draft.pick([(2, 1), (4, 2), (2, 3)]))
@@ -98,7 +163,7 @@ def spread_of_groups(draft: Draft) -> str:
     value = grouping.values[0].name
     taken = {value, *(key.name for key in grouping.keys)}
     alias = draft.alias(draft.pick([(1, "per_group"), (1, "g"), (1, "subtotals"), (1, "grouped")]))
-    source = draft.source(grouping.select.sql(), alias, cte_probability=0.6)
+    source = draft.source(grouping.select.sql(), alias, cte_probability=0.75)
     if len(grouping.keys) > 1 and draft.chance(0.6):
         key = grouping.keys[0].name
         functions = draft.rng.sample(["AVG", "MAX", "MIN"], 2)
@@ -120,9 +185,9 @@ def spread_of_groups(draft: Draft) -> str:
 
 def chained(draft: Draft) -> str:
     """Filtered rows, then totals of them, then what exceeds the average total: CTEs that build on each other."""
-    spine = draft.spine(draft.pick([(4, 2), (3, 3), (1, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(3, 2), (5, 3), (2, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     scope = spine.scope
-    keys = [key for key in dimensions(scope) if key.num_distinct >= 3]
+    keys = [key for key in dimensions(scope) if key.num_distinct >= 3 and not key.sql.startswith("CASE")]
     things = entities(scope)
     figures = [m for m in measures(scope) if m.weight >= 0.25]
     if not figures or not (keys or things):
@@ -200,7 +265,7 @@ def beside_group_average(draft: Draft) -> str:
     alias = draft.alias(draft.pick([(1, "averages"), (1, "a"), (1, "norms")]))
     twin, other = twins[key.column.name].sql, twins[figure.column.name].sql
     averages = Select(inner.scope.from_sql, [f"{twin} AS {member}", f"AVG({other}) AS {mean}"], group=twin)
-    source = draft.source(averages.sql(), alias, cte_probability=0.4)
+    source = draft.source(averages.sql(), alias, cte_probability=0.7)
     conditions = where(draft, spine, draft.pick([(1, 0), (3, 1), (2, 2)]), nested=0.2)
     factor = draft.builder.choice("factor", [(2, ""), (1, "1.2 * "), (1, "1.5 * ")])
     fields = [f for f in shown_fields(draft, spine, draft.pick([(2, 2), (2, 3)])) if f.sql != figure.sql]

@@ -52,7 +52,7 @@ def top_of_each_group(draft: Draft) -> str:
     count = draft.builder.choice("top", [(1, "<= 3"), (1, "= 1"), (1, "<= 5"), (0.5, "<= 10"), (0.5, "<= 2")])
     order = ", ".join([grouping.keys[0].name, rank, *(key.name for key in grouping.keys[1:])])
     select.items.append(f"{window} AS {rank}")
-    how = draft.pick([(3, "cte"), (3, "derived"), (2 if draft.dialect == "duckdb" else 0, "qualify"), (1, "all")])
+    how = draft.pick([(5, "cte"), (2, "derived"), (2 if draft.dialect == "duckdb" else 0, "qualify"), (1, "all")])
     if how == "qualify":
         select.qualify = f"{window} {count}"
         if draft.chance(0.5):
@@ -104,7 +104,7 @@ def trend(draft: Draft) -> str:
     if not dated:
         raise DeadEndError
     must = draft.pick([(1 / (1 + draft.use[name]) ** 2, name) for name in dated])
-    spine = draft.spine(draft.pick([(4, 2), (4, 3)]), must=must)
+    spine = draft.spine(draft.pick([(3, 2), (5, 3)]), must=must)
     period = _period(draft, spine)
     keys = [period]
     parts = [key for key in dimensions(spine.scope) if key.num_distinct <= 12 and not set(key.uses) & set(period.uses)]
@@ -146,7 +146,7 @@ def trend(draft: Draft) -> str:
         grouping.select.order = ", ".join(names)
         return grouping.select.sql()
     cte = draft.alias(draft.pick([(2, "per_period"), (1, "series"), (1, "history"), (1, f"by_{names[-1]}")]))
-    source = draft.source(grouping.select.sql(), cte, cte_probability=0.65)
+    source = draft.source(grouping.select.sql(), cte, cte_probability=0.8)
     return Select(source, [*names, value, *items], order=", ".join(names)).sql()
 
 
@@ -200,7 +200,7 @@ def _row_scope(draft: Draft) -> tuple[Spine, Field, list[str]]:
 def row_beside_its_group(draft: Draft) -> str:
     """Rows with the average, maximum or total of their group beside them, perhaps only those that stand out."""
     spine, figure, ties = _row_scope(draft)
-    keys = [key for key in dimensions(spine.scope) if figure.sql not in key.uses]
+    keys = [key for key in dimensions(spine.scope) if figure.sql not in key.uses and not key.sql.startswith("CASE")]
     if not keys or not ties:
         raise DeadEndError
     key = draft.pick([(key.weight, key) for key in keys])
@@ -316,7 +316,7 @@ def ranked_rows(draft: Draft) -> str:
     engage(draft, spine, select)
     for _ in range(draft.pick([(4, 1), (2, 2)])):
         sql, name = draft.pick(options)
-        options = [option for option in options if option[1][1] != name]
+        options = [option for option in options if option[1][1] != name and "RANK" not in option[1][0]]
         select.items.append(f"{sql} AS {draft.output(name, taken)}")
     select.order = ", ".join(draft.pick([(1, [f"{figure.sql} DESC", *ties]), (1, [*ties])]))
     select.limit = limit(draft)
