@@ -29,7 +29,8 @@ from rayfactory.models.variation import (
 )
 from rayfactory.models.variation.author import MAX_NODES, RULES, Rewriting, apply, write_variations
 from rayfactory.models.variation.blocks import Context
-from rayfactory.models.variation.resolution import is_aggregated, resolve
+from rayfactory.models.variation.nodes import is_aggregated
+from rayfactory.models.variation.resolution import resolve
 from rayfactory.sql import base_tables, check_safe, features, parse, skeleton
 
 DDL = """

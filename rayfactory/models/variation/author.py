@@ -28,8 +28,10 @@ from rayfactory.models.variation import (
     transpose,
     window_rewrites,
 )
-from rayfactory.models.variation.blocks import Context, blocks, is_connected, spell_out_joins
-from rayfactory.models.variation.resolution import UnresolvedError, normalise, resolve
+from rayfactory.models.variation.blocks import Context, blocks, is_connected
+from rayfactory.models.variation.clauses import spell_out_joins
+from rayfactory.models.variation.nodes import normalise
+from rayfactory.models.variation.resolution import UnresolvedError, resolve
 from rayfactory.sql import base_tables, check_safe, parse
 
 Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]

@@ -6,17 +6,14 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import (
-    Block,
-    Context,
+from rayfactory.models.variation.blocks import Block, Context, blocks, names_in
+from rayfactory.models.variation.clauses import (
     add_conjunct,
     aliases_in,
-    blocks,
     conjuncts,
     is_join_condition,
     is_labelled,
     joins_of,
-    names_in,
     reads_inside,
     set_conjuncts,
 )

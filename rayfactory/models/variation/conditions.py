@@ -12,18 +12,10 @@ from rayfactory.databases.engine import Engine
 from rayfactory.errors import StatementError
 from rayfactory.models.grammar.predicates import column_weight, predicates
 from rayfactory.models.grammar.scope import MISSING, Field, WitnessValue, as_constant, fields_of
-from rayfactory.models.variation.blocks import (
-    Block,
-    Context,
-    conjuncts,
-    joins_of,
-    measures,
-    nested_queries,
-    parsed,
-    plain_keys,
-)
+from rayfactory.models.variation.blocks import Block, Context, measures, nested_queries, parsed
+from rayfactory.models.variation.clauses import conjuncts, joins_of, plain_keys
 from rayfactory.models.variation.naming import column, identifier
-from rayfactory.models.variation.resolution import own_nodes
+from rayfactory.models.variation.nodes import own_nodes
 
 MAX_PROBED_ROWS = {"duckdb": 2_000_000, "sqlite": 200_000}
 """A query over tables with more rows in all than this is not looked into, by dialect: SQLite has no hash join."""

@@ -6,19 +6,13 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import (
-    Context,
-    block_of,
-    blocks,
-    conjuncts,
-    estimated_rows,
-    names_in,
-    set_conjuncts,
-)
+from rayfactory.models.variation.blocks import Context, block_of, blocks, estimated_rows, names_in
+from rayfactory.models.variation.clauses import conjuncts, set_conjuncts
 from rayfactory.models.variation.head_rewrites import by_name, name_outputs, order_outputs
 from rayfactory.models.variation.join_rewrites import use_or_drop
 from rayfactory.models.variation.naming import ALIASES_TO_AVOID, identifier, new_name
-from rayfactory.models.variation.resolution import is_aggregated, name_in_set_order, output_name, own_nodes
+from rayfactory.models.variation.nodes import is_aggregated, output_name, own_nodes
+from rayfactory.models.variation.resolution import name_in_set_order
 
 MAX_LISTED_ROWS = 20_000
 """A query that may list more rows than this gets a limit."""

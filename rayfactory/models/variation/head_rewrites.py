@@ -16,25 +16,23 @@ from rayfactory.models.variation.blocks import (
     Block,
     Context,
     Term,
-    add_conjunct,
     block_of,
     conditioned_columns,
-    conjuncts,
     dimensions,
     labels,
     measures,
     names_in,
     parsed,
     pick,
-    plain_keys,
     projection,
     references_in,
     root_select,
     vocabulary,
 )
+from rayfactory.models.variation.clauses import add_conjunct, conjuncts, plain_keys
 from rayfactory.models.variation.conditions import sample_rows
 from rayfactory.models.variation.naming import column, identifier, new_name, table_alias
-from rayfactory.models.variation.resolution import has_aggregate, is_aggregated, output_name
+from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
 
 _PER_UNIT = re.compile(
     r"price|rate|pct|percent|ratio|age$|avg|average|height|weight|length|size|score|speed|temperature"

@@ -13,32 +13,34 @@ from rayfactory.models.variation.blocks import (
     MAX_JOINED_ROWS,
     Block,
     Context,
-    add_conjunct,
     aliased_table,
-    aliases_in,
     block_of,
     blocks,
-    conjuncts,
     dimensions,
     estimated_rows,
-    has_comma_joins,
-    is_join_condition,
     join_condition,
-    joins_of,
     labels,
     names_in,
-    operands,
     pick,
-    plain_keys,
     projection,
-    reads_inside,
     references_in,
+)
+from rayfactory.models.variation.clauses import (
+    add_conjunct,
+    aliases_in,
+    conjuncts,
+    has_comma_joins,
+    is_join_condition,
+    joins_of,
+    operands,
+    plain_keys,
+    reads_inside,
     set_conjuncts,
     uses_of,
 )
 from rayfactory.models.variation.conditions import draw_condition, selects_rows
 from rayfactory.models.variation.naming import column, table_alias
-from rayfactory.models.variation.resolution import is_aggregated, output_name, table_name
+from rayfactory.models.variation.nodes import is_aggregated, output_name, table_name
 
 
 @dataclass(frozen=True, slots=True)

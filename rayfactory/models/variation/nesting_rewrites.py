@@ -7,12 +7,7 @@ import re
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import (
-    Context,
-    block_of,
-    names_in,
-    root_select,
-)
+from rayfactory.models.variation.blocks import Context, block_of, names_in, root_select
 from rayfactory.models.variation.head_rewrites import (
     Shown,
     draw_order,
@@ -21,8 +16,9 @@ from rayfactory.models.variation.head_rewrites import (
     set_head,
 )
 from rayfactory.models.variation.naming import column, identifier, new_name
+from rayfactory.models.variation.nodes import is_aggregated, output_name
 from rayfactory.models.variation.part_rewrites import is_whole
-from rayfactory.models.variation.resolution import Outputs, is_aggregated, output_name, outputs_of
+from rayfactory.models.variation.resolution import Outputs, outputs_of
 from rayfactory.models.variation.window_rewrites import window
 
 

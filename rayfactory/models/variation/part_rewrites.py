@@ -7,19 +7,8 @@ import random
 from sqlglot import exp
 
 from rayfactory.models.variation import join_rewrites
-from rayfactory.models.variation.blocks import (
-    Context,
-    add_conjunct,
-    block_of,
-    blocks,
-    conjuncts,
-    dimensions,
-    is_join_condition,
-    joins_of,
-    labels,
-    pick,
-    set_conjuncts,
-)
+from rayfactory.models.variation.blocks import Context, block_of, blocks, dimensions, labels, pick
+from rayfactory.models.variation.clauses import add_conjunct, conjuncts, is_join_condition, joins_of, set_conjuncts
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
     Shown,
@@ -31,7 +20,8 @@ from rayfactory.models.variation.head_rewrites import (
     set_head,
     show_rows,
 )
-from rayfactory.models.variation.resolution import is_aggregated, outputs_of
+from rayfactory.models.variation.nodes import is_aggregated
+from rayfactory.models.variation.resolution import outputs_of
 
 
 def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

@@ -7,18 +7,8 @@ import re
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import (
-    Block,
-    Context,
-    add_conjunct,
-    block_of,
-    dimensions,
-    labels,
-    measures,
-    pick,
-    plain_keys,
-    root_select,
-)
+from rayfactory.models.variation.blocks import Block, Context, block_of, dimensions, labels, measures, pick, root_select
+from rayfactory.models.variation.clauses import add_conjunct, plain_keys
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
     Shown,
@@ -26,7 +16,7 @@ from rayfactory.models.variation.head_rewrites import (
     set_head,
 )
 from rayfactory.models.variation.naming import identifier, plain_name
-from rayfactory.models.variation.resolution import is_aggregated
+from rayfactory.models.variation.nodes import is_aggregated
 
 
 def combine_conditions(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

@@ -8,7 +8,8 @@ import re
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, Schema, Table
-from rayfactory.models.variation.blocks import Block, Context, blocks, names_in, uses_of
+from rayfactory.models.variation.blocks import Block, Context, blocks, names_in
+from rayfactory.models.variation.clauses import uses_of
 from rayfactory.models.variation.conditions import selects_rows
 from rayfactory.models.variation.join_rewrites import use_weight
 from rayfactory.models.variation.naming import identifier, plain_name, shared_prefix, table_alias

@@ -15,18 +15,18 @@ from rayfactory.models.variation.blocks import (
     key_columns,
     labels,
     measures,
-    plain_keys,
     projection,
     reference,
     root_select,
 )
+from rayfactory.models.variation.clauses import plain_keys
 from rayfactory.models.variation.head_rewrites import (
     Shown,
     adds_up,
     draw_order,
 )
 from rayfactory.models.variation.naming import identifier, new_name
-from rayfactory.models.variation.resolution import has_aggregate, is_aggregated, output_name
+from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
 
 
 def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
