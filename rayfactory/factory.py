@@ -33,8 +33,8 @@ from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
 from rayfactory.pool import PlannedRequest, Pool, check_run_dir, opened, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Candidate, Request, Verdict
-from rayfactory.reports.monitor import Monitor, Progress
-from rayfactory.reports.summary import STOP_REASONS, StopReason, summarise
+from rayfactory.reports.monitor import Monitor, Progress, greeting
+from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.tools.statistics import Statistics
 
 logger = logging.getLogger("rayfactory")
@@ -77,7 +77,16 @@ def run(config: Config, command: str) -> int:
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with connected(config.cluster) as session, _interrupted_by_sigterm(), monitor.showing():
                 progress.dashboard = session.dashboard
-                monitor.say(_greeting(config, schemas, pool, session.dashboard))
+                monitor.say(
+                    greeting(
+                        config.benchmark.name,
+                        config.target,
+                        len(schemas),
+                        sum(len(schema.populated) for schema in schemas.values()),
+                        pool.num_rows,
+                        session.dashboard,
+                    )
+                )
                 loop = Loop(config, schemas, pool, monitor, progress, clock)
                 progress.activity = "starting the agents"
                 monitor.tick(now=True)
@@ -422,7 +431,7 @@ def _finish(
     """Write the summary and say where the results are."""
     summary = summarise(pool.run_dir, identity, schemas, pool.manifests, config.target, reason, wall_s)
     pool.write_summary(summary)
-    monitor.say(_farewell(pool.run_dir, summary))
+    monitor.say(farewell(pool.run_dir, summary))
 
 
 def _is_written(pool: Pool, reason: StopReason, target: int | None) -> bool:
@@ -432,35 +441,6 @@ def _is_written(pool: Pool, reason: StopReason, target: int | None) -> bool:
         return bool((summary["stop_reason"], summary["target"], summary["admitted"]) == (reason, target, pool.num_rows))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _greeting(config: Config, schemas: Mapping[str, Schema], pool: Pool, dashboard: str) -> str:
-    tables = sum(len(schema.populated) for schema in schemas.values())
-    goal = f"{config.target} queries" if config.target else "queries until the pool is saturated"
-    resumed = f", {pool.num_rows} of them here from {pool.next_round} rounds before" if pool.manifests else ""
-    lines = [f"{config.benchmark.name}: {goal} over {len(schemas)} database(s) with {tables} tables{resumed}."]
-    if dashboard:
-        lines.append(f"Ray dashboard: {dashboard} (sign in with what `ray get-auth-token` prints)")
-    return "\n".join(lines)
-
-
-def _farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in list(summary["rejected"].items())[:4])
-    similarity = "none" if summary["mean_similarity"] is None else f"{summary['mean_similarity']:.3f}"
-    quality = (
-        f"executability {summary['executability']:.3f}, non-empty {summary['non_empty_rate']:.3f}, "
-        f"mean similarity {similarity}"
-    )
-    used = f"{summary['tables_covered']} of {summary['tables']} (Gini {summary['table_gini']:.2f})"
-    return "\n".join(
-        [
-            f"Stopped: {STOP_REASONS[summary['stop_reason']]}.",
-            f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
-            f"  {quality}, tables {used}, {summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}",
-            f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
-            f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
-        ]
-    )
 
 
 @contextmanager

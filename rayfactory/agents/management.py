@@ -9,12 +9,32 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rayfactory.config import ManagementConfig, RoundConfig
 from rayfactory.records import Evaluation, State
 
 LAG = 2
 """Round t is planned on the evaluations of rounds up to t - LAG."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the Management Agent decides on.
+
+    Attributes:
+        states: of all rounds planned so far, judged or not.
+        evaluations: of the judged rounds 0, 1, .. known to the plan.
+        num_tables: tables with rows, at least 1, of each database of the run.
+        admitted: rows of each database in those rounds.
+        requested: queries asked for so far, of each database, rounds not yet judged included.
+    """
+
+    states: Sequence[State]
+    evaluations: Sequence[Evaluation]
+    num_tables: Mapping[str, int]
+    admitted: Mapping[str, int]
+    requested: Mapping[str, int]
 
 
 class ManagementAgent:
@@ -24,21 +44,17 @@ class ManagementAgent:
         self._management = management
         self._round = rounds
 
-    def decide(
-        self,
-        num_requests: int,
-        states: Sequence[State],
-        evaluations: Sequence[Evaluation],
-        num_tables: Mapping[str, int],
-        admitted: Mapping[str, int],
-        requested: Mapping[str, int],
-    ) -> tuple[State, list[str]]:
-        """Return the state of the next round and the database of each of its requests.
-
-        The arguments are those of `decide_state` and `allocate_requests`.
-        """
-        state = decide_state(states, evaluations, self._management)
-        return state, allocate_requests(num_requests, num_tables, admitted, requested, self._round.queries_per_request)
+    def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
+        """Return the state of the next round and the database of each of its requests."""
+        state = decide_state(situation.states, situation.evaluations, self._management)
+        databases = allocate_requests(
+            num_requests,
+            situation.num_tables,
+            situation.admitted,
+            situation.requested,
+            self._round.queries_per_request,
+        )
+        return state, databases
 
 
 def decide_state(states: Sequence[State], evaluations: Sequence[Evaluation], config: ManagementConfig) -> State:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from rayfactory.agents.management import Situation
 from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
 from rayfactory.agents.table_selection import Ask, Use, expect
 from rayfactory.config import Config
@@ -64,15 +65,7 @@ class Knowledge:
 class PlanningAgents(Protocol):
     """The three agents that make a plan, wherever they run."""
 
-    def decide(
-        self,
-        num_requests: int,
-        states: Sequence[State],
-        evaluations: Sequence[Evaluation],
-        num_tables: Mapping[str, int],
-        admitted: Mapping[str, int],
-        requested: Mapping[str, int],
-    ) -> tuple[State, list[str]]:
+    def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
         """`ManagementAgent.decide`."""
 
     def select_tables(self, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
@@ -102,14 +95,14 @@ def plan_round(
     """
     number = len(knowledge.states)
     sizes = _request_sizes(config, max_queries)
-    state, databases = agents.decide(
-        len(sizes),
+    situation = Situation(
         knowledge.states,
         knowledge.evaluations,
         {name: len(schema.populated) for name, schema in schemas.items()},
         knowledge.statistics.rows,
         knowledge.requested,
     )
+    state, databases = agents.decide(len(sizes), situation)
     asks = [
         (database, size, _rng_seed(config.seed, number, index))
         for index, (database, size) in enumerate(zip(databases, sizes, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayfactory.agents.management import ManagementAgent
+from rayfactory.agents.management import ManagementAgent, Situation
 from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent
 from rayfactory.agents.table_selection import Ask, TableSelectionAgent, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
@@ -21,7 +21,7 @@ from rayfactory.config import Config
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import EngineError, RayfactoryError
-from rayfactory.records import Candidate, Evaluation, Execution, Request, State, Verdict
+from rayfactory.records import Candidate, Execution, Request, State, Verdict
 
 MAX_ATTEMPTS = 3
 """How often a round is judged, or a request answered, when actors are lost."""
@@ -93,18 +93,9 @@ class Crew:
 
     # -- plan -----------------------------------------------------------------
 
-    def decide(
-        self,
-        num_requests: int,
-        states: Sequence[State],
-        evaluations: Sequence[Evaluation],
-        num_tables: Mapping[str, int],
-        admitted: Mapping[str, int],
-        requested: Mapping[str, int],
-    ) -> tuple[State, list[str]]:
+    def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
         """Ask the Management Agent for the state of the next round and its databases."""
-        arguments = (num_requests, list(states), list(evaluations), dict(num_tables), dict(admitted), dict(requested))
-        result: tuple[State, list[str]] = _ask(lambda: self._management.decide.remote(*arguments))
+        result: tuple[State, list[str]] = _ask(lambda: self._management.decide.remote(num_requests, situation))
         return result
 
     def select_tables(self, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:

@@ -141,6 +141,18 @@ class Monitor:
             self._console.print(message, soft_wrap=True, markup=False)
 
 
+def greeting(
+    benchmark: str, target: int | None, num_databases: int, num_tables: int, num_rows: int, dashboard: str
+) -> str:
+    """Return what a person is told at the start: what will be done, what is there already, and where to watch."""
+    goal = f"{target} queries" if target else "queries until the pool is saturated"
+    resumed = f"; {num_rows} of them are here from before" if num_rows else ""
+    lines = [f"{benchmark}: {goal} over {num_databases} database(s) with {num_tables} tables{resumed}."]
+    if dashboard:
+        lines.append(f"Ray dashboard: {dashboard} (sign in with what `ray get-auth-token` prints)")
+    return "\n".join(lines)
+
+
 def line(progress: Progress) -> str:
     """Return the progress in one line of plain text."""
     now = progress.admitted_now

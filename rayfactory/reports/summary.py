@@ -104,6 +104,26 @@ def summarise(
     }
 
 
+def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
+    """Return what a person is told at the end: why the run ended, what came out, and how to read it."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in list(summary["rejected"].items())[:4])
+    similarity = "none" if summary["mean_similarity"] is None else f"{summary['mean_similarity']:.3f}"
+    quality = (
+        f"executability {summary['executability']:.3f}, non-empty {summary['non_empty_rate']:.3f}, "
+        f"mean similarity {similarity}"
+    )
+    used = f"{summary['tables_covered']} of {summary['tables']} (Gini {summary['table_gini']:.2f})"
+    return "\n".join(
+        [
+            f"Stopped: {STOP_REASONS[summary['stop_reason']]}.",
+            f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
+            f"  {quality}, tables {used}, {summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}",
+            f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
+            f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
+        ]
+    )
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python, rayfactory and the packages that shape a run."""
     found = {"python": platform.python_version(), "rayfactory": __version__}
