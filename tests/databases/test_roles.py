@@ -19,6 +19,7 @@ TPCDS: dict[Role, str] = {
     "key": (
         "store_sales.ss_item_sk store_sales.ss_ticket_number store_sales.ss_sold_date_sk web_sales.ws_order_number "
         "catalog_returns.cr_order_number date_dim.d_date_sk inventory.inv_warehouse_sk customer.c_current_addr_sk "
+        "date_dim.d_first_dom date_dim.d_same_day_ly "
         "customer.c_last_review_date_sk web_site.web_site_sk"
     ),
     "identifier": (
@@ -37,7 +38,7 @@ TPCDS: dict[Role, str] = {
     ),
     "code": (
         "date_dim.d_year date_dim.d_moy date_dim.d_dom date_dim.d_dow date_dim.d_qoy date_dim.d_month_seq date_dim.d_week_seq "
-        "date_dim.d_fy_year date_dim.d_first_dom date_dim.d_same_day_ly time_dim.t_hour time_dim.t_minute time_dim.t_time "
+        "date_dim.d_fy_year time_dim.t_hour time_dim.t_minute time_dim.t_time "
         "item.i_manufact_id item.i_brand_id item.i_class_id item.i_category_id item.i_manager_id store.s_market_id "
         "call_center.cc_division call_center.cc_company call_center.cc_mkt_id customer_address.ca_gmt_offset "
         "customer_address.ca_zip customer.c_birth_year customer.c_birth_day customer.c_birth_month "
@@ -47,6 +48,7 @@ TPCDS: dict[Role, str] = {
         "item.i_category item.i_color item.i_class item.i_brand item.i_size item.i_units customer_demographics.cd_gender "
         "customer_demographics.cd_marital_status customer_demographics.cd_education_status customer_address.ca_state "
         "customer_demographics.cd_credit_rating store.s_state date_dim.d_day_name date_dim.d_weekend date_dim.d_holiday "
+        "date_dim.d_quarter_name "
         "time_dim.t_am_pm time_dim.t_shift time_dim.t_meal_time customer.c_salutation customer.c_preferred_cust_flag "
         "customer.c_birth_country household_demographics.hd_buy_potential ship_mode.sm_type ship_mode.sm_code "
         "customer_address.ca_location_type promotion.p_channel_email web_page.wp_type catalog_page.cp_type"
@@ -56,7 +58,7 @@ TPCDS: dict[Role, str] = {
         "item.i_item_desc item.i_product_name customer.c_first_name customer.c_last_name customer_address.ca_street_name "
         "customer_address.ca_street_number customer_address.ca_suite_number store.s_store_name store.s_manager "
         "warehouse.w_warehouse_name reason.r_reason_desc catalog_page.cp_description call_center.cc_hours "
-        "promotion.p_promo_name date_dim.d_quarter_name ship_mode.sm_contract"
+        "promotion.p_promo_name ship_mode.sm_contract"
     ),
     "opaque": "call_center.cc_rec_end_date store.s_rec_end_date",
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rayfactory.databases.schema import Value
-from rayfactory.models.grammar.quantities import difference_name, is_record_date
+from rayfactory.models.grammar.quantities import code_weight, difference_name, is_record_date
 from rayfactory.models.grammar.scope import MIN_SAMPLE, Field, Missing
 from rayfactory.models.grammar.syntax import date_part, literal, number
 
@@ -104,6 +104,8 @@ def column_weight(field: Field) -> float:
         return 0.12
     if column.role == "code" and column.kind != "text" and field.column.profile.num_distinct > 150:
         return 0.03  # sequence numbers and the like
+    if column.role == "code" and column.kind == "integer" and not code_weight(field.label):
+        return 0.1
     if column.role == "code" and _numbers_a_sibling(field):
         return 0.03
     if column.role == "date" and is_record_date(field.label):

@@ -357,6 +357,8 @@ def pairs_of_rows(draft: Draft) -> str:
 
 def scalar_figures(draft: Draft) -> str:
     """Figures of two or three tables in one line, each a scalar query."""
+    if len(draft.wanted) < 2:
+        raise DeadEndError
     taken: set[str] = set()
     items = []
     names = list(draft.wanted)

@@ -8,7 +8,7 @@ from rayfactory.models.grammar.syntax import quote_name, snake
 
 
 def plainest(draft: Draft) -> str:
-    """The size of one table beside that of another."""
+    """The size of one table, beside that of another where there is one."""
     taken: set[str] = set()
     names = [draft.must()]
     names += [name for name in draft.wanted if name != names[0]][:1]
@@ -26,4 +26,6 @@ def plainest(draft: Draft) -> str:
         counted = "*" if column == "*" else f"DISTINCT {quote_name(column)}"
         output = draft.output(f"num_{snake(name)}_{snake(column)}".strip("_"), taken)
         items.append(f"(SELECT COUNT({counted}) FROM {quote_name(name)}) AS {output}")
+    if len(names) == 1:
+        return f"SELECT COUNT(*) AS num_rows FROM {quote_name(names[0])}"
     return f"SELECT {', '.join(items)}"

@@ -261,7 +261,7 @@ def ranked_rows(draft: Draft) -> str:
         if f.num_distinct > 5
         and (
             (f.column.role == "date" and not is_record_date(f.label) and "birth" not in f.label)
-            or (f.column.role == "code" and orders_time(f.label))
+            or (f.source == spine.aliases[0] and f.column.role == "code" and orders_time(f.label))
         )
     ]
     named = draft.graph.entity_columns(scope.grain.name) if moments else frozenset()
