@@ -206,6 +206,9 @@ def _constants(values: Sequence[object]) -> tuple[WitnessValue, ...]:
     types = set(map(type, values))
     if types <= {int, type(None)}:
         return cast("tuple[WitnessValue, ...]", tuple(values))
+    if types <= {decimal.Decimal, type(None)}:
+        numbers = [value if value is None else float(cast("decimal.Decimal", value)) for value in values]
+        return tuple([value if value is None or math.isfinite(value) else MISSING for value in numbers])
     if types <= {str, type(None)}:
         known = {value: as_constant(value) for value in set(values)}
         return tuple([known[value] for value in values])

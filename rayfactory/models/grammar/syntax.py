@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Literal
 
 from rayfactory.databases.schema import Kind, Value
@@ -45,6 +46,7 @@ def quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+@lru_cache(maxsize=65_536)
 def snake(name: str) -> str:
     """Return the words of a name in lower case, joined by underscores: ``SoldDate`` gives sold_date; may be empty."""
     return "_".join(word.lower() for word in _WORD.findall(name))
