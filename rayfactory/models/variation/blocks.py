@@ -144,11 +144,6 @@ def root_select(tree: exp.Expr) -> exp.Select | None:
     return tree if isinstance(tree, exp.Select) else None
 
 
-def is_used_outside(select: exp.Select) -> bool:
-    """Whether another part of the statement rests on what this SELECT shows."""
-    return select.parent is not None
-
-
 # -- tables -------------------------------------------------------------------
 
 
