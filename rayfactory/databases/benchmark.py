@@ -31,7 +31,7 @@ from rayfactory.errors import BenchmarkError, DatabaseError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 """Part of the name of every cached schema: raised whenever the reading of a schema changes."""
 
 

@@ -26,7 +26,7 @@ _MEASURE_WORDS = _words("""
     volume votes wages weeks weight width wins worth years
 """)
 _CODE_WORDS = _words("""
-    built century channel chapter class code date datetime day decade division dom dow doy edition episode
+    bound bounds built century channel chapter class code date datetime day decade division dom dow doy edition episode
     established floor founded gate gmt grade group hour hr index issue lane lat latitude level lng lon longitude
     minute mo model month moy mth offset opened order phase port pos position postal postcode priority qoy quarter
     rank ranking round season second section seq sequence series since stage step time track type utc version week
@@ -49,6 +49,12 @@ _REFERENCE_WORDS = _words("""
 """)
 """A number called so stands for something else: nobody adds up cities."""
 
+_SECRET_WORDS = _words("""
+    credential credentials cvv hash md5 passphrase passwd password passwords pwd salt secret secrets sha1 sha256 token
+    tokens
+""")
+"""A text called so is for a program to check; nobody reads, compares or groups it."""
+
 _TEXT_WORDS = _words("""
     abstract address author body comment comments content desc description detail details hours line manager
     message name names note notes remark remarks street suite summary text title
@@ -61,6 +67,9 @@ _ID_RHYMES = _words("""
     liquid maid mermaid mid orchid overpaid paid plaid prepaid raid rapid rid said skid solid squid steroid stupid
     unpaid valid vivid void
 """)
+
+_RUN = re.compile(r"[A-Z]+|[a-z]+|\d+")
+_CAPITALISED = re.compile(r"(?<![A-Za-z])[A-Z](?=[a-z])")
 
 MAX_CATEGORIES = 50
 """More distinct values than this make no grouping that fits on a page, unless the name says otherwise."""
@@ -113,6 +122,8 @@ def _text_role(facts: Facts, words: tuple[str, ...]) -> Role:
     if profile.num_sampled and profile.num_distinct <= 1 and not profile.common_values:
         return "opaque"  # blank throughout, or one and the same long text
     named = set(words)
+    if named & _SECRET_WORDS or {"api", "key"} <= named or {"private", "key"} <= named:
+        return "opaque"
     rows_per_value = _rows_per_value(profile)
     few = profile.num_distinct <= 12 and rows_per_value >= 2
     if few and words[-1:] and words[-1] not in _TEXT_WORDS and named & {"type", "status", "category", "flag"}:
@@ -129,7 +140,7 @@ def _text_role(facts: Facts, words: tuple[str, ...]) -> Role:
     if words[-1:] == ("name",) and named & {"quarter", "month", "weekday"} and rows_per_value >= 20:
         return "category"
     if named & _TEXT_WORDS:
-        return "category" if profile.num_distinct <= 30 and rows_per_value >= 20 else "text"
+        return "category" if profile.num_distinct <= 30 and rows_per_value >= 20 else _text_without_words(profile)
     is_named_category = bool(named & _CATEGORY_WORDS) and profile.num_distinct <= MAX_NAMED_CATEGORIES
     if is_named_category and (profile.num_distinct <= 12 or rows_per_value >= 1.5):
         return "category"
@@ -139,7 +150,22 @@ def _text_role(facts: Facts, words: tuple[str, ...]) -> Role:
         return "category" if few else "identifier"
     if profile.num_distinct <= MAX_CATEGORIES and (few or rows_per_value >= 3):
         return "category"
-    return "text"
+    return _text_without_words(profile)
+
+
+def _text_without_words(profile: ColumnProfile) -> Role:
+    """Return ``opaque`` for what a machine drew letter by letter, and ``text`` for anything else."""
+    values = [value for value, _ in profile.common_values if isinstance(value, str)]
+    num_drawn = sum(map(_is_random_token, values))
+    return "opaque" if len(values) >= 3 and num_drawn > len(values) / 2 else "text"
+
+
+def _is_random_token(text: str) -> bool:
+    """Whether a text is one token in which capitals, small letters and digits take turns as in no word or code."""
+    if not text.isascii() or not text.isalnum() or len(text) < 5:
+        return False
+    runs = _RUN.findall(_CAPITALISED.sub("a", text))
+    return len(runs) >= 5 or (len(runs) >= 3 and len(text) >= 12 and any(map(str.isdigit, runs)))
 
 
 def _number_role(facts: Facts, words: tuple[str, ...]) -> Role:

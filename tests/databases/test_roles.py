@@ -33,7 +33,7 @@ TPCDS: dict[Role, str] = {
         "item.i_current_price item.i_wholesale_cost warehouse.w_warehouse_sq_ft store.s_number_employees store.s_floor_space "
         "store.s_tax_percentage call_center.cc_employees call_center.cc_sq_ft inventory.inv_quantity_on_hand "
         "customer_demographics.cd_purchase_estimate customer_demographics.cd_dep_count household_demographics.hd_dep_count "
-        "household_demographics.hd_vehicle_count income_band.ib_lower_bound income_band.ib_upper_bound promotion.p_cost "
+        "household_demographics.hd_vehicle_count promotion.p_cost "
         "web_page.wp_char_count web_page.wp_max_ad_count"
     ),
     "code": (
@@ -42,7 +42,8 @@ TPCDS: dict[Role, str] = {
         "item.i_manufact_id item.i_brand_id item.i_class_id item.i_category_id item.i_manager_id store.s_market_id "
         "call_center.cc_division call_center.cc_company call_center.cc_mkt_id customer_address.ca_gmt_offset "
         "customer_address.ca_zip customer.c_birth_year customer.c_birth_day customer.c_birth_month "
-        "catalog_page.cp_catalog_number catalog_page.cp_catalog_page_number"
+        "catalog_page.cp_catalog_number catalog_page.cp_catalog_page_number income_band.ib_lower_bound "
+        "income_band.ib_upper_bound"
     ),
     "category": (
         "item.i_category item.i_color item.i_class item.i_brand item.i_size item.i_units customer_demographics.cd_gender "
@@ -58,9 +59,9 @@ TPCDS: dict[Role, str] = {
         "item.i_item_desc item.i_product_name customer.c_first_name customer.c_last_name customer_address.ca_street_name "
         "customer_address.ca_street_number customer_address.ca_suite_number store.s_store_name store.s_manager "
         "warehouse.w_warehouse_name reason.r_reason_desc catalog_page.cp_description call_center.cc_hours "
-        "promotion.p_promo_name ship_mode.sm_contract"
+        "promotion.p_promo_name ship_mode.sm_carrier item.i_manufact"
     ),
-    "opaque": "call_center.cc_rec_end_date store.s_rec_end_date",
+    "opaque": "call_center.cc_rec_end_date store.s_rec_end_date ship_mode.sm_contract item.i_formulation",
 }
 
 SPIDER: dict[Role, str] = {
@@ -70,7 +71,7 @@ SPIDER: dict[Role, str] = {
         "customers_card_transactions.Accounts.customer_id"
     ),
     "identifier": (
-        "document_management.Users.password student_transcripts_tracking.Students.cell_mobile_number "
+        "student_transcripts_tracking.Students.cell_mobile_number "
         "student_transcripts_tracking.Students.email_address student_transcripts_tracking.Students.ssn "
         "customers_card_transactions.Customers_Cards.card_number twitter_1.user_profiles.email college_3.Faculty.Phone "
         "tracking_orders.Shipments.shipment_tracking_number railway.train.Train_Num"
@@ -105,7 +106,10 @@ SPIDER: dict[Role, str] = {
         "pets_1.Student.LName student_transcripts_tracking.Courses.course_description twitter_1.tweets.text "
         "orchestra.conductor.Name race_track.race.Date wrestler.wrestler.Name inn_1.Rooms.roomName"
     ),
-    "opaque": "student_transcripts_tracking.Courses.other_details tracking_orders.Orders.order_details",
+    "opaque": (
+        "student_transcripts_tracking.Courses.other_details tracking_orders.Orders.order_details "
+        "document_management.Users.password"
+    ),
 }
 
 
@@ -178,6 +182,13 @@ def facts(
         ("md5sum", ["0a", "0b", "0c"], "identifier"),
         ("phonetic_code", [f"N{n}" for n in range(30)], "identifier"),
         ("kind", ["movie", "episode"], "category"),
+        ("upper_bound", [10, 20, 30], "code"),
+        ("user_password", ["hunter2", "letmein", "qwerty"], "opaque"),
+        ("ApiKey", ["k1", "k2", "k3"], "opaque"),
+        ("salt", [1.5, 2.5, 3.5], "measure"),
+        ("contract", ["2mM8l", "5FKNB0j8aaqTB", "uCelXtjP9", "6Hzzp4JkzjqD8M"], "opaque"),
+        ("aircraft", ["Boeing747", "AirbusA320", "DC10", "MD80"], "text"),
+        ("company", ["McDonald", "YouTube", "LinkedIn", "PlayStation"], "text"),
         ("blank", [None, None], "opaque"),
         ("blank", ["", ""], "opaque"),
     ],

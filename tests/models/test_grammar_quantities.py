@@ -69,6 +69,8 @@ def test_no_pair_is_taken_both_ways(a: str, b: str) -> None:
 def test_only_amounts_are_added_up() -> None:
     """Amounts, quantities and revenues are summed; ages, rates, ranks and prices of one piece are not."""
     assert all(map(is_additive, ["net_paid", "quantity", "ext_list_price", "total_price", "revenue", "return_amt"]))
+    assert not any(map(is_additive, ["upper_bound", "credit_limit", "unit_cost", "wholesale_cost", "base_price"]))
+    assert not any(map(is_additive, ["life_expectancy", "max_occupancy", "purchase_estimate"]))
     assert not any(map(is_additive, ["age", "list_price", "tax_percentage", "best_finish", "score", "market_share"]))
 
 

@@ -103,10 +103,12 @@ def _is_unit_price(words: Collection[str]) -> bool:
 
 
 _NOT_ADDED = _words("""
-    age ages altitude average avg best capacity density elevation finish gpa grade height horsepower humidity index
-    latitude length level longitude lowest highest margin max maximum mean median min minimum mpg odds pct per percent
-    percentage place position power pressure price probability rank ranking rate rates rating ratings ratio score scores
-    share speed standing star stars temp temperature temperatures visibility weight width worst year years
+    acceleration age ages altitude angle average avg best bound bounds capacity ceiling confidence cutoff cylinders
+    density depth diameter elevation estimate expectancy finish floors gpa grade height highest horsepower humidity
+    index latitude length level limit limits longitude lowest margin max maximum mean median min minimum mpg occupancy
+    odds offset pct per percent percentage place position power pressure price probability radius rank ranking rate
+    rates rating ratings ratio score scores share slope speed standing star stars stories temp temperature temperatures
+    threshold visibility weight width worst year years
 """)
 _ADDED_ANYWAY = _words("ext total value amount amt")
 
