@@ -42,11 +42,107 @@ class BenchmarkConfig:
 
 
 @dataclass
-class ModelsConfig:
-    """Who writes (`models=...`)."""
+class ServingConfig:
+    """vLLM on Ray Serve, started for the run and ended with it. Nothing here changes what is written."""
 
-    # `offline`: the schema grammar and the variation author, with no model at all.
+    # Weights to serve: a folder or a name on the model hub; `packaged`: the 270M model that a package carries.
+    # Empty: nothing is started, and the model answers at its `base_url`.
+    weights: str = ""
+    # `gpu` or `cpu`.
+    device: str = "gpu"
+    # GPUs (or CPUs) of one replica: tensor_parallel_size x pipeline_parallel_size.
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    # Replicas; Ray Serve moves between the two as requests come and go.
+    min_replicas: int = 1
+    max_replicas: int = 1
+    # Requests that a replica answers at once, at most; and how many on average call for another replica.
+    max_ongoing_requests: int = 128
+    target_ongoing_requests: int = 64
+    # Share of a GPU's memory that vLLM takes.
+    gpu_memory_utilization: float = 0.9
+    # Memory for the cache of keys and values on a CPU, in GB.
+    cpu_cache_gb: int = 1
+    dtype: str = "auto"
+    # Whether to leave out the compilation of the model: it starts sooner and answers slower.
+    enforce_eager: bool = False
+    # Port of the app on every node that runs one of Ray Serve's proxies.
+    port: int = 8000
+    # A model that has not come up after this many seconds is given up.
+    startup_timeout_s: float = 1800.0
+
+
+@dataclass
+class ModelConfig:
+    """One language model behind an OpenAI-compatible endpoint (`conf/model/`)."""
+
+    # What requests name it by; empty: there is no such model in this run.
+    name: str = ""
+    # Address of the endpoint, up to and with `/v1`.
+    base_url: str = ""
+    # Environment variable that holds the key; empty: the endpoint asks for none.
+    api_key_env: str = ""
+    # Tokens that prompt and reply may have together.
+    context_tokens: int = 32_768
+    # Tokens of one reply, at most.
+    max_output_tokens: int = 4_096
+    # Prices in US dollars for a million tokens; a cached one is a prompt token that the endpoint had before.
+    usd_per_million_in: float = 0.0
+    usd_per_million_cached: float = 0.0
+    usd_per_million_out: float = 0.0
+    # Requests in flight, at most. The client goes below it when the endpoint says that it is too many.
+    max_in_flight: int = 64
+    # What the account may ask for; null: not known, the endpoint's own answers decide.
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    # Seconds until one attempt is given up.
+    timeout_s: float = 180.0
+    # Attempts for one completion, before the request is given up. Waiting for a closed endpoint is no attempt.
+    max_attempts: int = 6
+    # Seconds without a single success after which a closed endpoint ends the run.
+    max_pause_s: float = 3600.0
+    # Whether the endpoint decodes by a grammar (vLLM's structured outputs), and it is used: what is written then
+    # exists in the database.
+    constrained: bool = False
+    # Whether generation requests go as batch files, at `batch_price` times the price, within a day.
+    batch: bool = False
+    batch_price: float = 0.5
+    batch_poll_s: float = 30.0
+    serving: ServingConfig = field(default_factory=ServingConfig)
+
+
+@dataclass
+class AgentConfig:
+    """Who one agent is: its rule, or a model with its prompt and its rule to fall back on."""
+
+    # `rule`, `strong` or `local`.
+    model: str = "rule"
+    # Source: SQL-Factory, section 5.1.4.
+    temperature: float = 0.3
+    top_p: float = 1.0
+
+
+def _author() -> AgentConfig:
+    return AgentConfig(temperature=0.8, top_p=0.8)
+
+
+@dataclass
+class ModelsConfig:
+    """Who writes and who decides (`models=...`)."""
+
+    # `offline`: every agent on its rule, with no model at all.
     name: str = "offline"
+    # The paper has two models: a strong one that explores, and a cheap local one that does the rest.
+    strong: ModelConfig = field(default_factory=ModelConfig)
+    local: ModelConfig = field(default_factory=ModelConfig)
+    generation: AgentConfig = field(default_factory=_author)
+    expansion: AgentConfig = field(default_factory=_author)
+    table_selection: AgentConfig = field(default_factory=AgentConfig)
+    seed_selection: AgentConfig = field(default_factory=AgentConfig)
+    management: AgentConfig = field(default_factory=AgentConfig)
+    critical: AgentConfig = field(default_factory=AgentConfig)
+    # Whether a query that fails goes back once, with the database's error, to the model that wrote it.
+    self_correction: bool = True
 
 
 @dataclass

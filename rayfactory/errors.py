@@ -7,7 +7,10 @@
     │   ├── ConfigError         a setting is unknown, has the wrong type or an impossible value
     │   ├── BenchmarkError      the databases of a benchmark are missing or cannot be used
     │   ├── DatabaseError       one database file cannot be opened or read
-    │   └── RunDirError         the run directory is another run's, not writable, or damaged
+    │   ├── RunDirError         the run directory is another run's, not writable, or damaged
+    │   └── EndpointError       a model endpoint refuses: key, model, quota, address
+    ├── CompletionError         one completion could not be had; the agent's rule answers instead
+    ├── BudgetReachedError      a completion could cost more than max_cost_usd leaves; the run stops
     ├── StatementError          one statement did not run; a verdict, never shown to a person as an error
     └── EngineError             the engine itself failed; exit code 1
 
@@ -44,6 +47,18 @@ class DatabaseError(UserError):
 
 class RunDirError(UserError):
     """The run directory belongs to another run, is not writable, or is damaged."""
+
+
+class EndpointError(UserError):
+    """A model endpoint refuses for a reason that the user can change: the key, the model, the quota, the address."""
+
+
+class CompletionError(RayfactoryError):
+    """One completion could not be had. The agent that wanted it falls back on its rule."""
+
+
+class BudgetReachedError(RayfactoryError):
+    """What a completion could cost at worst is more than `max_cost_usd` leaves."""
 
 
 class StatementError(RayfactoryError):

@@ -61,6 +61,7 @@ class Request:
             that may choose between tables (expansion; empty for generation, whose tables are chosen already).
         num_queries: how many queries are asked for.
         rng_seed: seed of every random choice made in answering, a 64-bit integer.
+        advice: what the Critical Agent learned from the failures of earlier rounds, for a model's prompt; may be empty.
     """
 
     round: int
@@ -72,6 +73,7 @@ class Request:
     table_use: tuple[tuple[str, int], ...]
     num_queries: int
     rng_seed: int
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,42 @@ class Candidate:
     model: str
     prompt_sha256: str
     cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What happened between an agent and its model, counted.
+
+    Attributes:
+        agent: as in `models.completion.CallKey`.
+        replies: completions that were read.
+        unusable: replies without anything that could be used.
+        fallbacks: times that the agent's rule answered instead.
+        corrected: candidates that went back with their error.
+        mended: of these, the ones that ran afterwards.
+    """
+
+    agent: str
+    replies: int = 0
+    unusable: int = 0
+    fallbacks: int = 0
+    corrected: int = 0
+    mended: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an author gives back for one request.
+
+    Attributes:
+        candidates: ordered; fewer than asked for where the author had no more to say.
+        tallies: what happened on the way.
+        out_of_budget: whether the budget ended before the request was answered in full.
+    """
+
+    candidates: tuple[Candidate, ...]
+    tallies: tuple[Tally, ...] = ()
+    out_of_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
