@@ -228,7 +228,7 @@ def newest_record(draft: Draft) -> str:
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2, exclude=[key.sql])
     names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
     select.items = [key.sql, order.sql, *(f.sql for f in fields)]
-    engage(draft, spine, select)
+    engage(draft, spine, select, shown=False)
     columns = [f"{f.sql} AS {name}" for f, name in zip((key, order, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]

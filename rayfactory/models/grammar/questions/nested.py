@@ -210,7 +210,7 @@ def chained(draft: Draft) -> str:
         draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])])
     )
     rows = Select(scope.from_sql, [f"{key.sql} AS {group}", f"{figure.sql} AS {raw}"], where=conditions)
-    engage(draft, spine, rows)
+    engage(draft, spine, rows, shown=False)
     draft.ctes.append(f"{base} AS ({rows.sql()})")
     function = draft.pick([(3 if figure.additive else 0, "SUM"), (2, "AVG"), (1, "MAX")])
     value = draft.output(prefixed({"SUM": "total", "AVG": "avg", "MAX": "max"}[function], figure.name), taken)

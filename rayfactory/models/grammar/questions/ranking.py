@@ -108,9 +108,10 @@ def trend(draft: Draft) -> str:
     period = _period(draft, spine)
     keys = [period]
     parts = [key for key in dimensions(spine.scope) if key.num_distinct <= 12 and not set(key.uses) & set(period.uses)]
+    parts = draft.some(parts, 1, spine.scope, keys)
     partition = bool(parts) and draft.chance(0.4)
     if partition:
-        keys = [*draft.some(parts, 1), period]
+        keys = [*parts, period]
     conditions = where(draft, spine, draft.pick([(2, 0), (4, 1), (3, 2)]), nested=0.2, exclude=period.uses)
     grouping = grouped(draft, spine, len(keys), 1, conditions, keys=keys, entity=False, plain=True)
     names = [key.name for key in grouping.keys]
@@ -207,7 +208,7 @@ def row_beside_its_group(draft: Draft) -> str:
     count = draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)])
     conditions = where(draft, spine, count, nested=0.3, exclude=key.uses)
     fields = [f for f in shown_fields(draft, spine, 2) if f.sql not in (figure.sql, *key.uses)]
-    engage(draft, spine, Select("", [key.sql, *(f.sql for f in fields)], where=conditions))
+    engage(draft, spine, Select("", [key.sql, *(f.sql for f in fields)], where=conditions), shown=False)
     taken: set[str] = set()
     group, own = draft.output_of(key, spine.scope, taken), draft.output(figure.label, taken, figure.column.name)
     names = [draft.output(f.label, taken, f.column.name) for f in fields]
