@@ -341,7 +341,7 @@ def grouped(
     value_names = [draft.output(value.name, taken) for value in values]
     select = Select(scope.from_sql, where=list(conditions))
     for key, name in zip(chosen, key_names, strict=True):
-        select.items.append(f"{key.sql} AS {name}")
+        select.items.append(draft.named(key.sql, name))
     select.items += [f"{value.sql} AS {name}" for value, name in zip(values, value_names, strict=True)]
     select.group = (
         ", ".join(str(position + 1) for position in range(len(chosen)))

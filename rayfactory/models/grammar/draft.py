@@ -23,7 +23,7 @@ from rayfactory.models.grammar.scope import (
     with_sample,
 )
 from rayfactory.models.grammar.skeleton import KeyGraph, Skeleton, draw_skeleton
-from rayfactory.models.grammar.syntax import fresh_name, quote_name, snake
+from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_name, snake
 
 NUM_SAMPLED_ROWS = 40
 """Rows of a join that are looked at before conditions on it are written."""
@@ -91,7 +91,8 @@ class Draft:
         self.builder = GrammarBuilder()
         self.ctes: list[str] = []
         self._aliases: set[str] = set()
-        self._columns: set[str] = set()
+        # How many of the sources have a column of a name.
+        self._columns: Counter[str] = Counter()
         # Fields that a condition is on: a grouping by one of them would say little.
         self.constrained: set[str] = set()
         # Sources that a condition is on.
@@ -178,9 +179,16 @@ class Draft:
 
     def output(self, wanted: str, taken: set[str], column: str = "") -> str:
         """Return an output name that is neither taken nor that of a column in sight, the given one aside."""
-        name = fresh_name(wanted, (taken | self._columns) - ({column.lower()} - taken))
+        own = column.lower()
+        if snake(wanted) in KEYWORDS and fresh_name(own, taken) == own:
+            wanted = own  # better the column's whole name than one that is made up
+        name = fresh_name(wanted, (taken | self._columns.keys() | self.graph.table_names) - ({own} - taken))
         taken.add(name)
         return name
+
+    def named(self, sql: str, name: str) -> str:
+        """Return an item of a SELECT list under a name, which an ORDER BY may then use alone."""
+        return named(sql, name) if self._columns[name] < 2 else f"{sql} AS {name}"
 
     def output_of(self, expression: Expression, scope: Scope, taken: set[str]) -> str:
         """Return an output name for an expression; that of its column is free to one that is a column."""
