@@ -23,7 +23,7 @@ import pyarrow as pa
 from rayfactory import __version__
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, is_exhausted, is_saturated
-from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round
+from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
 from rayfactory.cluster.crew import Crew
 from rayfactory.cluster.session import connected
 from rayfactory.config import Config
@@ -229,22 +229,24 @@ class Loop:
                 if reason is not None:
                     return reason
                 self._warn_if_saturated()
+                # Enough seemed to be under way, and was not.
+                produced = produced or self._start_producing(crew, background)
         finally:
             # What is still being written is not needed any more; leaving Ray ends it.
             background.shutdown(wait=False, cancel_futures=True)
-        return "max_candidates"
+        return _stop_reason(self._config, self._pool, self._counted) or "max_candidates"
 
     # -- plan and produce -------------------------------------------------------
 
     def _start_producing(
         self, crew: Workers, background: ThreadPoolExecutor
     ) -> tuple[Plan, Future[list[Candidate]]] | None:
-        """Plan the next round and have it written in the background; None where the budget is spent."""
+        """Plan the next round and have it written in the background.
+
+        None where the budget is spent, or where the round under way will probably reach the target.
+        """
         known = self._knowledge
-        budget = self._config.max_candidates
-        plan = plan_round(
-            self._config, self._schemas, known, None if budget is None else budget - known.requested.total(), crew
-        )
+        plan = plan_round(self._config, self._schemas, known, self._most_queries(), crew)
         if not plan.requests:
             return None
         known.states.append(plan.state)
@@ -257,6 +259,21 @@ class Loop:
         known.under_way = [(r.database, r.tables, r.num_queries) for r in plan.requests]
         self._progress.answered = 0
         return plan, background.submit(crew.produce, plan.requests, self._on_answer)
+
+    def _most_queries(self) -> int | None:
+        """Return how many queries the next round may ask for, at most; None for no limit.
+
+        It is a function of what a resumed run knows too, as the rest of a plan is.
+        """
+        limits = []
+        if self._config.max_candidates is not None:
+            limits.append(self._config.max_candidates - self._knowledge.requested.total())
+        if self._config.target is not None:
+            missing = queries_missing(self._knowledge, self._config.target)
+            if missing == 0 and len(self._pool.manifests) == len(self._knowledge.states):
+                missing = queries_missing(self._knowledge, self._config.target, self._pool.num_rows)
+            limits.append(missing)
+        return min(limits, default=None)
 
     def _on_answer(self, num_candidates: int) -> None:
         self._progress.answered += num_candidates

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -14,6 +17,9 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+NOBODY = 65534
+"""The user id of `nobody`, who owns nothing."""
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -36,3 +42,26 @@ def tpcds_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute(f"LOAD '{extension}'")
         connection.execute("CALL dsdgen(sf=0.01)")
     return path
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be somebody to whom file permissions apply, for the length of a with statement: root may do anything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return an empty folder that `as_nobody` can reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="rayfactory-test-") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+        path.chmod(0o755)

@@ -1,7 +1,6 @@
 """A round is in the pool in full or not at all, and stays as it is."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from rayfactory.errors import RunDirError
 from rayfactory.pool import PlannedRequest, Pool, check_run_dir, connect, opened, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation
+from tests.conftest import as_nobody
 
 IDENTITY = {"benchmark": "tpcds", "seed": 0, "config_sha256": "abc"}
 
@@ -214,11 +214,22 @@ def test_directory_with_other_files_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_directory_that_cannot_be_written_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(RunDirError, match="not writable"):
-        check_run_dir(tmp_path / "run", IDENTITY)
+def test_directory_that_cannot_be_written_is_refused(open_path):
+    """Where the run directory would have to be made, and where it is there already; nothing is changed."""
+    run_dir = open_path / "run"
+    open_path.chmod(0o555)
+    with as_nobody(), pytest.raises(RunDirError, match="not writable"):
+        check_run_dir(run_dir, IDENTITY)
+    open_path.chmod(0o755)
+    with opened(run_dir, IDENTITY) as pool:
+        commit(pool, 3)
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    for path in before:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    run_dir.chmod(0o555)
+    with as_nobody(), pytest.raises(RunDirError, match="not writable"), opened(run_dir, IDENTITY):
+        raise AssertionError("it was opened")
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 99}'])

@@ -7,6 +7,7 @@ A plan is a function of the settings, the seed, the schemas and what is known of
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,28 @@ def plan_round(
         else:
             requests.append(Request(number, index, "generation", database, next(tables_of), (), (), size, rng_seed))
     return Plan(number, state, tuple(requests))
+
+
+def queries_missing(knowledge: Knowledge, target: int, num_rows: int | None = None) -> int:
+    """Return how many more queries a pool needs, as far as the next plan can tell; 0 where enough are under way.
+
+    Queries count by the share that was admitted so far, and a twentieth more are asked for, since to be a few short
+    costs another round.
+
+    Args:
+        knowledge: what the plan may rest on.
+        target: rows that are wanted.
+        num_rows: rows of the pool where nothing is under way any more; None: those under way are estimated.
+    """
+    candidates = sum(e.candidates - e.reasons.get("surplus", 0) for e in knowledge.evaluations)
+    # Where hardly anything is admitted, the size of a round is the limit, not this.
+    rate = max(0.1, knowledge.statistics.rows.total() / candidates) if candidates else 1.0
+    if num_rows is None:
+        under_way = sum(num_queries for _, _, num_queries in knowledge.under_way)
+        missing = target - knowledge.statistics.rows.total() - rate * under_way
+    else:
+        missing = target - num_rows
+    return math.ceil(1.05 * missing / rate) if missing > 0 else 0
 
 
 def _request_sizes(config: Config, max_queries: int | None) -> list[int]:

@@ -21,6 +21,7 @@ from rayfactory.databases.catalogue import quote
 from rayfactory.databases.engine import connect
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import BenchmarkError, DatabaseError, UserError
+from tests.conftest import as_nobody
 from tests.databases.make_bird_folder import make_bird_folder
 
 PETS = (
@@ -249,13 +250,15 @@ def test_the_widest_table_that_is_allowed_works(tmp_path: Path):
     assert len(schema.tables[0].columns) == 1_999
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path):
+def test_a_file_that_may_not_be_read(open_path: Path):
     """The message says so."""
-    path = make_sqlite(tmp_path / "secret.sqlite")
+    path = make_sqlite(open_path / "secret.sqlite")
     path.chmod(0)
-    with pytest.raises(UserError, match=r"secret\.sqlite.*cannot be read"):
-        load("custom", path, tmp_path / "data")
+    data_dir = open_path / "data"
+    data_dir.mkdir()
+    data_dir.chmod(0o777)
+    with as_nobody(), pytest.raises(UserError, match=r"secret\.sqlite.*cannot be read"):
+        load("custom", path, data_dir)
 
 
 @pytest.mark.parametrize("name", ["spider", "bird", "imdb"])

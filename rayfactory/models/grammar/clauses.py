@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, entities
 from rayfactory.models.grammar.quantities import names_a_thing
-from rayfactory.models.grammar.scope import Field, Scope, fields_of, with_role
-from rayfactory.models.grammar.syntax import literal, number, quote_name
+from rayfactory.models.grammar.scope import Field, Scope, determines, fields_of, say_the_same, with_role
+from rayfactory.models.grammar.syntax import number, quote_name
 
 MAX_CORRELATED = 4_000_000
 """Rows outside times rows inside of a correlated query, for a database that runs it once for each row outside."""
@@ -99,8 +99,11 @@ def idle_sources(draft: Draft, spine: Spine, texts: Sequence[str]) -> list[str]:
     return [alias for alias in waiting if alias not in told]
 
 
-def engage(draft: Draft, spine: Spine, select: Select) -> None:
-    """Add a condition on each joined table that has no other part in the SELECT: no join is for nothing.
+def engage(draft: Draft, spine: Spine, select: Select, *, shown: bool = True) -> None:
+    """Give each joined table that has no other part in the SELECT a condition: no join is for nothing.
+
+    Args:
+        shown: whether the name of a table's only row may be put out as well, and be grouped by where there are groups.
 
     Raises:
         DeadEndError: nothing sensible can be said of such a table.
@@ -108,24 +111,36 @@ def engage(draft: Draft, spine: Spine, select: Select) -> None:
     texts = [*select.items, *select.where, select.group, select.order, select.having, select.qualify]
     for alias in idle_sources(draft, spine, texts):
         own = replace(spine.scope, fields=tuple(f for f in spine.scope.fields if f.source == alias))
-        conditions = draft.conditions(own, 1) or _only_value(draft, own)
-        if not conditions:
-            raise DeadEndError
+        conditions = draft.conditions(own, 1)
         select.where += conditions
+        if conditions:
+            continue
+        name = only_name(own, alias)
+        if name is None or not shown:
+            raise DeadEndError
+        if select.group:
+            select.items.append(name.sql)
+            select.group += f", {len(select.items)}" if select.group[0].isdigit() else f", {name.sql}"
+        elif any(_AGGREGATE.match(item) for item in select.items):
+            select.items.insert(0, name.sql)
+            select.group = name.sql if len(select.items) < 2 or draft.chance(0.8) else "1"
+        else:
+            select.items.append(name.sql)
 
 
-def _only_value(draft: Draft, scope: Scope) -> list[str]:
-    """Return a condition on a table that holds one row, as one who does not know that would write it."""
+_AGGREGATE = re.compile(r"(?:ROUND\()?(?:100\.0 \* )?[A-Z_]+\(")
+
+
+def only_name(scope: Scope, alias: str) -> Field | None:
+    """Return the column that names the only row of a table; a condition on it would say nothing."""
     options = [
-        (f.column.profile.common_values[0][0], f)
-        for f in with_role(scope, "category", "text", "code")
-        if f.column.profile.common_values and f.column.kind in ("text", "integer")
+        f
+        for f in with_role(scope, "text", "category", "identifier")
+        if f.source == alias and f.table.num_rows == 1 and f.column.kind == "text" and names_a_thing(f.label)
     ]
-    options = [(value, f) for value, f in options if len(str(value)) <= 24 and names_a_thing(f.label)]
-    if not options or scope.fields[0].table.num_rows > 1:
-        return []
-    value, f = draft.pick([(3.0 if f.column.role == "category" else 1.0, (value, f)) for value, f in options])
-    return [f"{f.sql} = {literal(value, f.column.kind, draft.dialect)}"]
+    options = [f for f in options if all(len(str(value)) <= 30 for value in f.present)]
+    ranked = sorted(options, key=lambda f: (f.label.split("_")[-1] != "name", f.column.role == "identifier"))
+    return ranked[0] if ranked else None
 
 
 def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> list[str]:
@@ -300,7 +315,7 @@ def grouped(
     idle = set(idle_sources(draft, spine, [*conditions, *(key.sql for key in chosen)]))
     wanted = {f.sql for f in scope.fields if f.source in idle}
     options = [replace(key, weight=4 * key.weight) if wanted & set(key.uses) else key for key in options]
-    chosen += draft.some(options, max(0, num_keys - len(chosen)))
+    chosen += draft.some(options, max(0, num_keys - len(chosen)), scope, chosen)
     if not chosen or (all(key.sql.startswith("CASE") for key in chosen) and draft.chance(0.5)):
         raise DeadEndError  # rather another question than one about bands alone
     used = {use for key in chosen for use in key.uses}
@@ -308,17 +323,25 @@ def grouped(
     # The share of one category says little where a condition has chosen among them.
     measurable = [value for value in measurable if " WHEN " not in value.sql or not draft.constrained & set(value.uses)]
     measurable = [value for value in measurable if "FILTER" not in value.sql or not draft.constrained & set(value.uses)]
+    measurable = [value for value in measurable if not _is_bounded(draft, value)]
+    settled = _settled(scope, used)
+    measurable = [value for value in measurable if not _tests(value) or value.uses[0] not in settled]
     if plain:
         measurable = [value for value in measurable if value.sql.startswith(("COUNT(*)", "SUM(", "AVG("))]
         measurable = [value for value in measurable if "CASE" not in value.sql and "FILTER" not in value.sql]
     values = draft.some(measurable, num_values)
     if not values:
         raise DeadEndError
+    told = [*conditions, *(key.sql for key in chosen), *(value.sql for value in values)]
+    for alias in idle_sources(draft, spine, told):
+        if only := only_name(spine.scope, alias):
+            # Before the last key, which may be the time that a trend follows.
+            chosen.insert(len(chosen) - 1, Expression(only.sql, only.label, 1, (only.sql,), 1.0, only.column.kind))
     key_names = [draft.output_of(key, scope, taken) for key in chosen]
     value_names = [draft.output(value.name, taken) for value in values]
     select = Select(scope.from_sql, where=list(conditions))
     for key, name in zip(chosen, key_names, strict=True):
-        select.items.append(f"{key.sql} AS {name}")
+        select.items.append(draft.named(key.sql, name))
     select.items += [f"{value.sql} AS {name}" for value, name in zip(values, value_names, strict=True)]
     select.group = (
         ", ".join(str(position + 1) for position in range(len(chosen)))
@@ -372,6 +395,26 @@ def having(draft: Draft, grouping: Grouping) -> str:
     if counts and draft.chance(0.1):
         condition += " AND COUNT(*) > 1"
     return condition
+
+
+def _is_bounded(draft: Draft, value: Expression) -> bool:
+    """Whether it is the least or greatest of a column that a condition bounds already."""
+    return value.sql.startswith(("MIN(", "MAX(")) and bool(draft.constrained & set(value.uses))
+
+
+def _tests(value: Expression) -> bool:
+    """Whether an aggregate looks at the rows that meet a condition of its own."""
+    return " WHEN " in value.sql or "FILTER" in value.sql
+
+
+def _settled(scope: Scope, keys: Collection[str]) -> set[str]:
+    """Return the columns whose value is known within each group, or that settle the group."""
+    chosen = scope.fields_named(keys)
+    return {
+        f.sql
+        for f in with_role(scope, "category")
+        if any(determines(key, f) or determines(f, key) or say_the_same(key, f) for key in chosen)
+    }
 
 
 def _as_float(value: object) -> float | None:

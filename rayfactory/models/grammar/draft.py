@@ -17,11 +17,13 @@ from rayfactory.models.grammar.predicates import column_weight, comparisons, pre
 from rayfactory.models.grammar.scope import (
     Field,
     Scope,
+    determines,
     fields_of,
+    say_the_same,
     with_sample,
 )
 from rayfactory.models.grammar.skeleton import KeyGraph, Skeleton, draw_skeleton
-from rayfactory.models.grammar.syntax import fresh_name, quote_name, snake
+from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_name, snake
 
 NUM_SAMPLED_ROWS = 40
 """Rows of a join that are looked at before conditions on it are written."""
@@ -89,7 +91,8 @@ class Draft:
         self.builder = GrammarBuilder()
         self.ctes: list[str] = []
         self._aliases: set[str] = set()
-        self._columns: set[str] = set()
+        # How many of the sources have a column of a name.
+        self._columns: Counter[str] = Counter()
         # Fields that a condition is on: a grouping by one of them would say little.
         self.constrained: set[str] = set()
         # Sources that a condition is on.
@@ -114,18 +117,42 @@ class Draft:
         (chosen,) = self.rng.choices([option for _, option in options], [weight for weight, _ in options])
         return chosen
 
-    def some(self, options: Sequence[Expression], count: int) -> list[Expression]:
-        """Return up to `count` expressions that share no field and no name, drawn by weight."""
+    def some(
+        self, options: Sequence[Expression], count: int, scope: Scope | None = None, beside: Sequence[Expression] = ()
+    ) -> list[Expression]:
+        """Return up to `count` expressions that share no field and no name, drawn by weight.
+
+        Args:
+            scope: of keys, what they are over: none says the same as another.
+            beside: keys that are chosen already.
+        """
         left, chosen = list(options), list[Expression]()
+        for expression in beside:
+            left = [option for option in left if not self._akin(scope, option, expression)]
         while left and len(chosen) < count:
             expression = self.pick([(option.weight, option) for option in left])
             chosen.append(expression)
             left = [
                 option
                 for option in left
-                if option.name != expression.name and not set(option.uses) & set(expression.uses)
+                if option.name != expression.name
+                and not set(option.uses) & set(expression.uses)
+                and not self._akin(scope, option, expression)
             ]
         return chosen
+
+    def _akin(self, scope: Scope | None, a: Expression, b: Expression) -> bool:
+        """Whether two keys tell one thing: an id and its name, a quarter and its months of one calendar."""
+        if scope is None:
+            return False
+        for own in scope.fields_named(a.uses):
+            for other in scope.fields_named(b.uses):
+                if own.source != other.source:
+                    continue
+                settled = determines(own, other) or determines(other, own)
+                if say_the_same(own, other) or (settled and self.graph.is_calendar(own.table.name)):
+                    return True
+        return False
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -152,9 +179,16 @@ class Draft:
 
     def output(self, wanted: str, taken: set[str], column: str = "") -> str:
         """Return an output name that is neither taken nor that of a column in sight, the given one aside."""
-        name = fresh_name(wanted, (taken | self._columns) - ({column.lower()} - taken))
+        own = column.lower()
+        if snake(wanted) in KEYWORDS and fresh_name(own, taken) == own:
+            wanted = own  # better the column's whole name than one that is made up
+        name = fresh_name(wanted, (taken | self._columns.keys() | self.graph.table_names) - ({own} - taken))
         taken.add(name)
         return name
+
+    def named(self, sql: str, name: str) -> str:
+        """Return an item of a SELECT list under a name, which an ORDER BY may then use alone."""
+        return named(sql, name) if self._columns[name] < 2 else f"{sql} AS {name}"
 
     def output_of(self, expression: Expression, scope: Scope, taken: set[str]) -> str:
         """Return an output name for an expression; that of its column is free to one that is a column."""
@@ -352,25 +386,34 @@ class Draft:
         """
         target = min(float(MIN_KEPT_ROWS), scope.num_rows / 4) / max(scope.num_rows, 1)
         floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
-        left = [field for field in scope.fields if field.sql not in exclude and column_weight(field) > 0]
+        kept_free = scope.fields_named(exclude)
+        left = [
+            field
+            for field in scope.fields
+            if column_weight(field) > 0
+            and field.sql not in exclude
+            and not any(say_the_same(field, key) or determines(field, key) for key in kept_free)
+        ]
         slots: list[str] = []
         if count > 1 and self.chance(0.12) and (found := comparisons(left)):
             slots.append(self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]]))
         while len(slots) < count:
             # The columns of one condition are of one source, so that it is known which sources have a part.
-            source, group = self._conditions_on_one(left, floor, "")
+            source, group = self._conditions_on_one(scope, left, floor, "")
             for _ in range(self.pick([(3, 0), (3, 1), (2, 2)]) if group else 0):
-                group += self._conditions_on_one(left, floor, source)[1]
+                group += self._conditions_on_one(scope, left, floor, source)[1]
             if not group:
                 break
             condition = self.builder.choice("predicate", group)
-            if self.chance(0.08) and (others := self._conditions_on_one(left, 0.0, source)[1]):
+            if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source)[1]):
                 condition = f"({condition} OR {self.builder.choice('predicate', others)})"
             self.engaged.add(source)
             slots.append(condition)
         return slots
 
-    def _conditions_on_one(self, left: list[Field], floor: float, source: str) -> tuple[str, list[tuple[float, str]]]:
+    def _conditions_on_one(
+        self, scope: Scope, left: list[Field], floor: float, source: str
+    ) -> tuple[str, list[tuple[float, str]]]:
         """Return the weighted conditions on one column that keep enough rows, and its source.
 
         What is tried is taken from `left`; only columns of `source` are, where one is given.
@@ -387,6 +430,13 @@ class Draft:
                 continue
             if kept:
                 self.constrained.add(field.sql)
+                # What the condition settles as well is neither asked again nor grouped by.
+                self.constrained.update(other.sql for other in scope.fields if determines(field, other))
+                left[:] = [
+                    other
+                    for other in left
+                    if not (say_the_same(field, other) or determines(field, other) or determines(other, field))
+                ]
                 total = sum(predicate.weight for predicate in kept)
                 share = column_weight(field) / total
                 return field.source, [(share * predicate.weight, predicate.sql) for predicate in kept]

@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rayfactory.databases.schema import Value
-from rayfactory.models.grammar.quantities import code_weight, difference_name, is_record_date
+from rayfactory.models.grammar.quantities import code_weight, difference_name, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import MIN_SAMPLE, Field, Missing
 from rayfactory.models.grammar.syntax import date_part, literal, number
 
-_FRAGMENT = re.compile(r"[^\W\d_]{3,14}")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+MAX_COMPARED = 30
+"""Letters of a text that somebody writes after an equals sign; a longer one is searched for a word."""
+
+MAX_COMPARED_WORDS = 4
 
 MAX_SHARE = 0.93
 """A condition that keeps more than this share of the rows says nothing."""
@@ -47,7 +52,7 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
     if witness is None:
         return nulls[1:]
     value = _typical(field) if isinstance(witness, Missing) else witness
-    if value is None or field.num_distinct < 2:
+    if value is None or field.num_distinct < 2 or field.table.num_rows == 1:
         return nulls[:1]
     if column.role == "key":
         return nulls[:1]
@@ -66,9 +71,11 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
         found = [Predicate(f"{field.sql} = {literal(value, column.kind, dialect)}", _share_of(field, value), 0.3)]
     else:
         found = _patterns(field, value)
-        if isinstance(value, str):
-            found.append(Predicate(f"{field.sql} = {literal(value, 'text', dialect)}", _share_of(field, value), 0.3))
-            found += _lengths(field)
+        if _can_compare(value):
+            found.append(
+                Predicate(f"{field.sql} = {literal(value, column.kind, dialect)}", _share_of(field, value), 0.3)
+            )
+        found += _lengths(field)
     return [predicate for predicate in (*found, *nulls[:1]) if 0 < predicate.share <= MAX_SHARE]
 
 
@@ -103,9 +110,9 @@ def column_weight(field: Field) -> float:
     if column.role in ("key", "identifier"):
         return 0.12
     if column.role == "code" and column.kind != "text" and field.column.profile.num_distinct > 150:
-        return 0.03  # sequence numbers and the like
+        return 0.01  # sequence numbers and the like
     if column.role == "code" and column.kind == "integer" and not code_weight(field.label):
-        return 0.1
+        return 0.02
     if column.role == "code" and _numbers_a_sibling(field):
         return 0.03
     if column.role == "date" and is_record_date(field.label):
@@ -131,6 +138,8 @@ def _null_conditions(field: Field) -> list[Predicate]:
         return []
     if field.column.role == "key" and nulls < 0.04:
         return []
+    if not names_a_thing(field.label):
+        return []  # whether a suite or a remark was filled in
     return [
         Predicate(f"{field.sql} IS NOT NULL", min(1 - nulls, MAX_SHARE), 0.12),
         Predicate(f"{field.sql} IS NULL", nulls, 0.12),
@@ -176,12 +185,19 @@ def _others(field: Field, value: Value) -> list[Value]:
         counted = dict(field.column.profile.common_values)
     counted.pop(value, None)
     ranked = sorted(counted.items(), key=lambda pair: (-pair[1], str(pair[0])))
-    return [other for other, _ in ranked]
+    return [other for other, _ in ranked if _can_compare(other)]
+
+
+def _can_compare(value: Value) -> bool:
+    """Whether somebody would write the value after an equals sign: a name, not a sentence."""
+    if not isinstance(value, str):
+        return True
+    return bool(value.strip()) and len(value) <= MAX_COMPARED and len(value.split()) <= MAX_COMPARED_WORDS
 
 
 def _equalities(field: Field, value: Value, dialect: str) -> list[Predicate]:
     kind = field.column.kind
-    if kind == "real":
+    if kind == "real" or not _can_compare(value):
         return []
     written = literal(value, kind, dialect)
     share = _share_of(field, value)
@@ -298,29 +314,29 @@ def _dates(field: Field, value: Value, dialect: str) -> list[Predicate]:
 
 
 def _patterns(field: Field, value: Value) -> list[Predicate]:
-    """Return LIKE conditions on words of the value."""
+    """Return LIKE conditions on whole words of the value that others hold as well, and on the letter of a name."""
     if not isinstance(value, str) or field.column.kind != "text":
         return []
-    texts = [
-        text for text in (field.present or [v for v, _ in field.column.profile.common_values]) if isinstance(text, str)
-    ]
+    present = [text for text in field.present if isinstance(text, str)]
+    common = [text for text, _ in field.column.profile.common_values if isinstance(text, str)]
+    texts = present if len(present) >= MIN_SAMPLE else common
+    different = {*present, *common, value}
     found: list[Predicate] = []
-    words = [match.group() for match in _FRAGMENT.finditer(value) if match.group().isalpha()]
+    words = [word for word in dict.fromkeys(_WORD.findall(value)) if 3 <= len(word) <= 14 and word.isalpha()]
     for word in words[:3]:
+        if word == value.strip() or sum(word in _WORD.findall(text) for text in different) < 2:
+            continue
         share = max(sum(word in text for text in texts), 1) / max(len(texts), 10)
-        whole = value if len(words) == 1 else ""
-        if whole != word:
-            found.append(Predicate(f"{field.sql} LIKE '%{word}%'", share, 1.0))
-        if value.startswith(word) and (whole != word or len(word) > 4):
-            stem = word if whole != word else word[:3]
-            share = max(sum(text.startswith(stem) for text in texts), 1) / max(len(texts), 10)
-            found.append(Predicate(f"{field.sql} LIKE '{stem}%'", share, 1.0))
-    if words and value.startswith(words[0]) and field.column.role == "text":
-        initial = value[0]
-        if initial.isascii():
-            share = max(sum(text.startswith(initial) for text in texts), 1) / max(len(texts), 10)
-            found.append(Predicate(f"SUBSTR({field.sql}, 1, 1) = '{initial}'", share, 0.3))
-            found.append(Predicate(f"{field.sql} LIKE '{initial}%'", share, 0.6))
+        found.append(Predicate(f"{field.sql} LIKE '%{word}%'", share, 1.0))
+        if value.startswith(word):
+            share = max(sum(text.startswith(word) for text in texts), 1) / max(len(texts), 10)
+            found.append(Predicate(f"{field.sql} LIKE '{word}%'", share, 1.0))
+    initial = value[:1]
+    is_name = field.column.role == "text" and field.label.split("_")[-1] in ("name", "title")
+    if is_name and words and initial.isascii() and initial.isupper():
+        share = max(sum(text.startswith(initial) for text in texts), 1) / max(len(texts), 10)
+        found.append(Predicate(f"SUBSTR({field.sql}, 1, 1) = '{initial}'", share, 0.3))
+        found.append(Predicate(f"{field.sql} LIKE '{initial}%'", share, 0.6))
     return found
 
 

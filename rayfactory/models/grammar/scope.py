@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import cast
 
 from rayfactory.databases.profile import is_constant
@@ -105,6 +107,10 @@ class Scope:
             if field.source == source and field.column.name == column:
                 return field
         raise KeyError(f"no column {column!r} of {source!r}")
+
+    def fields_named(self, sqls: Collection[str]) -> list[Field]:
+        """Return the fields that are referred to by one of some texts."""
+        return [field for field in self.fields if field.sql in sqls]
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -236,3 +242,37 @@ def as_constant(value: object) -> WitnessValue:
 def with_role(scope: Scope, *roles: str) -> Sequence[Field]:
     """Return the fields that have one of the roles and hold at least one value."""
     return [field for field in scope.fields if field.column.role in roles and field.column.profile.num_distinct > 0]
+
+
+def determines(a: Field, b: Field) -> bool:
+    """Whether rows that agree in the first column agree in the second, as far as a sample can tell."""
+    if a.source != b.source or len(a.sample) < MIN_SAMPLE or a.num_seen > len(a.present) / 2.5 or b.num_seen < 2:
+        return False
+    image: dict[WitnessValue, WitnessValue] = {}
+    pairs = zip(a.sample, b.sample, strict=False)
+    return all(image.setdefault(own, other) == other for own, other in pairs if own is not None and other is not None)
+
+
+def run_together(a: Field, b: Field) -> bool:
+    """Whether two columns of codes or dates put rows in one order, as a year and a running number of weeks do."""
+    if a.source != b.source or not {a.column.role, b.column.role} <= {"code", "date", "category"}:
+        return False
+    if min(a.num_seen, b.num_seen) < 3 or len(a.sample) != len(b.sample) or len(a.sample) < MIN_SAMPLE:
+        return False
+    pairs = [
+        (own, other)
+        for own, other in zip(a.sample, b.sample, strict=True)
+        if own is not None and other is not None and not isinstance(own, Missing) and not isinstance(other, Missing)
+    ]
+    if len({(type(own), type(other)) for own, other in pairs}) != 1:
+        return False
+    pairs.sort()  # all of one type, as was seen
+    return all(left[1] <= right[1] for left, right in pairwise(pairs))  # type: ignore[operator]  # of one type
+
+
+def say_the_same(a: Field, b: Field) -> bool:
+    """Whether one of two columns tells nothing beside the other: a number and its name, a date and its year."""
+    stems = [re.sub("_?(id|code|name|desc|key|sk|no)$", "", field.label) for field in (a, b)]
+    if a.source == b.source and stems[0] == stems[1] != "":
+        return True
+    return run_together(a, b) or (determines(a, b) and determines(b, a))

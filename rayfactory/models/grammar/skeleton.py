@@ -58,6 +58,7 @@ class KeyGraph:
         self.names = frozenset(
             name.lower() for table in schema.tables for name in (table.name, *(column.name for column in table.columns))
         )
+        self.table_names = frozenset(table.name.lower() for table in schema.tables)
         self._parents: dict[str, list[ForeignKey]] = {}
         self._children: dict[str, list[ForeignKey]] = {}
         for key in schema.foreign_keys:

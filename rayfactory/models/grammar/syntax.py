@@ -52,11 +52,21 @@ def snake(name: str) -> str:
     return "_".join(word.lower() for word in _WORD.findall(name))
 
 
+_COLUMN = re.compile(r'(?:(?:\w+|"[^"]+")\.)?(\w+)')
+_SYSTEM = ("sqlite_", "duckdb_", "pg_", "pragma_")
+
+
+def named(sql: str, name: str) -> str:
+    """Return an item of a SELECT list under a name; a column that is called so already needs no alias."""
+    column = _COLUMN.fullmatch(sql)
+    return sql if column and column.group(1).lower() == name else f"{sql} AS {name}"
+
+
 def fresh_name(wanted: str, taken: Collection[str]) -> str:
     """Return the name, or a numbered variant of it, that is no keyword, needs no quotes and is not taken."""
     base = snake(wanted)[:48].strip("_") if not _PLAIN.fullmatch(wanted) else wanted.lower()[:48]
     base = base or "value"
-    if base[0].isdigit():
+    if base[0].isdigit() or base.startswith(_SYSTEM):
         base = f"n_{base}"
     if base in KEYWORDS:
         base = f"{base}_value"

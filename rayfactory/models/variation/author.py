@@ -24,6 +24,7 @@ from rayfactory.models.variation import (
     join_rewrites,
     nesting_rewrites,
     part_rewrites,
+    sense,
     set_rewrites,
     transpose,
     window_rewrites,
@@ -109,7 +110,10 @@ MAX_ROWS = 1_000
 MAX_SINGLE_SHARE = 0.2
 """Of the queries of a request, those that may have a single row."""
 
-ATTEMPTS_PER_QUERY = 6
+LOOKED_AT_ROWS = 60
+"""Rows of a result that are looked at for what they say."""
+
+ATTEMPTS_PER_QUERY = 8
 STEPS_PER_QUERY = 18
 
 
@@ -138,36 +142,75 @@ def write_variations(
     weights = [_seed_weight(tree, context) for tree in trees]
     seen = {_shape(tree) for tree in trees}
     written: list[str] = []
-    spare: list[tuple[int, str]] = []
+    spare: list[tuple[float, str]] = []
+    odd: list[exp.Expr] = []
     num_single = 0
     for attempt in range(num_queries * ATTEMPTS_PER_QUERY):
         if len(written) == num_queries:
             break
         # Each seed in turn, and now and then once more the one whose tables the pool has used least.
         seed = trees[attempt % len(trees)] if rng.random() < 0.6 else rng.choices(trees, weights)[0]
-        tree = _vary(seed, context, rng)
-        if tree is None:
+        varied = _vary(seed, context, rng)
+        if varied is None:
             continue
+        tree, is_odd = varied
         shape = _shape(tree)
         if shape in seen:
             continue
         seen.add(shape)
-        sql = tree.sql(dialect=schema.dialect)
+        if is_odd:
+            odd.append(tree)
+            continue
         if engine is None:
-            written.append(sql)
+            written.append(tree.sql(dialect=schema.dialect))
             continue
-        try:
-            num_rows = engine.run(sql).row_count
-        except StatementError:
+        looked = _look(tree, schema, engine)
+        if looked is None:
             continue
-        is_single = num_rows == 1 and num_single + 1 > MAX_SINGLE_SHARE * num_queries
-        if num_rows == 0 or num_rows > MAX_ROWS or is_single:
-            spare.append(({0: 2, 1: 0}.get(num_rows, 1), sql))
+        sql, num_rows, flaw = looked
+        if num_rows == 1 and num_single + 1 > MAX_SINGLE_SHARE * num_queries:
+            flaw = max(flaw, _SINGLE)
+        if flaw:
+            spare.append((flaw, sql))
         else:
             num_single += num_rows == 1
             written.append(sql)
-    spare.sort(key=lambda flawed: flawed[0])  # for want of better: a single row, then too many, then none
+    for tree in odd:
+        if len(written) + sum(flaw < _EMPTY for flaw, _ in spare) >= num_queries:
+            break
+        looked = _look(tree, schema, engine) if engine is not None else (tree.sql(dialect=schema.dialect), 1, _ODD)
+        if looked is not None:
+            spare.append((max(_ODD, looked[2]), looked[0]))
+    spare.sort(key=lambda flawed: flawed[0])  # for want of better
     return [*written, *(sql for _, sql in spare)][:num_queries]
+
+
+_SINGLE, _LITTLE, _MANY, _ODD, _EMPTY = 1.0, 2.0, 3.0, 4.0, 5.0
+"""Flaws of a query, the worst last: one more single row, rows that say little, too many, an odd question, no rows."""
+
+
+def _look(tree: exp.Expr, schema: Schema, engine: Engine) -> tuple[str, int, float] | None:
+    """Return a query as it is written, how many rows it has, and its flaw, 0 for none; None where it does not run."""
+    try:
+        result = engine.run(tree.sql(dialect=schema.dialect), keep_rows=LOOKED_AT_ROWS)
+        if isinstance(tree, exp.Select) and tree.args.get("having") is not None and result.row_count > 1:
+            without = tree.copy()
+            without.set("having", None)
+            without.set("limit", None)
+            if engine.run(without.sql(dialect=schema.dialect)).row_count == result.row_count:
+                tree.set("having", None)  # every group meets it
+    except StatementError:
+        return None
+    num_rows = result.row_count
+    finish.drop_idle_limit(tree, num_rows)
+    flaw = 0.0
+    if num_rows == 0:
+        flaw = _EMPTY
+    elif num_rows > MAX_ROWS:
+        flaw = _MANY
+    elif sense.says_little(tree, result.rows):
+        flaw = _LITTLE
+    return tree.sql(dialect=schema.dialect), num_rows, flaw
 
 
 def _read(seed: str, schema: Schema) -> exp.Expr | None:
@@ -203,8 +246,8 @@ def _num_nodes(tree: exp.Expr) -> int:
     return sum(1 for _ in tree.walk())
 
 
-def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Return the seed after some rewritings; None where none applies."""
+def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> tuple[exp.Expr, bool] | None:
+    """Return the seed after some rewritings, and whether it asks something odd; None where none applies."""
     ((_, fewest, most),) = rng.choices(SIZES, [share for share, _, _ in SIZES])
     tree, applied, wanted = seed, 0, rng.choice([2, 2, 3, 3, 4])
     for _ in range(STEPS_PER_QUERY):
@@ -239,7 +282,7 @@ def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
     checked = resolve(finished, context.schema)
     if checked is None or not all(is_connected(block) for block in blocks(checked, context.schema)):
         return None
-    return finished
+    return finished, sense.is_odd(checked, context.schema)
 
 
 def apply(rewriting: Rewriting, tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

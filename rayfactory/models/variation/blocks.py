@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,18 +14,23 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
 from rayfactory.models.grammar import expressions
+from rayfactory.models.grammar.quantities import code_weight, names_a_thing
 from rayfactory.models.grammar.scope import Scope, fields_of
 from rayfactory.models.grammar.syntax import quote_name
 from rayfactory.models.variation.clauses import aliases_in, conjuncts, is_join_condition, joins_of, operands
-from rayfactory.models.variation.naming import column, identifier, new_name, plain_name
+from rayfactory.models.variation.naming import column, identifier, is_calendar_table, new_name, plain_name
 from rayfactory.models.variation.nodes import normalise, own_nodes, table_name
 from rayfactory.models.variation.resolution import Source, sources_of
 
 MAX_JOINED_ROWS = 400_000
 """Estimated rows of a join beyond which no table is added."""
 
-BAND_WEIGHT = 0.3
+BAND_WEIGHT = 0.1
 """Of bands of a quantity as groups, against categories: each query with one is like the others."""
+
+
+BANDS_ALONE = 0.85
+"""How often nothing is grouped where there are only bands to group by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class Term:
         column: what it stands for, where it is one column.
         weight: how often an analyst would choose it.
         uses: the columns in it, as `reference` spells them.
+        is_period: whether it is a time: a part of a date, a column of a calendar.
+        is_band: whether it sorts a quantity into bands.
     """
 
     text: str
@@ -61,6 +69,8 @@ class Term:
     column: Column | None = None
     weight: float = 1.0
     uses: tuple[str, ...] = ()
+    is_period: bool = False
+    is_band: bool = False
 
     @cached_property
     def expression(self) -> exp.Expr:
@@ -168,6 +178,11 @@ def _references(select: exp.Select, sources: Mapping[str, Source], schema: Schem
                 break
 
 
+def references_of(block: Block, schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield (child, parent) folded aliases for the pairs of a block's tables that are joined along a foreign key."""
+    return _references(block.select, block.sources, schema)
+
+
 def _is_reference(child: Table, own: str, parent: Table, other: str, schema: Schema) -> bool:
     return any(
         key.table == child.name
@@ -236,6 +251,11 @@ def names_in(tree: exp.Expr) -> set[str]:
     return names | {item.name.casefold() for item in tree.find_all(exp.Table)}
 
 
+def table_names(schema: Schema) -> set[str]:
+    """Return the folded names of all base tables: a new CTE of such a name would hide the table."""
+    return {table.name.casefold() for table in schema.tables}
+
+
 # -- what a block can show ----------------------------------------------------
 
 
@@ -270,10 +290,53 @@ def dimensions(block: Block, schema: Schema, aliases: Sequence[str] | None = Non
             # One group is no grouping, and of the bands of a quantity that is bounded some are empty.
             unwanted = compared if found.sql.startswith("CASE") else pinned
             if not any(use in unwanted for use in found.uses):
-                column_used = by_text.get(found.sql)
-                weight = BAND_WEIGHT * found.weight if found.sql.startswith("CASE") else found.weight
-                terms.append(Term(found.sql, schema.dialect, found.name, source.alias, column_used, weight, found.uses))
+                is_band = found.sql.startswith("CASE")
+                terms.append(
+                    Term(
+                        found.sql,
+                        schema.dialect,
+                        found.name,
+                        source.alias,
+                        by_text.get(found.sql),
+                        BAND_WEIGHT * found.weight if is_band else found.weight,
+                        found.uses,
+                        tells_time(source.table, [by_text[use] for use in found.uses if use in by_text]),
+                        is_band,
+                    )
+                )
     return terms
+
+
+def tells_time(table: Table | None, columns: Sequence[Column]) -> bool:
+    """Whether what is made of columns of a table is a time: a part of a date, a column of a calendar."""
+    return any(own.role == "date" for own in columns) or (table is not None and is_calendar_table(table))
+
+
+def has_period(block: Block, keys: Sequence[exp.Expr]) -> bool:
+    """Whether one of some group keys of a block is a time."""
+    for key in keys:
+        for node in key.find_all(exp.Column):
+            source, own = block.sources.get(node.table.casefold()), block.column_of(node)
+            if source is not None and own is not None and tells_time(source.table, [own]):
+                return True
+    return False
+
+
+def lists_attributes(table: Table, schema: Schema, depth: int = 3) -> bool:
+    """Whether the rows of a table are combinations of attributes rather than things or events: days, bands, profiles.
+
+    Nobody counts them, and two events that share one have nothing else in common.
+    """
+    if is_calendar_table(table):
+        return True
+    for own in table.columns:
+        is_name = own.role in ("text", "identifier") and names_a_thing(plain_name(table, own.name))
+        if own.role == "date" or (is_name and own.profile.num_distinct > 3):
+            return False
+    parents = {key.referenced_table for key in schema.foreign_keys if key.table == table.name} - {table.name}
+    if not parents and not any(key.referenced_table == table.name for key in schema.foreign_keys):
+        return False  # it stands alone
+    return depth > 0 and all(lists_attributes(schema.table(parent), schema, depth - 1) for parent in parents)
 
 
 def _chosen(block: Block, aliases: Sequence[str] | None) -> list[Source]:
@@ -286,9 +349,10 @@ def _chosen(block: Block, aliases: Sequence[str] | None) -> list[Source]:
     ]
 
 
-def _column_term(source: Source, own: Column, dialect: str) -> Term:
+def _column_term(source: Source, own: Column, dialect: str, weight: float = 1.0) -> Term:
     text = reference(source.alias, own.name)
-    return Term(text, dialect, plain_name(source.table, own.name), source.alias, own, uses=(text,))
+    name = plain_name(source.table, own.name)
+    return Term(text, dialect, name, source.alias, own, weight, (text,), tells_time(source.table, [own]))
 
 
 def conditioned_columns(block: Block) -> tuple[set[str], set[str]]:
@@ -323,7 +387,7 @@ def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -
     wanted = ("text", "identifier", "category", "date", "measure", "code")
     _, pinned = conditioned_columns(block)
     return [
-        _column_term(source, own, schema.dialect)
+        _column_term(source, own, schema.dialect, weight)
         for source in _chosen(block, aliases)
         for own in list(source.columns.values())[:200]
         if own.role in wanted
@@ -331,7 +395,28 @@ def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -
         and not own.name.startswith("(")
         and reference(source.alias, own.name) not in pinned
         and (own.profile.num_sampled == 0 or (own.profile.null_fraction < 0.5 and own.profile.num_distinct > 1))
+        and (weight := _label_weight(source.table, own)) > 0
     ]
+
+
+def _label_weight(table: Table | None, own: Column) -> float:
+    """Return how often an analyst would show a column of single rows."""
+    if table is None:
+        return 1.0
+    name = plain_name(table, own.name)
+    if is_calendar_table(table):
+        # Of a day its date says all; of a time of day the hour, not the second.
+        return {"date": 1.0, "category": 0.0 if "current" in name.split("_") else 0.5, "code": code_weight(name)}.get(
+            own.role, 0.0
+        )
+    if own.role != "code":
+        return 1.0
+    if name.endswith(("_id", "_code")) and any(
+        plain_name(table, other.name) in (stem := re.sub(r"_(id|code)$", "", name), f"{stem}_name")
+        for other in table.columns
+    ):
+        return 0.0  # the readable column stands beside it
+    return max(0.2, min(1.0, code_weight(name)))
 
 
 def key_columns(block: Block) -> list[exp.Column] | None:
@@ -346,7 +431,7 @@ def key_columns(block: Block) -> list[exp.Column] | None:
 
 
 def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
-    """Return up to `count` terms of different names and columns, spread over the sources."""
+    """Return up to `count` terms of different names and columns, spread over the sources; at most one is a time."""
     waiting = list(terms)
     chosen: list[Term] = []
     while waiting and len(chosen) < count:
@@ -355,14 +440,19 @@ def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
         term = rng.choices(waiting, weights)[0]
         chosen.append(term)
         waiting = [
-            other for other in waiting if other.name != term.name and not any(use in term.uses for use in other.uses)
+            other
+            for other in waiting
+            if other.name != term.name
+            and not any(use in term.uses for use in other.uses)
+            and not (term.is_period and other.is_period)
         ]
     return chosen
 
 
 def projection(expression: exp.Expr, name: str, taken: set[str]) -> exp.Expr:
     """Return an output of a SELECT under a name that is not taken, and take it."""
-    if isinstance(expression, exp.Column) and expression.name.casefold() not in taken and len(taken) % 2 == 0:
+    is_plain = isinstance(expression, exp.Column) and expression.name.casefold() not in taken
+    if is_plain and (len(taken) % 2 == 0 or expression.name.casefold() == name.casefold()):
         taken.add(expression.name.casefold())
         return expression.copy()
     alias = new_name(name, taken)

@@ -6,7 +6,7 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import Block, Context, blocks, names_in
+from rayfactory.models.variation.blocks import Block, Context, blocks, lists_attributes, names_in
 from rayfactory.models.variation.clauses import (
     add_conjunct,
     aliases_in,
@@ -166,6 +166,11 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
     """Select only rows whose key (or whose reference) is among those that another seed selects."""
     found: list[tuple[Block, str, str, Block, str, str]] = []
     keys = [key for key in context.schema.foreign_keys if len(key.columns) == 1]
+    attributes = {
+        name
+        for name in {key.referenced_table for key in keys}
+        if lists_attributes(context.schema.table(name), context.schema)
+    }
     for block in blocks(tree, context.schema)[:1]:
         for seed in context.seeds:
             for other in blocks(seed, context.schema):
@@ -178,15 +183,23 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
                         for key in keys:
                             ends = ((key.table, key.columns[0]), (key.referenced_table, key.referenced_columns[0]))
                             for (mine, own), (theirs, far) in (ends, ends[::-1]):
-                                if table.name == mine and other_table.name == theirs:
-                                    found.append((block, alias, own, other, other_alias, far))
+                                if table.name != mine or other_table.name != theirs:
+                                    continue
+                                # Two events of one day, or of like customers, have nothing else in common.
+                                if key.referenced_table in attributes and (
+                                    other_table.name != key.referenced_table or len(other.tables) > 1
+                                ):
+                                    continue
+                                found.append((block, alias, own, other, other_alias, far))
     if not found:
         return None
     block, alias, own, other, other_alias, far = rng.choice(found)
     inner = exp.Select(expressions=[column(other_alias, far)], from_=other.select.args["from_"].copy())
     inner.set("joins", [join.copy() for join in joins_of(other.select)])
     set_conjuncts(inner, [c for c in conjuncts(other.select) if not c.find(exp.Select)])
-    if not (conjuncts(inner) or joins_of(inner)) or reads_inside(block.select, other.tables[other_alias].name):
+    if all(is_join_condition(condition) for condition in conjuncts(inner)) or reads_inside(
+        block.select, other.tables[other_alias].name
+    ):
         return None
     _rename_sources(inner, tree)
     condition = exp.In(this=column(alias, own), query=exp.Subquery(this=inner))

@@ -6,8 +6,25 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import Context, block_of, blocks, estimated_rows, names_in
-from rayfactory.models.variation.clauses import conjuncts, set_conjuncts
+from rayfactory.models.variation.blocks import (
+    Block,
+    Context,
+    block_of,
+    blocks,
+    estimated_rows,
+    names_in,
+    references_of,
+)
+from rayfactory.models.variation.clauses import (
+    add_conjunct,
+    aliases_in,
+    conjuncts,
+    is_join_condition,
+    joins_of,
+    plain_keys,
+    set_conjuncts,
+)
+from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import by_name, name_outputs, order_outputs
 from rayfactory.models.variation.join_rewrites import use_or_drop
 from rayfactory.models.variation.naming import ALIASES_TO_AVOID, identifier, new_name
@@ -38,8 +55,12 @@ def is_repeatable(tree: exp.Expr) -> bool:
 def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
     """Return the query as it is written down."""
     use_or_drop(tree, context, rng)
-    for select in tree.find_all(exp.Select):
+    _select_members(tree, context, rng)
+    for select in list(tree.find_all(exp.Select)):
         _say_once(select)
+        _list_once(select, context)
+        _group_by_what_is_shown(select)
+    _order_by_what_is_shown(tree)
     _bound(tree, context, rng)
     for query in tree.find_all(exp.Select, exp.SetOperation):
         if query.args.get("limit") is not None or query.args.get("offset") is not None:
@@ -53,7 +74,7 @@ def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
         name_outputs(tree)
     _shorten_aliases(tree, context)
     for select in tree.find_all(exp.Select):
-        if not isinstance(select.parent, exp.SetOperation):
+        if not isinstance(select.parent, exp.SetOperation) or select.parent.args.get("order") is None:
             _name_once(select)
         if rng.random() < 0.6:
             _unqualify(select, context)
@@ -93,8 +114,121 @@ def _shorten_aliases(tree: exp.Expr, context: Context) -> None:
 def _name_once(select: exp.Select) -> None:
     """Leave out an output's name that is its column's."""
     for part in select.expressions:
-        if isinstance(part, exp.Alias) and isinstance(part.this, exp.Column) and part.alias == part.this.name:
+        if isinstance(part, exp.Alias) and isinstance(part.this, exp.Column) and is_same_name(part.alias, part.this):
             part.replace(part.this.copy())
+
+
+def is_same_name(alias: str, column: exp.Column) -> bool:
+    """Whether an output's name is its column's but for capitals, which neither dialect tells apart."""
+    return alias.casefold() == column.name.casefold()
+
+
+def _select_members(tree: exp.Expr, context: Context, rng: random.Random) -> None:
+    """Give a condition to a member list, or a row asked for, that is all of its table, or take the test out."""
+    for select in list(tree.find_all(exp.Select)):
+        kept: list[exp.Expr] = []
+        for test in conjuncts(select):
+            query = _listed(test)
+            block = None if query is None else _whole_table(query, tree, context)
+            if block is not None:
+                condition = draw_condition(block, context, rng)
+                if condition is None:
+                    continue
+                add_conjunct(block.select, condition)
+            kept.append(test)
+        if len(kept) < len(conjuncts(select)):
+            set_conjuncts(select, kept)
+
+
+def _listed(test: exp.Expr) -> exp.Select | None:
+    """Return the query of an IN or EXISTS condition."""
+    query = test.args.get("query") if isinstance(test, exp.In) else test.this if isinstance(test, exp.Exists) else None
+    query = query.unnest() if isinstance(query, exp.Subquery) else query
+    return query if isinstance(query, exp.Select) else None
+
+
+def _whole_table(query: exp.Select, tree: exp.Expr, context: Context) -> Block | None:
+    """Return the block of a query that lists a key of all rows of one table, directly or through a CTE."""
+    if any(query.args.get(key) for key in ("joins", "group", "having", "limit", "qualify", "with_")):
+        return None
+    block = block_of(query, context.schema)
+    if any(not _is_no_choice(condition, block) for condition in conjuncts(query)):
+        return None
+    if block.tables:
+        return block
+    name = query.args["from_"].this.name.casefold() if query.args.get("from_") else ""
+    for cte in tree.find_all(exp.CTE):
+        if cte.alias.casefold() == name and isinstance(cte.this, exp.Select) and cte.this is not query:
+            return _whole_table(cte.this, tree, context)
+    return None
+
+
+def _is_no_choice(condition: exp.Expr, block: Block) -> bool:
+    """Whether a condition of a member list only ties it to the query around, or leaves out what is missing."""
+    if isinstance(condition, exp.Is):
+        return True
+    if isinstance(condition, exp.Not):
+        return isinstance(condition.this, exp.Is)
+    return is_join_condition(condition) and not aliases_in(condition) <= set(block.sources)
+
+
+def _list_once(select: exp.Select, context: Context) -> None:
+    """List things once that the joins repeat, where nothing is shown of what repeats them."""
+    if select.args.get("distinct") or is_aggregated(select) or select.find(exp.Window) or not joins_of(select):
+        return
+    if isinstance(select.parent, (exp.SetOperation, exp.Exists)) or select.find_ancestor(exp.In) is not None:
+        return
+    block = block_of(select, context.schema)
+    repeated = {parent for _, parent in references_of(block, context.schema)}
+    shown = {alias for part in select.expressions for alias in aliases_in(part)}
+    if shown and shown <= repeated:
+        select.set("distinct", exp.Distinct())
+
+
+def _group_by_what_is_shown(select: exp.Select) -> None:
+    """Take a key out of GROUP BY that nothing shows: the groups of one shown key would look the same."""
+    keys = plain_keys(select)
+    if not keys or len(keys) < 2:
+        return
+    parts = [*select.expressions, *(select.args[key] for key in ("having", "order", "qualify") if select.args.get(key))]
+    kept = [key for key in keys if any(node == key for part in parts for node in part.walk())]
+    # A key beside the name that it has is there to tell two of one name apart.
+    if kept and len(kept) < len(keys):
+        tables = {node.table for key in kept for node in key.find_all(exp.Column)}
+        if not any(isinstance(key, exp.Column) and key.table in tables for key in keys if key not in kept):
+            select.args["group"].set("expressions", kept)
+
+
+def _order_by_what_is_shown(tree: exp.Expr) -> None:
+    """Leave out of ORDER BY the columns of a list that it does not show: keys, what was shown before."""
+    if not isinstance(tree, exp.Select) or is_aggregated(tree):
+        if isinstance(tree, exp.Select) and tree.args.get("group") is None:
+            for key in ("order", "limit", "offset"):  # of a single row
+                tree.set(key, None)
+        return
+    order = tree.args.get("order")
+    if order is None:
+        return
+    shown = [part.unalias() for part in tree.expressions]
+    kept = [
+        term
+        for term in order.expressions
+        if not isinstance(term.this, exp.Column) or not term.this.table or term.this in shown
+    ]
+    if len(kept) < len(order.expressions):
+        tree.set("order", exp.Order(expressions=kept) if kept else None)
+
+
+def drop_idle_limit(tree: exp.Expr, num_rows: int) -> None:
+    """Take out a LIMIT that the rows do not reach, with what completed the order for its sake."""
+    limit, order = tree.args.get("limit"), tree.args.get("order")
+    count = None if limit is None else limit.expression
+    if not isinstance(count, exp.Literal) or not count.is_int or tree.args.get("offset") is not None:
+        return
+    if num_rows < int(count.name):
+        tree.set("limit", None)
+        if order is not None and len(order.expressions) > 2:
+            order.set("expressions", order.expressions[:2])
 
 
 def _say_once(select: exp.Select) -> None:
@@ -132,11 +266,14 @@ def _order_totally(query: exp.Expr) -> None:
         return
     group = outputs.args.get("group") if outputs is query else None
     keys = [] if group is None else list(group.expressions)
+    is_told_by_keys = bool(keys) and all(any(key == part.unalias() for part in outputs.expressions) for key in keys)
     if keys and all(any(key in (term, _meaning(term, outputs)) for term in named) for key in keys):
         return  # ordered by all keys of its groups
     for part in outputs.expressions:
         inner = part.unalias()
         if isinstance(inner, (exp.Literal, exp.Null)) or inner.find(exp.Select) is not None:
+            continue
+        if is_told_by_keys and inner not in keys:
             continue
         if isinstance(query, exp.SetOperation):
             if not output_name(part):

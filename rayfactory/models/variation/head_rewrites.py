@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from rayfactory.models.grammar import expressions
+from rayfactory.models.grammar.quantities import is_additive
 from rayfactory.models.grammar.syntax import literal, number
 from rayfactory.models.variation.blocks import (
-    BAND_WEIGHT,
+    BANDS_ALONE,
     Block,
     Context,
     Term,
@@ -34,10 +35,8 @@ from rayfactory.models.variation.conditions import sample_rows
 from rayfactory.models.variation.naming import column, identifier, new_name, table_alias
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
 
-_PER_UNIT = re.compile(
-    r"price|rate|pct|percent|ratio|age$|avg|average|height|weight|length|size|score|speed|temperature"
-)
-"""Names of quantities that do not add up, unless they are an extended amount."""
+_DERIVED = re.compile(r"^(previous|running|best|highest|first|last|overall|stddev|p\d+|pct)_|_(above_avg|share|rank)$")
+"""Names of figures that were made of others and do not add up."""
 
 _HEAD = ("distinct", "group", "having", "qualify", "order", "limit", "offset", "windows")
 
@@ -59,7 +58,14 @@ def aggregates(
         shown = [aggregate_of(term, rng) for term in pick(rng, measures(block, context.schema), count)]
         return [*shown, Shown(exp.Count(this=exp.Star(), big_int=True), "num_rows")][:count]
     grouped = {use for key in keys for use in key.uses}
-    found = [part for part in expressions.aggregates(scope) if not any(use in grouped for use in part.uses)]
+    compared, pinned = conditioned_columns(block)
+    found = [
+        part
+        for part in expressions.aggregates(scope)
+        if not any(use in grouped or use in pinned for use in part.uses)
+        # Of rows that a condition has picked, nobody counts those that it leaves.
+        and not (("CASE" in part.sql or "FILTER" in part.sql) and part.uses[0] in compared)
+    ]
     chosen: list[expressions.Expression] = []
     while found and len(chosen) < count:
         drawn = rng.choices(found, [part.weight for part in found])[0]
@@ -70,7 +76,7 @@ def aggregates(
 
 def adds_up(name: str) -> bool:
     """Whether the sum of a quantity of that name means something."""
-    return name.startswith("ext_") or not _PER_UNIT.search(name)
+    return is_additive(name) and not _DERIVED.search(name)
 
 
 def aggregate_of(term: Term, rng: random.Random) -> Shown:
@@ -85,8 +91,12 @@ def aggregate_of(term: Term, rng: random.Random) -> Shown:
     inner: exp.Expr = function(this=term.expression.copy())
     if function is exp.Avg and rng.random() < 0.5:
         inner = exp.Round(this=inner, decimals=exp.Literal.number(2))
-    name = re.sub(r"^(total|avg|max|min)_", "", term.name)
-    return Shown(inner, f"{prefix}_{name}")
+    return Shown(inner, f"{prefix}_{stem_of(term.name)}")
+
+
+def stem_of(name: str) -> str:
+    """Return the name of a quantity without that of the function that made it: ``total_tax`` gives tax."""
+    return re.sub(r"^((total|avg|max|min|median|highest|lowest|overall)_)+", "", name)
 
 
 def set_head(select: exp.Select, keys: Sequence[Shown], values: Sequence[Shown]) -> None:
@@ -151,6 +161,8 @@ def regroup(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     if most < 1:
         return None
     terms = pick(rng, found, min(most, rng.choice([1, 1, 2, 2, 3])))
+    if terms and all(term.is_band for term in terms) and rng.random() < BANDS_ALONE:
+        return None
     keys = [Shown(term.expression, term.name) for term in terms]
     values = aggregates(block, context, rng, rng.choice([1, 2, 2, 3]), terms)
     if not keys and rng.random() < 0.8:
@@ -173,8 +185,8 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     found = [term for term in dimensions(block, context.schema) if not measured.intersection(term.uses)]
     if not found or (not block.tables and len(found) < 2):
         return None  # of groups of one key already each would be a group of its own
-    if all(term.weight < BAND_WEIGHT for term in found) and rng.random() < 0.6:
-        return None  # there are bands of quantities only
+    if all(term.is_band for term in found) and rng.random() < BANDS_ALONE:
+        return None
     terms = pick(rng, found, rng.choice([1, 1, 2]) if block.tables else 1)
     taken = {output_name(part).casefold() for part in select.expressions}
     shown = [projection(term.expression, term.name, taken) for term in terms]
@@ -302,12 +314,16 @@ def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
     ]
     if not terms:
         return None
-    term = rng.choice(terms)
+    term = rng.choices(terms, [term.weight for term in terms])[0]
     own = term.column
     assert own is not None
     quantities = [other for other in measures(block, context.schema) if adds_up(other.name)]
     if not is_aggregated(select) or (not grouped and rng.random() < 0.7):
-        others = [other for other in dimensions(block, context.schema) if other.uses != term.uses]
+        others = [
+            other
+            for other in dimensions(block, context.schema)
+            if other.uses != term.uses and not other.is_band and not (other.is_period and term.is_period)
+        ]
         keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
         set_head(select, keys, aggregates(block, context, rng, 1))
     taken = {output_name(part).casefold() for part in select.expressions}
@@ -349,8 +365,14 @@ def change_aggregate(tree: exp.Expr, context: Context, rng: random.Random) -> ex
     block = block_of(select, context.schema)
     index = rng.choice(places)
     old = select.expressions[index]
-    shown = rng.choice(aggregates(block, context, rng, 3))
+    found = aggregates(block, context, rng, 3)
+    if not found:
+        return None
+    shown = rng.choice(found)
+    grouped = {use for key in plain_keys(select) or [] for use in references_in(key)}
     if any(shown.expression == part.unalias() for part in select.expressions):
+        return None
+    if grouped.intersection(references_in(shown.expression)):
         return None
     taken = {output_name(part).casefold() for part in select.expressions if part is not old}
     new = exp.alias_(shown.expression.copy(), identifier(new_name(shown.name, taken)), copy=False)
@@ -426,13 +448,22 @@ def _spoken(expression: exp.Expr) -> str:
     return re.sub(r"\W+", "_", "_".join(word for word in words if word)).lower()
 
 
+def _figures(select: exp.Select) -> list[exp.Expr]:
+    """Return what a SELECT shows, rounding aside."""
+    parts = [part.unalias() for part in select.expressions]
+    return [part.this if isinstance(part, exp.Round) else part for part in parts]
+
+
 def show_overall_average(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Show beside each row or group the average of a quantity over the whole table."""
+    """Show beside each row's quantity, or its average in each group, the average over the whole table."""
     select = root_select(tree)
     if select is None or select.args.get("from_") is None or select.args.get("distinct") or select.find(exp.Window):
         return None
     block = block_of(select, context.schema)
-    terms = [term for term in measures(block, context.schema) if term.alias in block.tables]
+    averaged = [part.this if isinstance(part, exp.Avg) else part for part in _figures(select)]
+    terms = [
+        term for term in measures(block, context.schema) if term.alias in block.tables and term.expression in averaged
+    ]
     if not terms:
         return None
     term = rng.choice(terms)

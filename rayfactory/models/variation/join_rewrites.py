@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.variation.blocks import (
+    BANDS_ALONE,
     MAX_JOINED_ROWS,
     Block,
     Context,
@@ -18,8 +19,10 @@ from rayfactory.models.variation.blocks import (
     blocks,
     dimensions,
     estimated_rows,
+    has_period,
     join_condition,
     labels,
+    lists_attributes,
     names_in,
     pick,
     projection,
@@ -60,7 +63,7 @@ class Partner:
 
 def partners(block: Block, context: Context, aliases: Sequence[str] | None = None) -> list[Partner]:
     """Return the tables along foreign keys of the block's tables that it does not read yet."""
-    present = {table.name for table in block.tables.values()}
+    present = {table.name for table in block.tables.values()} | _tables_around(block, context)
     found: list[Partner] = []
     for folded, source in block.sources.items():
         if source.table is None or source.optional or (aliases is not None and source.alias not in aliases):
@@ -74,6 +77,16 @@ def partners(block: Block, context: Context, aliases: Sequence[str] | None = Non
             elif key.referenced_table == source.table.name and key.table not in present:
                 found.append(Partner(source.alias, context.schema.table(key.table), key, is_parent=False))
     return [partner for partner in found if partner.table.num_rows > 0]
+
+
+def _tables_around(block: Block, context: Context) -> set[str]:
+    """Return the tables that the queries around a nested one read: what they say of a table is said."""
+    names: set[str] = set()
+    around = block.select.find_ancestor(exp.Select)
+    while around is not None:
+        names.update(table.name for table in block_of(around, context.schema).tables.values())
+        around = around.find_ancestor(exp.Select)
+    return names
 
 
 def draw_partner(found: Sequence[Partner], context: Context, rng: random.Random) -> Partner:
@@ -132,6 +145,9 @@ def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr |
     alias = table_alias(partner.table.name, names_in(tree))
     _join(block.select, partner, alias)
     grown = block_of(block.select, context.schema)
+    if not partner.is_parent:
+        # The rows are those of the new table now: without anything of it they would be repeated, no one knows why.
+        return tree if block.select is tree and _show(grown, alias, context, rng) else None
     return tree if _use(grown, alias, tree, context, rng) else None
 
 
@@ -161,7 +177,14 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
         group = select.args.get("group")
         keys = plain_keys(select)
         measured = {use for part in select.expressions for use in references_in(part)}
-        found = [term for term in dimensions(block, context.schema, [alias]) if not measured.intersection(term.uses)]
+        is_timed = has_period(block, keys or [])
+        found = [
+            term
+            for term in dimensions(block, context.schema, [alias])
+            if not measured.intersection(term.uses)
+            and not (is_timed and term.is_period)
+            and not (term.is_band and rng.random() < BANDS_ALONE)
+        ]
         terms = pick(rng, found, 1)
         if keys is None or len(keys) >= 3 or not terms or (not keys and rng.random() < 0.3):
             return False
@@ -428,6 +451,7 @@ def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         if not partner.is_parent
         and len(partner.key.columns) == 1
         and not reads_inside(block.select, partner.table.name)
+        and not lists_attributes(context.schema.table(partner.key.referenced_table), context.schema)
     ]
     if not candidates:
         return None
@@ -438,11 +462,14 @@ def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         expressions=[column(alias, partner.key.columns[0])],
         from_=exp.From(this=aliased_table(partner.table.name, alias)),
     )
-    nested = block_of(inner, context.schema)
-    condition = draw_condition(nested, context, rng)
-    if condition is not None:
+    negated = rng.random() < 0.6
+    # Without a row of the other table at all is a question; with any row of it is hardly one.
+    condition = None
+    if not negated or rng.random() < 0.7:
+        condition = draw_condition(block_of(inner, context.schema), context, rng)
+        if condition is None:
+            return None
         add_conjunct(inner, condition)
-    negated = rng.random() < 0.6 and condition is not None
     outer = column(partner.alias, partner.key.referenced_columns[0])
     if context.schema.dialect == "duckdb" and rng.random() < 0.5:
         key = inner.expressions[0]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from sqlglot import exp
 
 from rayfactory.databases.schema import Table
+from rayfactory.models.grammar.quantities import is_calendar
 from rayfactory.models.grammar.syntax import KEYWORDS
 
 ALIASES_TO_AVOID = ("as", "is", "in", "on", "or", "by", "to", "no", "of", "do", "if")
 """Initials that read as words of the language."""
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SYSTEM = re.compile(r"^(sqlite|duckdb|pg|pragma)_+", re.IGNORECASE)
 
 
 def identifier(name: str) -> exp.Identifier:
@@ -28,26 +31,48 @@ def column(alias: str, name: str) -> exp.Column:
 
 def shared_prefix(table: Table) -> str:
     """Return the word and underscore that all column names of a table begin with; empty where there is none."""
-    if len(table.columns) < 2:
+    return _shared_prefix(tuple([own.name for own in table.columns]))
+
+
+@lru_cache(maxsize=4096)
+def _shared_prefix(names: tuple[str, ...]) -> str:
+    if len(names) < 2:
         return ""
-    head, separator, _ = table.columns[0].name.partition("_")
+    head, separator, _ = names[0].partition("_")
     shared = f"{head}{separator}"
-    return shared if separator and all(own.name.startswith(shared) for own in table.columns) else ""
+    return shared if separator and all(name.startswith(shared) for name in names) else ""
 
 
 def plain_name(table: Table | None, name: str) -> str:
     """Return a column's name without the prefix that all of its table share: ``net_paid`` for ``ss_net_paid``."""
-    if table is not None:
-        rest = name[len(shared_prefix(table)) :]
-        name = rest or name
+    return _plain_name(name if table is None else name[len(shared_prefix(table)) :] or name)
+
+
+@lru_cache(maxsize=8192)
+def _plain_name(name: str) -> str:
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     plain = "_".join(word.lower() for word in words) or "value"
     return plain if _PLAIN.fullmatch(plain) else f"col_{plain}"
 
 
+def is_calendar_table(table: Table) -> bool:
+    """Whether the rows of a table are days or times of a day, as far as its columns' names tell."""
+    return _is_calendar(tuple([own.name for own in table.columns]))
+
+
+@lru_cache(maxsize=4096)
+def _is_calendar(names: tuple[str, ...]) -> bool:
+    prefix = _shared_prefix(names)
+    return is_calendar([_plain_name(name[len(prefix) :] or name) for name in names])
+
+
 def new_name(wanted: str, taken: Collection[str]) -> str:
-    """Return `wanted`, or it with a number where the name is taken (case-insensitive) or a keyword."""
-    wanted = wanted if _PLAIN.fullmatch(wanted) else "result"
+    """Return `wanted`, or it with a number where the name is taken (case-insensitive) or a keyword.
+
+    What a database keeps for itself begins with its own name.
+    """
+    wanted = _SYSTEM.sub("", wanted) if _PLAIN.fullmatch(wanted) else "result"
+    wanted = wanted if _PLAIN.fullmatch(wanted) else f"t_{wanted}"
     if wanted.lower() in KEYWORDS:
         wanted = f"{wanted}_value"
     folded = {name.casefold() for name in taken}

@@ -7,13 +7,15 @@ import re
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import Context, block_of, names_in, root_select
+from rayfactory.models.grammar.expressions import prefixed
+from rayfactory.models.variation.blocks import Context, block_of, names_in, root_select, table_names
 from rayfactory.models.variation.head_rewrites import (
     Shown,
     draw_order,
     name_outputs,
     order_outputs,
     set_head,
+    stem_of,
 )
 from rayfactory.models.variation.naming import column, identifier, new_name
 from rayfactory.models.variation.nodes import is_aggregated, output_name
@@ -45,7 +47,7 @@ def wrap(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | Non
     quantities = [own for own in outputs.values() if own.role == "measure" and own.kind in ("integer", "real")]
     if not quantities:
         return None
-    name = new_name(_wrapper_name(select, context, rng), names_in(tree))
+    name = new_name(_wrapper_name(select, context, rng), names_in(tree) | table_names(context.schema))
     clause, inner = _split(tree)
     use_cte = rng.random() < 0.6
     # What reads no table reads groups that another query has made.
@@ -74,9 +76,7 @@ def _wrapper_name(select: exp.Select, context: Context, rng: random.Random) -> s
     table = re.sub(r"\W+", "_", table)
     endings = ["summary", "totals", "stats", "by_group"] if is_aggregated(select) else ["rows", "selection"]
     return (
-        f"{table}_{rng.choice(endings)}"
-        if rng.random() < 0.7
-        else rng.choice(["base", "summary", "picked", "agg", "x"])
+        f"{table}_{rng.choice(endings)}" if rng.random() < 0.7 else rng.choice(["base", "summary", "picked", "results"])
     )
 
 
@@ -88,7 +88,12 @@ def _place(outer: exp.Select, source: exp.Expr) -> None:
 
 
 def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng: random.Random) -> exp.Select | None:
-    shown = [own for own in outputs.values() if not own.name.startswith("(")]
+    # A key says nothing to a reader, and on its own nothing tells what the figures beside it are of.
+    shown = [own for own in outputs.values() if not own.name.startswith("(") and own.role != "key"]
+    if len(shown) < 2 or not any(
+        own.role in ("category", "code", "text", "identifier", "date", "opaque") for own in shown
+    ):
+        return None
     quantities = [own for own in shown if own.role == "measure" and own.kind in ("integer", "real")]
     groups = [own for own in shown if own.role in ("category", "code") and own.kind in ("text", "integer", "boolean")]
     if not quantities:
@@ -110,9 +115,9 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
         key = column(name, group.name)
         # A sum of averages, maxima or ratios means nothing; a mean of any does.
         is_sum = quantity.name.lower().startswith(("total", "num", "count"))
-        stem = re.sub(r"^(total|avg|max|min)_", "", quantity.name)
+        stem = stem_of(quantity.name)
         functions: list[tuple[exp.Expr, str]] = [
-            (exp.Avg(this=value), f"avg_{quantity.name}"),
+            (exp.Avg(this=value), prefixed("avg", quantity.name)),
             (exp.Max(this=value), f"highest_{stem}"),
             (exp.Min(this=value), f"lowest_{stem}"),
             (exp.Count(this=exp.Star(), big_int=True), "num_entries"),
@@ -208,7 +213,7 @@ def derived_to_cte(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
     alias = place.alias
     name = new_name(
         alias if alias and len(alias) > 2 else rng.choice(["chosen", "relevant", "candidates", "subset"]),
-        taken - {alias.casefold()},
+        (taken - {alias.casefold()}) | table_names(context.schema),
     )
     query = place.this.copy()
     if alias:

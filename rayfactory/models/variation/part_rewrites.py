@@ -7,7 +7,7 @@ import random
 from sqlglot import exp
 
 from rayfactory.models.variation import join_rewrites
-from rayfactory.models.variation.blocks import Context, block_of, blocks, dimensions, labels, pick
+from rayfactory.models.variation.blocks import BANDS_ALONE, Context, block_of, blocks, dimensions, labels, pick
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, is_join_condition, joins_of, set_conjuncts
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
@@ -47,7 +47,7 @@ def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     name_outputs(part)
     shown = outputs_of(part, context.schema)
     if is_aggregated(part):
-        if any(own.role == "key" for own in shown.values()) and rng.random() < 0.8:
+        if any(own.role == "key" for own in shown.values()):
             return regroup(part, context, rng)
     elif all(own.role in ("key", "opaque") for own in shown.values()):
         # A list of keys means something inside another query only.
@@ -83,7 +83,7 @@ def take_core(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         set_head(select, [], aggregates(core, context, rng, rng.choice([1, 1, 2])))
     elif choice < 0.6:
         keys = pick(rng, dimensions(core, context.schema), 1)
-        if not keys:
+        if not keys or (keys[0].is_band and rng.random() < BANDS_ALONE):
             return None
         set_head(select, [Shown(term.expression, term.name) for term in keys], aggregates(core, context, rng, 1, keys))
         if rng.random() < 0.3:

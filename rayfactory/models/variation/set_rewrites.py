@@ -7,11 +7,13 @@ import re
 
 from sqlglot import exp
 
+from rayfactory.models.grammar.expressions import prefixed
 from rayfactory.models.variation.blocks import Block, Context, block_of, dimensions, labels, measures, pick, root_select
 from rayfactory.models.variation.clauses import add_conjunct, plain_keys
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
     Shown,
+    adds_up,
     name_outputs,
     set_head,
 )
@@ -94,25 +96,20 @@ def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     first_name, second_name = (_topic(block) for block in (one, two))
     if first_name == second_name:
         return None
-    heads = [_figures(block, context, rng) for block in (one, two)]
-    count = min(len(heads[0]), len(heads[1]), rng.choice([1, 2]))
+    heads = _figures(one, two, context, rng)
     grouped: list[list[Shown]] = [[], []]
     if rng.random() < 0.5:
-        pairs = [
-            pick(
-                rng,
-                [t for t in dimensions(block, context.schema) if t.column is not None and t.column.kind == "text"],
-                1,
-            )
+        first, second = (
+            {t.name: t for t in dimensions(block, context.schema) if t.column is not None and t.column.kind == "text"}
             for block in (one, two)
-        ]
-        if all(pairs):
-            grouped = [[Shown(pair[0].expression, "category_name")] for pair in pairs]
-    names = ["num_rows", "total_amount", "avg_amount"]
+        )
+        if shared := sorted(first.keys() & second.keys()):
+            name = rng.choice(shared)
+            grouped = [[Shown(terms[name].expression, name)] for terms in (first, second)]
+    names = [part.name for part in heads[0]]
     for block, head, topic, keys in zip((one, two), heads, (first_name, second_name), grouped, strict=True):
         label = Shown(exp.Literal.string(topic), "source")
-        values = [Shown(part.expression, name) for part, name in zip(head[: count + 1], names, strict=False)]
-        set_head(block.select, keys, values)
+        set_head(block.select, keys, head)
         taken = {"source"}
         outputs = [exp.alias_(label.expression, identifier("source"), copy=False)]
         for part in block.select.expressions:
@@ -134,11 +131,19 @@ def _topic(block: Block) -> str:
     return re.sub(r"[_\W]+", " ", table.name).strip().lower()
 
 
-def _figures(block: Block, context: Context, rng: random.Random) -> list[Shown]:
-    figures = [Shown(exp.Count(this=exp.Star(), big_int=True), "num_rows")]
-    terms = measures(block, context.schema)
-    if terms:
-        term = rng.choice(terms)
-        figures.append(Shown(exp.Sum(this=term.expression.copy()), "total_amount"))
-        figures.append(Shown(exp.Avg(this=term.expression.copy()), "avg_amount"))
-    return figures
+def _figures(one: Block, two: Block, context: Context, rng: random.Random) -> tuple[list[Shown], list[Shown]]:
+    """Return the same figures over each of two blocks: how many rows, and a quantity that both have."""
+    first, second = ({term.name: term for term in measures(block, context.schema)} for block in (one, two))
+    heads: tuple[list[Shown], list[Shown]] = ([], [])
+    for head in heads:
+        head.append(Shown(exp.Count(this=exp.Star(), big_int=True), "num_rows"))
+    shared = sorted(first.keys() & second.keys())
+    if shared:
+        name = rng.choice(shared)
+        functions: list[tuple[str, type[exp.AggFunc]]] = [("avg", exp.Avg)]
+        if adds_up(name):
+            functions.insert(0, ("total", exp.Sum))
+        for prefix, function in functions[: rng.choice([1, 2])]:
+            for head, term in zip(heads, (first[name], second[name]), strict=True):
+                head.append(Shown(function(this=term.expression.copy()), prefixed(prefix, name)))
+    return heads

@@ -8,6 +8,8 @@ import re
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, Schema, Table
+from rayfactory.models.grammar.expressions import plural
+from rayfactory.models.grammar.syntax import snake
 from rayfactory.models.variation.blocks import Block, Context, blocks, names_in
 from rayfactory.models.variation.clauses import uses_of
 from rayfactory.models.variation.conditions import selects_rows
@@ -64,15 +66,25 @@ def _rename_outputs(tree: exp.Expr, select: exp.Select, old: Table, new: Table) 
     """Put the new table's prefix, or its name, where the old one's stands in the names that the SELECT introduces."""
     named = [part.alias for part in select.expressions if part.alias]
     around = select.parent.alias if isinstance(select.parent, (exp.CTE, exp.Subquery)) else ""
-    prefixes = [(shared_prefix(old), shared_prefix(new)), (f"{old.name.lower()}_", f"{new.name.lower()}_")]
+    words = [
+        (shared_prefix(old).rstrip("_"), shared_prefix(new).rstrip("_")),
+        (_rows_of(old), _rows_of(new)),
+        (snake(old.name), snake(new.name)),
+    ]
     renamed: dict[str, str] = {}
     for name in (*named, around):
-        for before, after in prefixes:
-            if before and after and re.search(rf"(^|_){re.escape(before)}", name):
-                renamed[name] = re.sub(rf"(^|_){re.escape(before)}", rf"\g<1>{after}", name)
+        for before, after in words:
+            pattern = rf"(^|_){re.escape(before)}(?=_|$)"
+            if before and after and before != after and name not in renamed and re.search(pattern, name):
+                renamed[name] = re.sub(pattern, rf"\g<1>{after}", name)
     for identifier_node in tree.find_all(exp.Identifier):
         if identifier_node.name in renamed:
             identifier_node.set("this", renamed[identifier_node.name])
+
+
+def _rows_of(table: Table) -> str:
+    """Return what counted rows of a table are called."""
+    return plural(snake(table.name).removesuffix("_dim") or "row")
 
 
 def _pairs(table: Table, other: Table, wanted: list[Column], links: Links) -> dict[str, str] | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from sqlglot import exp
 
+from rayfactory.models.grammar.expressions import prefixed
+from rayfactory.models.grammar.quantities import is_record_date, orders_time
 from rayfactory.models.variation.blocks import (
     Block,
     Context,
@@ -25,7 +27,7 @@ from rayfactory.models.variation.head_rewrites import (
     adds_up,
     draw_order,
 )
-from rayfactory.models.variation.naming import identifier, new_name
+from rayfactory.models.variation.naming import identifier, new_name, plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
 
 
@@ -76,8 +78,8 @@ def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) ->
         value = value.this
     partition = [rng.choice(keys)] if len(keys) > 1 and rng.random() < 0.6 else []
     rest = [key for key in keys if key not in partition]
-    # Before and after are said of times and numbers.
-    is_series = bool(rest) and all(_is_in_order(key, block) for key in rest)
+    # Before and after are said of times that follow each other: not of months that every year has.
+    is_series = len(rest) == 1 and _follows(rest[0], block)
     choice = rng.random() if is_series else 0.6 * rng.random()
     if choice < 0.35:
         function = rng.choice([exp.Rank, exp.DenseRank])()
@@ -96,15 +98,32 @@ def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) ->
     if choice >= 0.8 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
         running = window(exp.Sum(this=value.copy()), partition, _ordered(*((key, False) for key in rest)))
         return Shown(running, f"running_{name}")
-    return Shown(window(exp.Max(this=value.copy()), partition, None), f"best_{name}")
+    return Shown(window(exp.Max(this=value.copy()), partition, None), prefixed("highest", name))
 
 
-def _is_in_order(key: exp.Expr, block: Block) -> bool:
-    """Whether the values of a group key follow each other: dates, parts of dates, numbers."""
+def _follows(key: exp.Expr, block: Block) -> bool:
+    """Whether the values of a group key follow each other in time, once each: dates, years, months of a year."""
     if isinstance(key, exp.Column):
         own = block.column_of(key)
-        return own is not None and own.kind in ("integer", "real", "date", "timestamp")
-    return not isinstance(key, (exp.Case, exp.Coalesce, exp.Substring))
+        if own is None:
+            return False
+        source = block.sources[key.table.casefold()]
+        return own.kind in ("date", "timestamp") or (
+            own.kind == "integer" and own.role == "code" and orders_time(plain_name(source.table, own.name))
+        )
+    columns = [block.column_of(node) for node in key.find_all(exp.Column)]
+    if isinstance(key, (exp.Case, exp.Coalesce, exp.Substring)) or not all(
+        own is not None and own.role == "date" for own in columns
+    ):
+        return False
+    if isinstance(key, (exp.Extract, exp.Year, exp.Month, exp.Quarter, exp.DayOfWeek, exp.Day)):
+        return isinstance(key, exp.Year) or (isinstance(key, exp.Extract) and key.name.upper() == "YEAR")
+    formats = [text.name for text in key.find_all(exp.Literal) if text.is_string and "%" in text.name]
+    return all("%Y" in text for text in formats[:1])
+
+
+def _shown_columns(select: exp.Select) -> list[exp.Expr]:
+    return [part.unalias() for part in select.expressions]
 
 
 def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: random.Random) -> Shown | None:
@@ -114,19 +133,24 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
         if isinstance(part.unalias(), exp.Column)
     }
     quantities = measures(block, context.schema)
-    if not quantities:
+    if not quantities or not any(
+        own is not None and own.role != "measure" for own in map(block.column_of, _shown_columns(select))
+    ):
         return None
     visible = [term for term in quantities if term.text in shown]
     term = rng.choice(visible or quantities)
-    groups = dimensions(block, context.schema)
+    groups = [other for other in dimensions(block, context.schema) if not other.is_band]
     seen = [other for other in groups if other.text in shown]
     # Where the rows are groups of one key already, each would be a part of its own.
     is_parted = bool(block.tables) or len(groups) > 1
     partition = [rng.choice(seen or groups)] if groups and is_parted and rng.random() < 0.8 else []
     parts = [other.expression for other in partition]
     keys = key_columns(block)
+    # Rows follow each other by a date of their own, not by that of another table's record.
     dates = [
-        other for other in labels(block, context.schema) if other.column is not None and other.column.role == "date"
+        other
+        for other in labels(block, context.schema, sorted(block.grain))
+        if other.column is not None and other.column.role == "date" and not is_record_date(other.name)
     ]
     if not visible:
         taken = {output_name(part).casefold() for part in select.expressions}
@@ -136,15 +160,18 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
     if choice < 0.35:
         return Shown(window(exp.Rank(), parts, _ordered((term.expression, True))), f"{term.name}_rank{suffix}")
     if choice < 0.55:
-        return Shown(window(exp.Avg(this=term.expression.copy()), parts, None), f"avg_{term.name}{suffix}")
+        return Shown(window(exp.Avg(this=term.expression.copy()), parts, None), f"{prefixed('avg', term.name)}{suffix}")
     if choice < 0.7:
         gap = exp.Sub(this=term.expression.copy(), expression=window(exp.Avg(this=term.expression.copy()), parts, None))
         return Shown(gap, f"{term.name}_above_avg")
-    if keys:
-        order = [(other.expression, False) for other in dates[:1]] + [(key, False) for key in keys]
+    if keys and dates:
+        if dates[0].text not in shown:
+            taken = {output_name(part).casefold() for part in select.expressions}
+            select.append("expressions", projection(dates[0].expression, dates[0].name, taken))
+        order = [(dates[0].expression, False), *((key, False) for key in keys)]
         if choice < 0.85:
             return Shown(window(exp.Lag(this=term.expression.copy()), parts, _ordered(*order)), f"previous_{term.name}")
         running = window(exp.Sum(this=term.expression.copy()), parts, _ordered(*order))
         if adds_up(term.name):
             return Shown(running, f"running_{term.name}")
-    return Shown(window(exp.Max(this=term.expression.copy()), parts, None), f"max_{term.name}{suffix}")
+    return Shown(window(exp.Max(this=term.expression.copy()), parts, None), f"{prefixed('max', term.name)}{suffix}")

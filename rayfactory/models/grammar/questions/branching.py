@@ -19,7 +19,7 @@ from rayfactory.models.grammar.expressions import (
 )
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
 from rayfactory.models.grammar.scope import Field
-from rayfactory.models.grammar.syntax import quotient, snake
+from rayfactory.models.grammar.syntax import named, quotient, snake
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def stacked(draft: Draft) -> str:
         if [own.key.table for own in several].count(branch.key.table) > 1:
             field = branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0])
             word = f"{word} by {re.sub('_(sk|id|key|code)$', '', field.label)}".replace("_", " ")
-        select.items = [f"'{word}' AS {label}", f"{sql} AS {group}", f"{aggregate} AS {total}"]
+        select.items = [f"'{word}' AS {label}", draft.named(sql, group), f"{aggregate} AS {total}"]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
         select.group = sql
         parts.append(select.sql())
@@ -212,25 +212,21 @@ def side_by_side(draft: Draft) -> str:
         aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed("total", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
-        select.items = [f"{sql} AS {group}", f"{aggregate} AS {value}"]
+        select.items = [draft.named(sql, group), f"{aggregate} AS {value}"]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
         select.group = sql
-        words = snake(branch.key.table).split("_")
-        named = branch.key.columns[0] in draft.graph.entity_columns(branch.key.table)
+        words = snake(branch.key.table)[:32].strip("_")
+        is_thing = branch.key.columns[0] in draft.graph.entity_columns(branch.key.table)
         more = [m for m in figures if m.name != (figure.name if figure else "")]
-        if draft.chance(0.35) and (more or named):
-            second = draft.pick([(m.weight, m) for m in more]) if more and (draft.chance(0.6) or not named) else None
-            extra = (
-                f"AVG({second.sql})"
-                if second
-                else "COUNT(DISTINCT "
-                + branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0]).sql
-                + ")"
-            )
-            extra_name = draft.output(prefixed("avg", second.name) if second else "num_members", taken)
+        if draft.chance(0.35) and (more or is_thing):
+            second = draft.pick([(m.weight, m) for m in more]) if more and (draft.chance(0.6) or not is_thing) else None
+            pointing = branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0])
+            extra = f"AVG({second.sql})" if second else f"COUNT(DISTINCT {pointing.sql})"
+            members = plural(re.sub("_(sk|id|key|code)$", "", pointing.label))
+            extra_name = draft.output(prefixed("avg", second.name) if second else f"num_{members}", taken)
             select.items.append(f"{extra} AS {extra_name}")
             extras.append((position, extra_name))
-        names.append(draft.alias(f"{words[-1]}_{draft.pick([(1, 'totals'), (1, 'summary'), (1, 'stats')])}"))
+        names.append(draft.alias(f"{words}_{draft.pick([(1, 'totals'), (1, 'summary'), (1, 'stats')])}"))
         values.append(value)
         texts.append(select.sql())
     join = draft.pick(
@@ -244,9 +240,9 @@ def side_by_side(draft: Draft) -> str:
     else:
         b_shown = b
     member = f"{names[0]}.{group}" if join != "FULL OUTER JOIN" else f"COALESCE({names[0]}.{group}, {names[1]}.{group})"
-    items = [f"{member} AS {group}", f"{a} AS {values[0]}", f"{b_shown} AS {values[1]}"]
-    items += [f"{names[position]}.{name} AS {name}" for position, name in extras]
-    items += [f"{name}.{value} AS {value}" for name, value in list(zip(names, values, strict=True))[2:]]
+    items = [named(member, group), named(a, values[0]), named(b_shown, values[1])]
+    items += [f"{names[position]}.{name}" for position, name in extras]
+    items += [f"{name}.{value}" for name, value in list(zip(names, values, strict=True))[2:]]
     if draft.chance(0.6):
         compared = draft.pick(
             [
@@ -268,7 +264,8 @@ def side_by_side(draft: Draft) -> str:
             f" WHERE {draft.builder.choice('comparison', [(1, f'{a} > {b}'), (1, f'{b} > {a}'), (1, f'{a} <> {b}')])}"
         )
     way = draft.builder.choice("direction", [(2, " DESC"), (1, "")])
-    sql += f" ORDER BY {values[0]}{way}, {group}"
+    # Each of the sources has a column of the group's name.
+    sql += f" ORDER BY {values[0]}{way}, {group if member.startswith('COALESCE') else member}"
     return f"{sql} LIMIT {limit(draft)}" if draft.chance(0.5) else sql
 
 
@@ -302,6 +299,6 @@ def common_values(draft: Draft) -> str:
     operator = draft.pick([(3, "UNION"), (1, "UNION ALL")])
     if set(a.column.profile.common_values) & set(b.column.profile.common_values) and draft.chance(0.5):
         operator = "INTERSECT"
-    first = Select(scopes[0].from_sql, [f"{a.sql} AS {name}"], where=conditions[0]).sql()
+    first = Select(scopes[0].from_sql, [draft.named(a.sql, name)], where=conditions[0]).sql()
     second = Select(scopes[1].from_sql, [b.sql], where=conditions[1]).sql()
     return f"{first} {operator} {second} ORDER BY {name} LIMIT {limit(draft)}"

@@ -144,7 +144,7 @@ def subtotals(draft: Draft) -> str:
     key = grouping.keys[0]
     select.where = [draft.fixed(condition) for condition in select.where]
     values = [f"{sql} AS {value.name}" for sql, value in zip(grouping.value_sql, grouping.values, strict=True)]
-    select.items = [f"{keys[0]} AS {key.name}", *values]
+    select.items = [draft.named(keys[0], key.name), *values]
     select.group = keys[0]
     total = Select(select.source, [f"'total' AS {key.name}", *values], where=select.where)
     return f"{select.sql()} UNION ALL {total.sql()}"
@@ -180,7 +180,7 @@ def pivot(draft: Draft) -> str:
     figure = draft.pick([(m.weight, m) for m in figures]) if figures and draft.chance(0.75) else None
     taken: set[str] = set()
     key = draft.output_of(row, scope, taken)
-    select = Select(scope.from_sql, [f"{row.sql} AS {key}"])
+    select = Select(scope.from_sql, [draft.named(row.sql, key)])
     function = draft.pick([(3 if figure is None or figure.additive else 0, "SUM"), (2, "AVG")])
     style = draft.pick([(2, "case"), (1, "filter")])
     for value in values:

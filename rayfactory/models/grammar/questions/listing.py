@@ -74,7 +74,7 @@ def _dressed(draft: Draft, f: Field, taken: set[str]) -> str:
     if name:
         return f"{sql} AS {draft.output(name, taken)}"
     if draft.chance(0.15) and snake(column.name) != f.label:
-        return f"{sql} AS {draft.output(f.label, taken)}"
+        return draft.named(sql, draft.output(f.label, taken, column.name))
     return sql
 
 
@@ -228,8 +228,8 @@ def newest_record(draft: Draft) -> str:
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2, exclude=[key.sql])
     names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
     select.items = [key.sql, order.sql, *(f.sql for f in fields)]
-    engage(draft, spine, select)
-    columns = [f"{f.sql} AS {name}" for f, name in zip((key, order, *fields), names, strict=True)]
+    engage(draft, spine, select, shown=False)
+    columns = [draft.named(f.sql, name) for f, name in zip((key, order, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]
     if draft.dialect == "duckdb" and draft.chance(0.35):

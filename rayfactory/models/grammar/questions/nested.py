@@ -17,7 +17,7 @@ from rayfactory.models.grammar.expressions import (
 from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import with_role
-from rayfactory.models.grammar.syntax import snake
+from rayfactory.models.grammar.syntax import named, snake
 
 
 def counts_beside(draft: Draft) -> str:
@@ -63,7 +63,7 @@ def counts_beside(draft: Draft) -> str:
         left = draft.chance(0.6)
         value = f"COALESCE({alias}.{name}, 0)" if left else f"{alias}.{name}"
         join = f"{'LEFT ' if left else ''}JOIN {source} ON {parent.qualified} = {alias}.{member}"
-        select = Select(f"{spine.scope.from_sql} {join}", [*shown, f"{value} AS {name}"], where=plain)
+        select = Select(f"{spine.scope.from_sql} {join}", [*shown, named(value, name)], where=plain)
     else:
         ties = " AND ".join([f"{child.qualified} = {parent.qualified}", *conditions])
         scalar = f"(SELECT {aggregate} FROM {inner.scope.from_sql} WHERE {ties})"
@@ -209,8 +209,8 @@ def chained(draft: Draft) -> str:
     base = draft.alias(
         draft.pick([(1, "base"), (1, "filtered"), (1, "selected_rows"), (1, f"chosen_{snake(scope.grain.name)}"[:40])])
     )
-    rows = Select(scope.from_sql, [f"{key.sql} AS {group}", f"{figure.sql} AS {raw}"], where=conditions)
-    engage(draft, spine, rows)
+    rows = Select(scope.from_sql, [draft.named(key.sql, group), draft.named(figure.sql, raw)], where=conditions)
+    engage(draft, spine, rows, shown=False)
     draft.ctes.append(f"{base} AS ({rows.sql()})")
     function = draft.pick([(3 if figure.additive else 0, "SUM"), (2, "AVG"), (1, "MAX")])
     value = draft.output(prefixed({"SUM": "total", "AVG": "avg", "MAX": "max"}[function], figure.name), taken)

@@ -108,9 +108,10 @@ def trend(draft: Draft) -> str:
     period = _period(draft, spine)
     keys = [period]
     parts = [key for key in dimensions(spine.scope) if key.num_distinct <= 12 and not set(key.uses) & set(period.uses)]
+    parts = draft.some(parts, 1, spine.scope, keys)
     partition = bool(parts) and draft.chance(0.4)
     if partition:
-        keys = [*draft.some(parts, 1), period]
+        keys = [*parts, period]
     conditions = where(draft, spine, draft.pick([(2, 0), (4, 1), (3, 2)]), nested=0.2, exclude=period.uses)
     grouping = grouped(draft, spine, len(keys), 1, conditions, keys=keys, entity=False, plain=True)
     names = [key.name for key in grouping.keys]
@@ -207,7 +208,7 @@ def row_beside_its_group(draft: Draft) -> str:
     count = draft.pick([(1, 0), (3, 1), (3, 2), (1, 3)])
     conditions = where(draft, spine, count, nested=0.3, exclude=key.uses)
     fields = [f for f in shown_fields(draft, spine, 2) if f.sql not in (figure.sql, *key.uses)]
-    engage(draft, spine, Select("", [key.sql, *(f.sql for f in fields)], where=conditions))
+    engage(draft, spine, Select("", [key.sql, *(f.sql for f in fields)], where=conditions), shown=False)
     taken: set[str] = set()
     group, own = draft.output_of(key, spine.scope, taken), draft.output(figure.label, taken, figure.column.name)
     names = [draft.output(f.label, taken, f.column.name) for f in fields]
@@ -216,15 +217,15 @@ def row_beside_its_group(draft: Draft) -> str:
     beside = draft.output(f"{'group' if function != 'SUM' else 'total'}_{function.lower()}_{figure.label}", taken)
     window = f"{function}({figure.sql}) OVER (PARTITION BY {key.sql})"
     select = Select(spine.scope.from_sql, where=conditions)
-    select.items = [f"{key.sql} AS {group}", *(f"{f.sql} AS {name}" for f, name in zip(fields, names, strict=True))]
-    select.items += [f"{figure.sql} AS {own}"]
-    tie_names = []
+    select.items = [draft.named(key.sql, group)]
+    select.items += [draft.named(f.sql, name) for f, name in zip((*fields, figure), (*names, own), strict=True)]
+    tie_names, hidden = [], []
     for tie in ties:
         column = next(f.column.name for f in spine.scope.fields if f.sql == tie)
         tie_names.append(draft.output(column, taken, column))
-        select.items.append(f"{tie} AS {tie_names[-1]}")
+        hidden.append(draft.named(tie, tie_names[-1]))
     if how == "above" and function in ("AVG", "MAX"):
-        select.items.append(f"{window} AS {beside}")
+        select.items += [*hidden, f"{window} AS {beside}"]
         alias = draft.alias(draft.pick([(1, "detail"), (1, "x"), (1, "with_group")]))
         compare = (
             f"{own} > {draft.builder.choice('factor', [(2, ''), (1, '1.5 * '), (1, '2 * ')])}{beside}"
@@ -242,7 +243,7 @@ def row_beside_its_group(draft: Draft) -> str:
         )
     else:
         select.items.append(f"{figure.sql} - {window} AS {draft.output(f'gap_to_{function.lower()}', taken)}")
-    select.order = ", ".join([group, f"{own} DESC", *tie_names])
+    select.order = ", ".join([group, f"{own} DESC", *ties])
     select.limit = limit(draft)
     return select.sql()
 

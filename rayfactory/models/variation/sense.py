@@ -1,0 +1,179 @@
+"""What an analyst would smile at: a query that runs, and asks what nobody asks.
+
+`is_odd` looks at the syntax tree alone, `says_little` at the rows that a query returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlglot import exp
+
+from rayfactory.databases.schema import Column, Schema
+from rayfactory.models.grammar.quantities import is_additive
+from rayfactory.models.variation.blocks import (
+    Block,
+    blocks,
+    conditioned_columns,
+    lists_attributes,
+    references_in,
+    references_of,
+)
+from rayfactory.models.variation.clauses import conjuncts, plain_keys
+from rayfactory.models.variation.naming import is_calendar_table, plain_name
+from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, own_nodes
+
+MAX_COMPARED_TEXT = 40
+"""Characters of a text that somebody compares a column with; of longer ones a word is searched."""
+
+MIN_TELLING_ROWS = 4
+"""Of fewer rows nothing is said by what they have in common."""
+
+
+def is_odd(tree: exp.Expr, schema: Schema) -> bool:
+    """Whether some SELECT of a resolved query asks what nobody would ask."""
+    return any(
+        _is_about_the_calendar(block)
+        or _multiplies(block, schema)
+        or _asks_what_is_settled(block)
+        or _calculates_with_labels(block, schema)
+        or _compares_long_text(block)
+        for block in blocks(tree, schema)
+    )
+
+
+def _is_about_the_calendar(block: Block) -> bool:
+    """Whether only days or times of a day are read: their number is known to everybody."""
+    is_inner = block.select.find_ancestor(exp.In, exp.Exists) is not None
+    return not is_inner and all(
+        source.table is not None and is_calendar_table(source.table) for source in block.sources.values()
+    )
+
+
+def _multiplies(block: Block, schema: Schema) -> bool:
+    """Whether figures are made of rows of two tables that have but a third in common: each repeats the other's."""
+    if not is_aggregated(block.select):
+        return False
+    references = list(references_of(block, schema))
+    parents = {parent for _, parent in references}
+    children: dict[str, set[str]] = {}
+    for child, parent in references:
+        if child not in parents:
+            children.setdefault(parent, set()).add(child)
+    return any(len(found) > 1 for found in children.values())
+
+
+def _asks_what_is_settled(block: Block) -> bool:
+    """Whether a condition has settled what is grouped or told apart: one group, all rows or none."""
+    _, pinned = conditioned_columns(block)
+    keys = plain_keys(block.select)
+    grouped = {use for key in keys or [] if isinstance(key, exp.Column) for use in references_in(key)}
+    if pinned & grouped:
+        return True
+    if sum(isinstance(key, exp.Case) for key in keys or []) > 1:
+        return True
+    if keys is None:  # ROLLUP and its like
+        group = block.select.args["group"]
+        if pinned.intersection(references_in(group)):
+            return True
+    for part in block.select.expressions:
+        if not has_aggregate(part):
+            continue
+        for test in part.find_all(exp.If, exp.Filter):
+            condition = test.this if isinstance(test, exp.If) else test.expression
+            if (pinned | grouped).intersection(references_in(condition)):
+                return True
+    return False
+
+
+def _calculates_with_labels(block: Block, schema: Schema) -> bool:
+    """Whether keys or codes are summed or averaged, sizes summed, or combinations of attributes counted."""
+    for part in own_nodes(block.select):
+        if isinstance(part, (exp.Sum, exp.Avg)) and isinstance(part.this, exp.Column):
+            own = block.column_of(part.this)
+            if own is not None and own.kind in ("integer", "real") and _is_label(own, part, block):
+                return True
+        counted = part.this.expressions if isinstance(part, exp.Count) and isinstance(part.this, exp.Distinct) else []
+        if any(_is_attribute_key(node, block, schema) for node in counted):
+            return True
+    return False
+
+
+def _is_label(own: Column, function: exp.Expr, block: Block) -> bool:
+    source = block.sources[function.this.table.casefold()]
+    if own.role in ("key", "identifier", "code"):
+        return source.table is not None
+    return (
+        isinstance(function, exp.Sum) and own.role == "measure" and not is_additive(plain_name(source.table, own.name))
+    )
+
+
+def _is_attribute_key(node: exp.Expr, block: Block, schema: Schema) -> bool:
+    own = block.column_of(node)
+    source = block.sources.get(node.table.casefold()) if isinstance(node, exp.Column) else None
+    if own is None or own.role != "key" or source is None or source.table is None:
+        return False
+    if own.name in source.table.primary_key and lists_attributes(source.table, schema):
+        return True
+    return any(
+        key.table == source.table.name
+        and key.columns == (own.name,)
+        and lists_attributes(schema.table(key.referenced_table), schema)
+        for key in schema.foreign_keys
+    )
+
+
+def _compares_long_text(block: Block) -> bool:
+    return any(
+        isinstance(node, exp.Literal) and node.is_string and len(node.name) > MAX_COMPARED_TEXT
+        for condition in conjuncts(block.select)
+        for node in own_nodes(condition)
+        if isinstance(node.parent, (exp.EQ, exp.NEQ, exp.In))
+    )
+
+
+def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]]) -> bool:
+    """Whether a query's rows show that a part of it has nothing to say.
+
+    A key that is the same in all rows, two keys of which each tells the other, two figures that are equal throughout, a
+    figure that is nothing, or all, everywhere.
+    """
+    if not isinstance(tree, exp.Select) or len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
+        return False
+    grouped = plain_keys(tree) or []
+    columns = list(zip(tree.expressions, zip(*rows, strict=True), strict=True))
+    keys = [list(map(repr, values)) for part, values in columns if part.unalias() in grouped]
+    if any(len(set(values)) == 1 for values in keys):
+        return True
+    # A key and its name are two; so are others where every row has its own of both.
+    one_to_one = [
+        list(map(repr, values)) for part, values in columns if part.unalias() in grouped and _is_attribute(values)
+    ]
+    if len(keys) > 1 and any(
+        len(set(zip(one, two, strict=True))) == len(set(one)) == len(set(two)) for one, two in _pairs(one_to_one)
+    ):
+        return True
+    figures = [values for part, values in columns if _is_figure(part)]
+    if any(all(value in (None, 0) for value in values) for values in figures):
+        return True
+    if any(one == two for one, two in _pairs(figures)):
+        return True
+    shares = [values for part, values in columns if part.alias.startswith("pct_")]
+    return any(all(value in (None, 0, 100) for value in values) for values in shares)
+
+
+def _is_attribute(values: Sequence[object]) -> bool:
+    """Whether values are such as many rows have: short words and small numbers."""
+    return all(value is None or isinstance(value, (int, bool)) or len(str(value)) <= 12 for value in values)
+
+
+def _is_figure(part: exp.Expr) -> bool:
+    return not isinstance(part.unalias(), (exp.Column, exp.Literal, exp.Subquery)) and (
+        has_aggregate(part) or part.find(exp.Window) is not None
+    )
+
+
+def _pairs(found: Sequence[Sequence[object]]) -> Iterator[tuple[Sequence[object], Sequence[object]]]:
+    for position, one in enumerate(found):
+        for two in found[position + 1 :]:
+            yield one, two
