@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,17 @@ from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
 from rayfactory.pool import PlannedRequest, Pool, check_run_dir, opened, read_manifests
-from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Candidate, Request, Verdict
+from rayfactory.records import (
+    E_SCHEMA,
+    R_SCHEMA,
+    REJECTS_SCHEMA,
+    Answer,
+    Candidate,
+    Request,
+    Tally,
+    Verdict,
+    add_tallies,
+)
 from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.tools.statistics import Statistics
@@ -174,8 +184,14 @@ class _Counted:
 class Workers(PlanningAgents, Protocol):
     """What the loop asks of the agents, wherever they run; `cluster.crew.Crew` has them on Ray."""
 
-    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Candidate]:
-        """Have the authors answer the requests of a round."""
+    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Answer]:
+        """Have the authors answer the requests of a round, in their order."""
+
+    def take_tallies(self) -> list[Tally]:
+        """Return what happened between the planning agents and their models since the last call."""
+
+    def models(self) -> ChatStatus | None:
+        """Return the newest that is known of the models; None where all agents keep to their rules."""
 
     def judge(
         self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
@@ -184,6 +200,22 @@ class Workers(PlanningAgents, Protocol):
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Learn which query_id each admitted position of the round has got."""
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A round that is planned and written.
+
+    Attributes:
+        candidates: in order.
+        tallies: what happened between the agents and their models, one for each agent.
+        out_of_budget: whether requests stayed unanswered because `max_cost_usd` was reached.
+    """
+
+    plan: Plan
+    candidates: tuple[Candidate, ...]
+    tallies: tuple[Tally, ...]
+    out_of_budget: bool
 
 
 class Loop:
@@ -217,20 +249,24 @@ class Loop:
         """Go round until there is a reason to stop."""
         background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="produce")
         try:
-            produced = self._start_producing(crew, background)
-            while produced is not None:
-                plan, future = produced
-                candidates = self._wait_for(future)
+            future = self._start_producing(crew, background)
+            while future is not None:
+                produced = self._wait_for(crew, future)
+                if produced.out_of_budget and not produced.candidates:
+                    return "max_cost"
+                self._remember(produced.plan)
                 # What is known now is what a resumed run would know: everything before the round that is under way.
-                self._learn_up_to(plan.round - 1)
-                produced = self._start_producing(crew, background)
-                self._commit(crew, plan, self._judge(crew, plan, candidates))
+                self._learn_up_to(produced.plan.round - 1)
+                future = None if produced.out_of_budget else self._start_producing(crew, background)
+                self._commit(crew, produced, self._judge(crew, produced))
                 reason = _stop_reason(self._config, self._pool, self._counted)
                 if reason is not None:
                     return reason
+                if produced.out_of_budget:
+                    return "max_cost"
                 self._warn_if_saturated()
                 # Enough seemed to be under way, and was not.
-                produced = produced or self._start_producing(crew, background)
+                future = future or self._start_producing(crew, background)
         finally:
             # What is still being written is not needed any more; leaving Ray ends it.
             background.shutdown(wait=False, cancel_futures=True)
@@ -238,27 +274,34 @@ class Loop:
 
     # -- plan and produce -------------------------------------------------------
 
-    def _start_producing(
-        self, crew: Workers, background: ThreadPoolExecutor
-    ) -> tuple[Plan, Future[list[Candidate]]] | None:
-        """Plan the next round and have it written in the background.
+    def _start_producing(self, crew: Workers, background: ThreadPoolExecutor) -> Future[Produced] | None:
+        """Have the next round planned and written in the background.
 
         None where the budget is spent, or where the round under way will probably reach the target.
         """
-        known = self._knowledge
-        plan = plan_round(self._config, self._schemas, known, self._most_queries(), crew)
-        if not plan.requests:
+        most = self._most_queries()
+        if most is not None and most <= 0:
             return None
-        known.states.append(plan.state)
-        known.requested.update(
-            {
-                name: sum(r.num_queries for r in plan.requests if r.database == name)
-                for name in dict.fromkeys(r.database for r in plan.requests)
-            }
-        )
-        known.under_way = [(r.database, r.tables, r.num_queries) for r in plan.requests]
         self._progress.answered = 0
-        return plan, background.submit(crew.produce, plan.requests, self._on_answer)
+        return background.submit(self._produce, crew, most)
+
+    def _produce(self, crew: Workers, max_queries: int | None) -> Produced:
+        plan = plan_round(self._config, self._schemas, self._knowledge, max_queries, crew)
+        answers = crew.produce(plan.requests, self._on_answer)
+        return Produced(
+            plan,
+            tuple(candidate for answer in answers for candidate in answer.candidates),
+            add_tallies([*crew.take_tallies(), *(tally for answer in answers for tally in answer.tallies)]),
+            any(answer.out_of_budget for answer in answers),
+        )
+
+    def _remember(self, plan: Plan) -> None:
+        """Let the next plan know of one that is written."""
+        known = self._knowledge
+        known.states.append(plan.state)
+        for request in plan.requests:
+            known.requested[request.database] += request.num_queries
+        known.under_way = [(r.database, r.tables, r.num_queries) for r in plan.requests]
 
     def _most_queries(self) -> int | None:
         """Return how many queries the next round may ask for, at most; None for no limit.
@@ -278,32 +321,37 @@ class Loop:
     def _on_answer(self, num_candidates: int) -> None:
         self._progress.answered += num_candidates
 
-    def _wait_for(self, future: Future[list[Candidate]]) -> list[Candidate]:
+    def _wait_for(self, crew: Workers, future: Future[Produced]) -> Produced:
         while True:
             try:
                 return future.result(timeout=0.5)
             except TimeoutError:
                 if future.done():
                     raise
+                self._show_models(crew)
                 self._monitor.tick()
 
     def _learn_up_to(self, last_round: int) -> None:
         """Let the next plan rest on the committed rounds up to `last_round`."""
         for number in range(len(self._knowledge.evaluations), last_round + 1):
-            self._knowledge.learn(self._pool.rows(number, number), self._pool.manifests[number].evaluation)
+            evaluation = self._pool.manifests[number].evaluation
+            self._knowledge.learn(self._pool.rows(number, number), self._pool.rejects(number), evaluation)
 
     # -- judge and commit -------------------------------------------------------
 
-    def _judge(self, crew: Workers, plan: Plan, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def _judge(self, crew: Workers, produced: Produced) -> list[Verdict]:
         def on_verdicts(verdicts: Sequence[Verdict]) -> None:
             self._progress.judge(list(verdicts))
+            self._show_models(crew)
             self._monitor.tick()
 
-        self._progress.begin_round(plan.round, plan.state, len(candidates))
+        plan = produced.plan
+        self._progress.begin_round(plan.round, plan.state, len(produced.candidates))
         self._monitor.tick()
-        return crew.judge(candidates, self._pool.num_rows, on_verdicts)
+        return crew.judge(produced.candidates, self._pool.num_rows, on_verdicts)
 
-    def _commit(self, crew: Workers, plan: Plan, verdicts: Sequence[Verdict]) -> None:
+    def _commit(self, crew: Workers, produced: Produced, verdicts: Sequence[Verdict]) -> None:
+        plan = produced.plan
         room = None if self._config.target is None else self._config.target - self._pool.num_rows
         verdicts = without_surplus(verdicts, room)
         first_id = self._pool.num_rows
@@ -312,7 +360,7 @@ class Loop:
         tables = round_tables(verdicts, ids)
         evaluation = evaluate(plan.round, plan.state, [r.database for r in plan.requests], verdicts)
         requests = [PlannedRequest(r.origin, r.database, r.tables, r.num_queries) for r in plan.requests]
-        self._pool.commit(tables, requests, evaluation, self._clock.wall_s)
+        self._pool.commit(tables, requests, evaluation, self._clock.wall_s, produced.tallies)
         crew.commit({first_id + position: query_id for position, query_id in ids.items()})
         self._counted.add(tables["R"])
         self._progress.commit(evaluation)
@@ -333,6 +381,9 @@ class Loop:
         self._progress.similarity = statistics.mean_similarity
         self._progress.tables_covered = sum(len(counts) for counts in statistics.table_rows.values())
 
+    def _show_models(self, crew: Workers) -> None:
+        self._progress.models = crew.models()
+
     def _warn_if_saturated(self) -> None:
         if not self._warned and _is_saturated(self._config, self._counted):
             self._warned = True
@@ -347,7 +398,9 @@ def _knowledge_before(pool: Pool) -> Knowledge:
         for request in manifest.plan:
             knowledge.requested[request.database] += request.num_queries
     for manifest in pool.manifests[: len(pool.manifests) - LAG + 1]:
-        knowledge.learn(pool.rows(manifest.round, manifest.round), manifest.evaluation)
+        knowledge.learn(
+            pool.rows(manifest.round, manifest.round), pool.rejects(manifest.round), manifest.evaluation
+        )
     if pool.manifests:
         knowledge.under_way = [(r.database, r.tables, r.num_queries) for r in pool.manifests[-1].plan]
     return knowledge

@@ -6,6 +6,7 @@ Layout of a run directory::
     rounds/000003/R.parquet    the rows that round 3 admitted; E.parquet and rejects.parquet beside it
     rounds/000003.json         the manifest of round 3: its files with their digests, plan and evaluation
     summary.json               written at the end of a run
+    journal/                   what language models were asked and what they replied, where there are any
     lock                       held while a process works on the run
 
 The commit of a round is its manifest: files are written and synced first, then the manifest is renamed into
@@ -23,7 +24,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayfactory.errors import RunDirError
-from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation, Origin
+from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation, Origin, Tally
 
 FORMAT = 1
 """Version of the layout above; a run of another version is refused, never converted in place."""
@@ -64,6 +65,8 @@ class Manifest:
         plan: the requests of the round.
         evaluation: E_t of the round.
         wall_s: seconds of work on the run up to this commit, over all its processes.
+        tallies: what happened between the agents and their models in planning and writing the round; empty where
+            all of them kept to their rules.
         files: file name -> sha256 hex digest.
     """
 
@@ -73,6 +76,7 @@ class Manifest:
     plan: tuple[PlannedRequest, ...]
     evaluation: Evaluation
     wall_s: float
+    tallies: tuple[Tally, ...]
     files: dict[str, str]
 
     @property
@@ -163,6 +167,7 @@ class Pool:
         plan: Sequence[PlannedRequest],
         evaluation: Evaluation,
         wall_s: float,
+        tallies: Sequence[Tally] = (),
     ) -> Manifest:
         """Make the next round visible, in full or not at all.
 
@@ -172,6 +177,7 @@ class Pool:
             plan: the round's requests.
             evaluation: E_t of the round.
             wall_s: seconds of work on the run so far.
+            tallies: of the agents that asked a model.
 
         Raises:
             RunDirError: the round could not be written; the committed ones are as they were.
@@ -191,7 +197,14 @@ class Pool:
                 files[path.name] = _sha256(path)
             _sync_directory(directory)
             manifest = Manifest(
-                number, self.num_rows, tables["R"].num_rows, tuple(plan), evaluation, round(wall_s, 3), files
+                number,
+                self.num_rows,
+                tables["R"].num_rows,
+                tuple(plan),
+                evaluation,
+                round(wall_s, 3),
+                tuple(tallies),
+                files,
             )
             _write_durably(self._rounds_dir / f"{directory.name}.json", _to_json(_manifest_to_json(manifest)))
         except OSError as error:
@@ -206,6 +219,10 @@ class Pool:
         """Return the rows of R of rounds `first_round` .. `last_round`, both included."""
         paths = [self._rounds_dir / _round_name(i) / "R.parquet" for i in range(first_round, last_round + 1)]
         return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else R_SCHEMA.empty_table()
+
+    def rejects(self, number: int) -> pa.Table:
+        """Return the rejects of a round."""
+        return pq.read_table(self._rounds_dir / _round_name(number) / "rejects.parquet")
 
     def vectors(self, first_round: int, last_round: int) -> pa.Table:
         """Return the rows of E of rounds `first_round` .. `last_round`, both included."""
@@ -363,6 +380,7 @@ def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
         "plan": [[p.origin, p.database, list(p.tables), p.num_queries] for p in manifest.plan],
         "evaluation": manifest.evaluation.to_json(),
         "wall_s": manifest.wall_s,
+        "tallies": [asdict(tally) for tally in manifest.tallies],
         "files": manifest.files,
     }
 
@@ -375,6 +393,7 @@ def _manifest_from_json(data: dict[str, Any]) -> Manifest:
         plan=tuple(PlannedRequest(origin, name, tuple(tables), n) for origin, name, tables, n in data["plan"]),
         evaluation=Evaluation.from_json(data["evaluation"]),
         wall_s=data["wall_s"],
+        tallies=tuple(Tally(**tally) for tally in data["tallies"]),
         files=dict(data["files"]),
     )
 

@@ -6,6 +6,7 @@ The Arrow schemas at the end are the columns of the pool's tables, which other p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -117,6 +118,11 @@ class Tally:
     corrected: int = 0
     mended: int = 0
 
+    def __add__(self, other: Tally) -> Tally:
+        """Return both counted together; the agent is this one's."""
+        counts = (getattr(self, name) + getattr(other, name) for name in self.__slots__[1:])
+        return Tally(self.agent, *counts)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -131,6 +137,14 @@ class Answer:
     candidates: tuple[Candidate, ...]
     tallies: tuple[Tally, ...] = ()
     out_of_budget: bool = False
+
+
+def add_tallies(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
+    """Return one tally for each agent, sorted by name."""
+    sums: dict[str, Tally] = {}
+    for tally in tallies:
+        sums[tally.agent] = sums[tally.agent] + tally if tally.agent in sums else tally
+    return tuple(sums[agent] for agent in sorted(sums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +211,16 @@ class Verdict:
     nearest: int | None = None
     nearest_in_round: bool = False
     nearest_similarity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A candidate that did not run, with why; `reason` is one of `DID_NOT_RUN`."""
+
+    database: str
+    sql: str
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

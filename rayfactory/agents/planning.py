@@ -20,7 +20,7 @@ from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
 from rayfactory.agents.table_selection import Ask, Use, expect
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
-from rayfactory.records import Evaluation, Request, Seed, State
+from rayfactory.records import DID_NOT_RUN, Evaluation, Failure, Request, Seed, State
 from rayfactory.tools.statistics import Statistics
 
 
@@ -44,6 +44,7 @@ class Knowledge:
 
     Attributes:
         statistics, shelf, evaluations: of the judged rounds that the plan rests on.
+        failures: candidates of the newest of these rounds that did not run.
         states: of every round planned so far.
         requested: queries asked for so far, of each database, in every round planned so far.
         under_way: (database, tables, num_queries) of the requests of rounds planned but not in `statistics`.
@@ -52,30 +53,39 @@ class Knowledge:
     statistics: Statistics = field(default_factory=Statistics)
     shelf: SeedShelf = field(default_factory=SeedShelf)
     evaluations: list[Evaluation] = field(default_factory=list)
+    failures: Sequence[Failure] = ()
     states: list[State] = field(default_factory=list)
     requested: Counter[str] = field(default_factory=Counter)
     under_way: list[tuple[str, Sequence[str], int]] = field(default_factory=list)
 
-    def learn(self, rows: pa.Table, evaluation: Evaluation) -> None:
-        """Take in one judged round: its rows of R and its evaluation."""
+    def learn(self, rows: pa.Table, rejects: pa.Table, evaluation: Evaluation) -> None:
+        """Take in one judged round: its rows of R, its rejects and its evaluation."""
         self.statistics.add(rows)
         self.shelf.add(rows)
         self.evaluations.append(evaluation)
+        self.failures = tuple(
+            Failure(*columns)
+            for columns in zip(*(rejects[name].to_pylist() for name in Failure.__slots__), strict=True)
+            if columns[2] in DID_NOT_RUN
+        )
 
 
 class PlanningAgents(Protocol):
-    """The three agents that make a plan, wherever they run."""
+    """The four agents that make a plan, wherever they run; `number` is that of the round that is planned."""
 
     def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
         """`ManagementAgent.decide`."""
 
-    def select_tables(self, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
+    def select_tables(self, number: int, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
         """`TableSelectionAgent.select`."""
 
     def select_seeds(
-        self, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
+        self, number: int, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
     ) -> list[list[PoolSeed]]:
         """`SeedSelectionAgent.select`."""
+
+    def advise(self, number: int, failures: Sequence[Failure]) -> str:
+        """Return the Critical Agent's advice from the failures of a round; the rule has none to give."""
 
 
 def plan_round(
@@ -104,6 +114,7 @@ def plan_round(
         knowledge.requested,
     )
     state, databases = agents.decide(len(sizes), situation)
+    advice = agents.advise(number, knowledge.failures) if knowledge.failures else ""
     asks = [
         (database, size, _rng_seed(config.seed, number, index))
         for index, (database, size) in enumerate(zip(databases, sizes, strict=True))
@@ -113,8 +124,8 @@ def plan_round(
     # A database without seeds is explored first, whatever the state.
     exploring = [ask for ask in asks if not shelves.get(ask[0])]
     exploiting = [ask for ask in asks if shelves.get(ask[0])]
-    tables_of = iter(agents.select_tables(exploring, use) if exploring else ())
-    seeds_of = iter(agents.select_seeds(exploiting, shelves, use) if exploiting else ())
+    tables_of = iter(agents.select_tables(number, exploring, use) if exploring else ())
+    seeds_of = iter(agents.select_seeds(number, exploiting, shelves, use) if exploiting else ())
     requests = []
     for index, (database, size, rng_seed) in enumerate(asks):
         if shelves.get(database):
@@ -130,10 +141,12 @@ def plan_round(
                     tuple(sorted((name, round(rows)) for name, rows in use.get(database, {}).items())),
                     size,
                     rng_seed,
+                    advice,
                 )
             )
         else:
-            requests.append(Request(number, index, "generation", database, next(tables_of), (), (), size, rng_seed))
+            tables = next(tables_of)
+            requests.append(Request(number, index, "generation", database, tables, (), (), size, rng_seed, advice))
     return Plan(number, state, tuple(requests))
 
 

@@ -1,0 +1,72 @@
+"""The language models of a run behind one actor: one journal, one ledger, one client for each model.
+
+It stays on the node of the process that started the run, where the run directory is. Keys are read there, from the
+environment of Ray's processes, and go nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayfactory.config import ModelConfig
+from rayfactory.models.chat import Chat, ChatStatus
+from rayfactory.models.completion import CallKey, Complete, Completion, Prompt, Slot
+
+
+class Gateway:
+    """One `Chat` for all agents. A gateway that is started again reads its journal, and asks for nothing twice."""
+
+    def __init__(self, models: Mapping[Slot, ModelConfig], journal: str, max_cost_usd: float | None) -> None:
+        self._chat = Chat(models, Path(journal), max_cost_usd)
+
+    async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
+        """As `models.completion.Complete`."""
+        return await self._chat.complete(slot, key, prompt)
+
+    async def check(self) -> None:
+        """Ask the endpoints whether they will answer; costs nothing.
+
+        Raises:
+            EndpointError: one will not.
+        """
+        await self._chat.check()
+
+    async def status(self) -> ChatStatus:
+        """Return what the models are doing and what they have cost."""
+        return self._chat.status()
+
+    async def close(self) -> None:
+        """Write what is still open to the journal."""
+        await self._chat.close()
+
+
+def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None) -> Any:
+    """Start the gateway on this node; return its handle."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return (
+        ray.remote(Gateway)
+        .options(
+            name="models",
+            max_restarts=-1,
+            # A completion whose body arrived is in the journal, so a call may be made again.
+            max_task_retries=-1,
+            max_concurrency=10_000,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+        )
+        .remote(dict(models), str(journal), max_cost_usd)
+    )
+
+
+def through(gateway: Any) -> Complete:
+    """Return the gateway as agents know it: a function."""
+
+    async def complete(slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
+        completion: Completion = await gateway.complete.remote(slot, key, prompt)
+        return completion
+
+    return complete
