@@ -34,6 +34,12 @@ Benchmarks (+benchmark=...)
 Tasks (task=...)
 {tasks}
 
+Who writes and decides (models=...)
+{models}
+
+Its two models (model@models.strong=..., model@models.local=...)
+  {model}
+
 Settings you may want
   target=1000             rows that the pool ends with, exactly; null: until new queries only repeat old ones
   run_dir=runs/NAME       where the pool is kept; the same command on the same folder goes on where it stopped
@@ -42,7 +48,6 @@ Settings you may want
   seed=0                  the same seed writes the same pool
   max_candidates=N        stop before judging more queries than this
   max_cost_usd=X          stop before spending more than this on models
-  models=...              who writes: {models}
   cluster=...             where it runs: {clusters}
   execution.timeout_s=5   seconds that one query may run
 
@@ -125,7 +130,8 @@ def help_text() -> str:
     return HELP.format(
         benchmarks=_table(choices["benchmark"]),
         tasks=_table(TASKS),
-        models=", ".join(choices["models"]),
+        models=_table(choices["models"]),
+        model=", ".join(choices["model"]),
         clusters=", ".join(choices["cluster"]),
     )
 

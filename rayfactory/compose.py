@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from rayfactory.config import Config
+from rayfactory.config import SLOTS, Config
 from rayfactory.errors import ConfigError
 
 # Settings that hold a path: `~` is expanded, and a relative one is made absolute, since workers may run elsewhere.
@@ -24,6 +24,9 @@ PATHS = ("run_dir", "data_dir", "benchmark.root")
 
 # Groups of which a run names one itself; Hydra has these added with `+`.
 WITHOUT_DEFAULT = frozenset({"benchmark"})
+
+# Groups that are put in more than one place: the name of an override says which, as in `model@models.strong`.
+PLACES = {"model": tuple(f"models.{slot}" for slot in SLOTS)}
 
 
 def config_dir() -> Path:
@@ -107,12 +110,17 @@ def _prepare(text: str) -> str:
     ``+``: here the name alone decides. A text setting's value is quoted, so that a path may hold any character.
     """
     sign, name, value = _split(text)
-    if name in groups():
-        if value not in groups()[name]:
+    group, _, place = name.partition("@")
+    if group in groups():
+        places = PLACES.get(group, ("",))
+        if place not in places:
+            forms = " or ".join(f"{group}@{known}={value}" for known in places)
+            raise ConfigError(f"there is no setting {sign + name!r}. Write {forms}")
+        if value not in groups()[group]:
             raise ConfigError(
-                f"there is no {name} {value!r}.{_near(value, groups()[name])} There are: {_choices(name)}"
+                f"there is no {group} {value!r}.{_near(value, groups()[group])} There are: {_choices(group, name)}"
             )
-        return f"+{name}={value}" if name in WITHOUT_DEFAULT else f"{name}={value}"
+        return f"+{name}={value}" if group in WITHOUT_DEFAULT else f"{name}={value}"
     if name not in settings():
         raise ConfigError(
             f"there is no setting {sign + name!r}.{_near(name, settings())} +benchmark=tpcds --cfg job prints all"
@@ -170,9 +178,9 @@ def _kind(hint: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}[hint]
 
 
-def _choices(group: str) -> str:
+def _choices(group: str, name: str = "") -> str:
     sign = "+" if group in WITHOUT_DEFAULT else ""
-    return ", ".join(f"{sign}{group}={choice}" for choice in groups()[group])
+    return ", ".join(f"{sign}{name or group}={choice}" for choice in groups()[group])
 
 
 def _members(section: str) -> list[str]:

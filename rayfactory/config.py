@@ -9,6 +9,15 @@ Source of the defaults, where no other is given: SQL-Factory, sections 4 and 5.1
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+Slot = Literal["strong", "local"]
+"""One of the two models of a run: the strong one, or the cheap one that usually runs on one's own machines."""
+
+SLOTS: tuple[Slot, ...] = ("strong", "local")
+
+AGENTS = ("generation", "expansion", "table_selection", "seed_selection", "management", "critical")
+"""The six agents, by their names in `ModelsConfig`."""
 
 
 @dataclass

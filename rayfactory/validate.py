@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from rayfactory.config import Config
+from rayfactory.config import AGENTS, SLOTS, Config, ModelConfig, ModelsConfig, Slot
 from rayfactory.errors import ConfigError
 
 TASKS = {
     "generate": "grow a pool of queries (the default)",
+    "preview": "show some prompts and what a run would cost and start; asks no model",
     "download": "fetch the databases that a benchmark publishes",
 }
 """What a run can do, by the name that `task=` takes."""
@@ -72,6 +74,45 @@ RULES: dict[str, Rule] = {
 }
 
 
+_SERVING_RULES: dict[str, Rule] = {
+    "tensor_parallel_size": POSITIVE,
+    "pipeline_parallel_size": POSITIVE,
+    "min_replicas": POSITIVE,
+    "max_replicas": POSITIVE,
+    "max_ongoing_requests": POSITIVE,
+    "target_ongoing_requests": POSITIVE,
+    "gpu_memory_utilization": Rule(lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+    "cpu_cache_gb": POSITIVE,
+    "port": Rule(lambda value: 0 < value < 65536, "between 1 and 65535"),
+    "startup_timeout_s": POSITIVE,
+}
+
+_MODEL_RULES: dict[str, Rule] = {
+    "context_tokens": POSITIVE,
+    "max_output_tokens": POSITIVE,
+    "usd_per_million_in": NOT_NEGATIVE,
+    "usd_per_million_cached": NOT_NEGATIVE,
+    "usd_per_million_out": NOT_NEGATIVE,
+    "max_in_flight": POSITIVE,
+    "requests_per_minute": POSITIVE,
+    "tokens_per_minute": POSITIVE,
+    "timeout_s": POSITIVE,
+    "max_attempts": POSITIVE,
+    "max_pause_s": POSITIVE,
+    "batch_price": SHARE,
+    "batch_poll_s": POSITIVE,
+    **{f"serving.{name}": rule for name, rule in _SERVING_RULES.items()},
+}
+
+_AGENT_RULES: dict[str, Rule] = {
+    "temperature": Rule(lambda value: 0 <= value <= 2, "between 0 and 2"),
+    "top_p": Rule(lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+}
+
+RULES |= {f"models.{slot}.{name}": rule for slot in SLOTS for name, rule in _MODEL_RULES.items()}
+RULES |= {f"models.{agent}.{name}": rule for agent in AGENTS for name, rule in _AGENT_RULES.items()}
+
+
 def validate(config: Config) -> None:
     """Check every value that its type alone does not bound. None, where a setting allows it, is no limit.
 
@@ -90,6 +131,41 @@ def validate(config: Config) -> None:
         )
     _one_of("task", config.task, TASKS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
+    for agent in AGENTS:
+        _one_of(f"models.{agent}.model", getattr(config.models, agent).model, ("rule", *SLOTS))
+    for slot in used_slots(config.models):
+        _validate_model(slot, getattr(config.models, slot))
+
+
+def used_slots(models: ModelsConfig) -> list[Slot]:
+    """Return the models that at least one agent asks."""
+    asked = {getattr(models, agent).model for agent in AGENTS}
+    return [slot for slot in SLOTS if slot in asked]
+
+
+def _validate_model(slot: str, model: ModelConfig) -> None:
+    where = f"models.{slot}"
+    _one_of(f"{where}.serving.device", model.serving.device, ("gpu", "cpu"))
+    if not model.name.strip():
+        raise ConfigError(
+            f"{where} is asked by an agent and has no name; set {where}.name to what the endpoint calls the model, "
+            f"or choose one: model@{where}=gpt-4o"
+        )
+    if not model.serving.weights.strip() and not re.match(r"https?://", model.base_url):
+        raise ConfigError(
+            f"{where}.base_url has to be an address such as http://host:8000/v1, not {model.base_url!r}; or set "
+            f"{where}.serving.weights to have the model served here"
+        )
+    if model.max_output_tokens >= model.context_tokens:
+        raise ConfigError(
+            f"{where}.max_output_tokens={model.max_output_tokens} leaves no room for a prompt in "
+            f"{where}.context_tokens={model.context_tokens}; lower the one or raise the other"
+        )
+    if model.serving.min_replicas > model.serving.max_replicas:
+        raise ConfigError(
+            f"{where}.serving.min_replicas={model.serving.min_replicas} is more than "
+            f"max_replicas={model.serving.max_replicas}; raise {where}.serving.max_replicas"
+        )
 
 
 def _get(config: Config, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from rayfactory.compose import compose, config_dir, default_data_dir, groups, settings
+from rayfactory.compose import PLACES, compose, config_dir, default_data_dir, groups, settings
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError
 from rayfactory.validate import RULES, TASKS, validate
@@ -23,8 +24,43 @@ CHOICES = [(group, choice) for group, choices in groups().items() for choice in 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_is_valid(group, choice):
     """Each file of conf/ is a set of settings that a run can start from."""
-    words = [f"+{group}={choice}"] if group == "benchmark" else ["+benchmark=tpcds", f"{group}={choice}"]
-    validate(compose(words))
+    names = [f"{group}@{place}" for place in PLACES[group]] if group in PLACES else [group]
+    for name in names:
+        words = [f"+{name}={choice}"] if group == "benchmark" else ["+benchmark=tpcds", f"{name}={choice}"]
+        if "endpoint" in choice:
+            words += ["models.strong.base_url=http://host:8000/v1", "models.strong.name=a-model"]
+        validate(compose(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["models=endpoint", "models.strong.base_url=http://host/v1"], "models.strong.name"),
+        (["models=endpoint", "models.strong.name=m"], "models.strong.base_url"),
+        (["models=endpoint", "models.strong.name=m", "models.strong.base_url=host:8000"], "such as http://"),
+        (["models.generation.model=local"], "models.local.name"),
+        (["models.generation.model=gpt-4o"], "rule, strong, local"),
+        (["models=paper", "models.strong.context_tokens=4096"], "models.strong.max_output_tokens=8192"),
+        (["models=paper", "models.local.serving.min_replicas=3"], "max_replicas=1"),
+        (["models=paper", "models.local.serving.device=tpu"], "gpu, cpu"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_refused_before_anything_starts(words, message):
+    """The message names the setting that is missing or wrong."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        validate(compose(["+benchmark=tpcds", *words]))
+
+
+def test_a_model_that_no_agent_asks_needs_nothing():
+    """Slots that stay empty are no fault."""
+    validate(compose(["+benchmark=tpcds", "model@models.strong=endpoint"]))
+
+
+@pytest.mark.parametrize("word", ["model=gpt-4o", "model@models=gpt-4o", "model@models.weak=gpt-4o"])
+def test_a_model_is_put_in_one_of_two_places(word):
+    """The message has both."""
+    with pytest.raises(ConfigError, match=r"model@models\.strong=gpt-4o or model@models\.local=gpt-4o"):
+        compose(["+benchmark=tpcds", word])
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -33,6 +69,7 @@ def test_every_choice_says_what_it_is(group, choice):
     text = (config_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert groups()[group][choice].endswith(".")
+    assert groups()[group][choice][0].isupper()
 
 
 @pytest.mark.parametrize("benchmark", groups()["benchmark"])

@@ -10,10 +10,8 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
-from typing import Literal
 
-Slot = Literal["strong", "local"]
-"""Which of the two models of a run is meant (`config.ModelsConfig`)."""
+from rayfactory.config import Slot
 
 
 @dataclass(frozen=True, slots=True)
