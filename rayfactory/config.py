@@ -95,6 +95,8 @@ class ModelConfig:
     context_tokens: int = 32_768
     # Tokens of one reply, at most.
     max_output_tokens: int = 4_096
+    # What the endpoint calls the bound on a reply's tokens: OpenAI's newer models take `max_completion_tokens` alone.
+    max_tokens_field: str = "max_tokens"
     # Prices in US dollars for a million tokens; a cached one is a prompt token that the endpoint had before.
     usd_per_million_in: float = 0.0
     usd_per_million_cached: float = 0.0

@@ -24,7 +24,7 @@ OWNERS = {
     "vllm": r"cluster\.serving",
     "faiss": r"tools\.retrieval",
     "sentence_transformers": r"tools\.embedding|downstream(\..*)?",
-    "openai": r"models\.chat",
+    "openai": r"models\.endpoint",
     "hydra": r"compose",
 }
 

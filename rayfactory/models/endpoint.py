@@ -1,0 +1,345 @@
+"""One model endpoint: what is sent to it and when, what it answers, and how it is doing.
+
+The only module that knows the `openai` client, and that sees a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rayfactory.config import ModelConfig, Slot
+from rayfactory.errors import EndpointError
+from rayfactory.models.completion import CallKey, Completion, Prompt
+from rayfactory.models.ledger import WorstCase
+from rayfactory.models.limits import Gate
+from rayfactory.models.protocol import (
+    ErrorReply,
+    quoted,
+    read_completion,
+    read_error,
+    request_body,
+    retry_after_s,
+    shown_url,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 8 * 2**20
+"""Longer replies are cut off: 8,192 tokens of the longest kind, every character escaped, are shorter."""
+
+_CONNECT_TIMEOUT_S = 10.0
+
+_CONNECTIONS_PER_CLIENT = 64
+"""The client's connection pool looks through all its connections for each request: several small ones are quicker."""
+
+_KEEPALIVE_S = 2.0
+"""Common servers drop a connection that is idle for 5 s; a request that meets such a drop would count as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """How one endpoint is doing.
+
+    Attributes:
+        limit: requests that may be in flight now; `max_in_flight` at best.
+        waiting: requests that wait for their turn.
+        requests_per_minute, tokens_per_s: replies and their tokens, over the last minute.
+        waits_for: what holds all requests back, and why; empty: nothing.
+    """
+
+    slot: Slot
+    model: str
+    in_flight: int
+    limit: int
+    waiting: int
+    requests_per_minute: float
+    tokens_per_s: float
+    waits_for: str
+
+
+class ErrorReplyError(Exception):
+    """There is no completion, for the reason in `reply`; `retry_after_s` if the endpoint says when to ask again."""
+
+    def __init__(self, reply: ErrorReply, retry_after_s: float | None = None) -> None:
+        super().__init__(reply.text)
+        self.reply = reply
+        self.retry_after_s = retry_after_s
+
+
+class Endpoint:
+    """One endpoint: its gate, its clients, and what it has been doing."""
+
+    def __init__(self, slot: Slot, config: ModelConfig) -> None:
+        self.slot = slot
+        self.config = config
+        self.gate = Gate(self.name, config, time.monotonic)
+        self._key = ""
+        self._clients: list[openai.AsyncOpenAI] = []
+        self._load: list[int] = []
+        self._replies: deque[tuple[float, int]] = deque()
+        self._told: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"the {self.slot} model {self.config.name!r} at {shown_url(self.config.base_url)!r}"
+
+    async def ask(self, key: CallKey, prompt: Prompt) -> tuple[Completion, bool]:
+        """Send one request for a completion; return as `protocol.read_completion`.
+
+        Raises:
+            ErrorReplyError: there is none.
+            EndpointError: there is no key, or no address to send it to.
+        """
+        import httpx2
+        import openai
+
+        body = request_body(self.config, key, prompt)
+        try:
+            with self._lent_client() as client:
+                async with asyncio.timeout(self.config.timeout_s):
+                    raw = await client.chat.completions.with_raw_response.create(**body)
+            return read_completion(raw.http_response.content, self.config)
+        except openai.APIStatusError as error:
+            wait_s = retry_after_s(error.response.headers, datetime.now(UTC))
+            raise ErrorReplyError(self._error_reply(error), wait_s) from None
+        except TimeoutError:
+            why = f"no reply within {self.config.timeout_s:g} s (timeout_s)"
+            raise ErrorReplyError(ErrorReply("failed", True, why)) from None
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+            is_unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+            raise ErrorReplyError(ErrorReply("failed", not is_unsent, self._failure(error))) from None
+        except ValueError as error:
+            raise ErrorReplyError(ErrorReply("failed", True, self._without_key(str(error)))) from None
+
+    @contextmanager
+    def _lent_client(self) -> Iterator[openai.AsyncOpenAI]:
+        """Lend the least busy client."""
+        if not self._clients:
+            self._key = self._find_key()
+            self._clients = [
+                _make_client(self.config, self._key)
+                for _ in range(math.ceil(self.config.max_in_flight / _CONNECTIONS_PER_CLIENT))
+            ]
+            self._load = [0] * len(self._clients)
+        index = self._load.index(min(self._load))
+        self._load[index] += 1
+        try:
+            yield self._clients[index]
+        finally:
+            self._load[index] -= 1
+
+    def _error_reply(self, error: openai.APIStatusError) -> ErrorReply:
+        body = error.response.content
+        if self._key:
+            body = body.replace(self._key.encode(), b"***")
+        return read_error(error.status_code, body, self.config)
+
+    def _failure(self, error: BaseException) -> str:
+        """Return what went wrong on the way, in a few words."""
+        cause = error.__cause__ or error
+        return self._without_key(quoted(f"{type(cause).__name__}: {cause}".rstrip(": ")))
+
+    def _without_key(self, text: str) -> str:
+        """Return a text in which the key, should it occur, is starred out."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def note_reply(self, completion: Completion, worst: WorstCase, *, is_counted: bool) -> None:
+        """Count a reply, and say once what is odd about it."""
+        now = time.monotonic()
+        self._replies.append((now, completion.tokens_out))
+        while self._replies[0][0] < now - 60:
+            self._replies.popleft()
+        if not is_counted:
+            self._tell_once(
+                "%s does not say how many tokens it took (usage): its replies are booked at their worst case"
+            )
+        elif completion.tokens_in > worst.tokens_in or completion.tokens_out > worst.tokens_out:
+            self._tell_once("%s takes more tokens than a request can hold: max_cost_usd cannot be kept to the cent")
+
+    def status(self) -> SlotStatus:
+        """Return how it is doing."""
+        now = time.monotonic()
+        recent = [(at, tokens) for at, tokens in self._replies if at >= now - 60]
+        span_s = max(1.0, now - recent[0][0]) if recent else 1.0
+        return SlotStatus(
+            slot=self.slot,
+            model=self.config.name,
+            in_flight=self.gate.limits.in_flight,
+            limit=self.gate.limits.limit,
+            waiting=self.gate.num_waiting,
+            requests_per_minute=60 * len(recent) / span_s,
+            tokens_per_s=sum(tokens for _, tokens in recent) / span_s,
+            waits_for=self.gate.limits.waits_for(now),
+        )
+
+    async def check(self) -> None:
+        """See that the endpoint is there, takes the key, and has the model.
+
+        Raises:
+            EndpointError: it is not, or does not.
+        """
+        reply = await self._get(f"/models/{self.config.name}")
+        cards: list[Any] | None = None
+        if isinstance(reply, dict) and "id" in reply:
+            cards = [reply]
+        elif (listed := await self._get("/models")) is not None and isinstance(listed, dict):
+            cards = listed["data"] if isinstance(listed.get("data"), list) else None
+        if cards is None:
+            logger.info("%s does not tell which models it has", self.name)
+            return
+        by_id = {str(card.get("id")): card for card in cards if isinstance(card, dict)}
+        card = by_id.get(self.config.name) or (reply if isinstance(reply, dict) and "id" in reply else None)
+        if card is None:
+            there = quoted(self._without_key(", ".join(sorted(by_id)))) or "none"
+            raise EndpointError(
+                f"{self.name} does not exist there: set models.{self.slot}.name to one of its models ({there})"
+            )
+        window = card.get("max_model_len")
+        if isinstance(window, int) and window < self.config.context_tokens:
+            raise EndpointError(
+                f"{self.name} takes {window} tokens, not the {self.config.context_tokens} of "
+                f"models.{self.slot}.context_tokens: set that to {window} or less, or serve the model with more"
+            )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in self._clients:
+            await client.close()
+
+    async def _get(self, path: str) -> object:
+        """Return the JSON that the endpoint has at a path; None: it has none.
+
+        Raises:
+            EndpointError: it cannot be asked.
+        """
+        import httpx2
+        import openai
+
+        body = b""
+        for retry in range(4):
+            try:
+                with self._lent_client() as client:
+                    async with asyncio.timeout(min(30.0, self.config.timeout_s)):
+                        response = await client.get(path, cast_to=httpx2.Response)
+                        body = response.content
+                break
+            except openai.APIStatusError as error:
+                reply = self._error_reply(error)
+                if error.status_code in (404, 405, 501) or (error.status_code == 403 and "scope" in reply.text):
+                    # A key may be good for completions alone.
+                    return None
+                if reply.kind == "refused_all":
+                    raise EndpointError(f"{self.name}: {reply.text}; {reply.remedy}") from None
+                why = reply.text
+            except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, OSError) as error:
+                why = self._failure(error)
+                if retry == 3:
+                    raise EndpointError(
+                        f"nothing answers at {shown_url(self.config.base_url)!r} ({why}): start the server there, or "
+                        f"set models.{self.slot}.base_url"
+                    ) from None
+            await asyncio.sleep(0.2 * 2**retry)
+        else:
+            logger.warning("%s is there, but answers %s; it is given time", self.name, why)
+            return None
+        try:
+            value: object = json.loads(body)
+        except ValueError:
+            return None
+        return value
+
+    def _find_key(self) -> str:
+        config = self.config
+        if not config.base_url.startswith(("http://", "https://")):
+            raise EndpointError(
+                f"models.{self.slot}.base_url is {shown_url(config.base_url)!r}: set it to the address of an "
+                "OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
+            )
+        if not config.api_key_env:
+            return ""
+        key = os.environ.get(config.api_key_env, "").strip()
+        if not key:
+            raise EndpointError(
+                f"{self.name} needs a key, and the environment variable {config.api_key_env} is not set: "
+                f"export {config.api_key_env}=... where the run is started"
+            )
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise EndpointError(
+                f"the key in the environment variable {config.api_key_env} holds a blank or a character that no key "
+                "has: set it again"
+            )
+        return key
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message, self.name)
+
+
+def _make_client(config: ModelConfig, key: str) -> openai.AsyncOpenAI:
+    import httpx2
+    import openai
+
+    async def bound(response: httpx2.Response) -> None:
+        response.stream = _bounded(response, MAX_BODY_BYTES)
+
+    connections = min(config.max_in_flight, _CONNECTIONS_PER_CLIENT)
+    http_client = openai.DefaultAsyncHttpxClient(
+        limits=httpx2.Limits(
+            max_connections=connections + 1, max_keepalive_connections=connections + 1, keepalive_expiry=_KEEPALIVE_S
+        ),
+        # A redirected POST becomes a GET; the address is the user's to mend.
+        follow_redirects=False,
+        event_hooks={"response": [bound]},
+    )
+    return openai.AsyncOpenAI(
+        base_url=config.base_url,
+        # Without one, the client would take OPENAI_API_KEY from the environment and show it to this endpoint.
+        api_key=key or "none",
+        timeout=openai.Timeout(config.timeout_s, connect=min(_CONNECT_TIMEOUT_S, config.timeout_s)),
+        max_retries=0,
+        # What is compressed has no bound.
+        default_headers={"Accept-Encoding": "identity"},
+        http_client=http_client,
+    )
+
+
+def _bounded(response: httpx2.Response, max_bytes: int) -> httpx2.AsyncByteStream:
+    """Return a response's stream, cut off with an error after so many bytes."""
+    import httpx2
+
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    stream: httpx2.AsyncByteStream = response.stream
+
+    class Bounded(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            num_bytes = 0
+            async for chunk in stream:
+                num_bytes += len(chunk)
+                if num_bytes > max_bytes:
+                    raise httpx2.ReadError(f"a reply of more than {max_bytes} bytes")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx2.DecodingError("a compressed reply, which was not asked for")
+    return Bounded()

@@ -1,0 +1,262 @@
+"""Every attempt at a completion and every reply, on disk before anything rests on it.
+
+One file of JSON lines, only ever appended to. An attempt is written down before it leaves (`sent`); what came of it
+follows (`done` with the reply, or `failed`). A process may die at any instruction: a line that it was writing is set
+aside when the journal is opened again, and an attempt without an end may have been paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from rayfactory.errors import RunDirError
+from rayfactory.models.completion import CallKey, Completion
+from rayfactory.models.ledger import WorstCase
+
+FILE_NAME = "completions.jsonl"
+TORN_NAME = "torn.bin"
+"""Where half-written lines are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An attempt is about to leave.
+
+    Attributes:
+        attempt: its number, unlike every other in the journal.
+        request: `Prompt.sha256` of what is asked.
+        model: what requests name the model by.
+    """
+
+    attempt: int
+    key: CallKey
+    request: str
+    model: str
+    worst: WorstCase
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A reply is there. `counted`: it said what it took; otherwise the worst case stands."""
+
+    attempt: int
+    key: CallKey
+    request: str
+    model: str
+    completion: Completion
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt brought no reply. `lost`: it may have been paid for all the same."""
+
+    attempt: int
+    lost: bool
+    why: str
+
+
+Record = Sent | Done | Failed
+
+
+class Journal:
+    """The journal of one run, open for this process alone (the run directory's lock sees to that).
+
+    Args:
+        directory: created where it does not exist.
+        replay: called with every record that is there, in order.
+
+    Raises:
+        RunDirError: it cannot be read or written, or holds a damaged line before its end.
+    """
+
+    def __init__(self, directory: Path, replay: Callable[[Record], None]) -> None:
+        self.path = directory / FILE_NAME
+        self._next_attempt = 0
+        self._offsets: dict[bytes, int] = {}
+        self._size = 0
+        self._broken: RunDirError | None = None
+        self._running_sync: asyncio.Task[None] | None = None
+        self._next_sync: asyncio.Task[None] | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self._load(replay)
+                _sync_directory(directory)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def new_attempt(self) -> int:
+        """Return a number for an attempt, never given before."""
+        self._next_attempt += 1
+        return self._next_attempt - 1
+
+    def find(self, key: CallKey, request: str) -> Completion | None:
+        """Return the reply to a request, if it is here."""
+        offset = self._offsets.get(_digest(key, request))
+        if offset is None:
+            return None
+        try:
+            line = _line_at(self._fd, offset)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        record = _decode(line)
+        assert isinstance(record, Done)
+        return record.completion
+
+    def append(self, record: Record) -> None:
+        """Hand a record to the operating system: the end of this process cannot harm it any more.
+
+        Raises:
+            RunDirError: it cannot be written; from then on nothing can.
+        """
+        if self._broken is not None:
+            raise self._broken
+        offset, line = self._size, _encode(record)
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError as error:
+            raise self._break(error) from None
+        self._size += len(line)
+        self._index(record, offset)
+
+    async def sync(self) -> None:
+        """Wait until all that was appended so far is on disk. Whoever waits at the same time shares one fsync.
+
+        Raises:
+            RunDirError: the disk failed; from then on nothing can be written.
+        """
+        if self._next_sync is None:
+            self._next_sync = asyncio.create_task(self._sync_after(self._running_sync))
+        await asyncio.shield(self._next_sync)
+
+    async def close(self) -> None:
+        """Sync and close."""
+        if self._broken is None:
+            await self.sync()
+        os.close(self._fd)
+
+    async def _sync_after(self, running: asyncio.Task[None] | None) -> None:
+        if running is not None:
+            await asyncio.wait([running])
+        self._running_sync, self._next_sync = self._next_sync, None
+        if self._broken is not None:
+            raise self._broken
+        try:
+            await asyncio.to_thread(os.fsync, self._fd)
+        except OSError as error:
+            raise self._break(error) from None
+
+    def _index(self, record: Record, offset: int) -> None:
+        self._next_attempt = max(self._next_attempt, record.attempt + 1)
+        if isinstance(record, Done):
+            self._offsets.setdefault(_digest(record.key, record.request), offset)
+
+    def _load(self, replay: Callable[[Record], None]) -> None:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                record = _decode(line)
+                if record is None:
+                    rest = file.readlines()
+                    if any(_decode(later) is not None for later in rest):
+                        raise RunDirError(
+                            f"line {number} of {str(self.path)!r} is damaged: put the file back from a copy, or delete "
+                            "that line (a reply in it is then paid for again)"
+                        )
+                    # What the last process did not finish writing, or the disk did not get.
+                    self._set_aside(b"".join([line, *rest]))
+                    return
+                self._index(record, self._size)
+                self._size += len(line)
+                replay(record)
+
+    def _set_aside(self, torn: bytes) -> None:
+        aside = os.open(self.path.with_name(TORN_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(aside, torn + b"\n")
+            os.fsync(aside)
+        finally:
+            os.close(aside)
+        os.ftruncate(self._fd, self._size)
+        os.fsync(self._fd)
+
+    def _break(self, error: OSError) -> RunDirError:
+        self._broken = self._unwritable(error)
+        return self._broken
+
+    def _unwritable(self, error: OSError) -> RunDirError:
+        return RunDirError(
+            f"the journal {str(self.path)!r} cannot be written ({error.strerror}), so no model is asked for more; "
+            "make room or give permission, then give the same command again: it goes on with the replies so far"
+        )
+
+
+def _digest(key: CallKey, request: str) -> bytes:
+    return blake2b(repr((astuple(key), request)).encode(), digest_size=16).digest()
+
+
+def _line_at(fd: int, offset: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.pread(fd, 8192, offset + len(line))
+        if not part:
+            raise OSError(0, "it is shorter than it was")
+        line += part[: part.find(b"\n") + 1 or len(part)]
+    return line
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _encode(record: Record) -> bytes:
+    match record:
+        case Sent(attempt, key, request, model, worst):
+            value: dict[str, Any] = {
+                "sent": attempt, "key": astuple(key), "request": request, "model": model, "worst": astuple(worst),
+            }  # fmt: skip
+        case Done(attempt, key, request, model, completion, counted):
+            value = {
+                "done": attempt, "key": astuple(key), "request": request, "model": model, "counted": counted,
+                "completion": asdict(completion),
+            }  # fmt: skip
+        case Failed(attempt, lost, why):
+            value = {"failed": attempt, "lost": lost, "why": why}
+    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _decode(line: bytes) -> Record | None:
+    """Read a line; None if it is not one of ours, whole and with its end."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        match json.loads(line):
+            case {"sent": int(attempt), "key": key, "request": str(request), "model": str(model), "worst": worst}:
+                return Sent(attempt, CallKey(*key), request, model, WorstCase(*worst))
+            case {
+                "done": int(attempt), "key": key, "request": str(request), "model": str(model),
+                "counted": bool(counted), "completion": completion,
+            }:  # fmt: skip
+                return Done(attempt, CallKey(*key), request, model, Completion(**completion), counted)
+            case {"failed": int(attempt), "lost": bool(lost), "why": str(why)}:
+                return Failed(attempt, lost, why)
+    except (ValueError, TypeError):
+        pass
+    return None
