@@ -1,0 +1,147 @@
+"""The prompts of the agents: their templates, what goes into them, and their fit into a model's context window."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayfactory.config import AgentConfig, ModelConfig
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
+from rayfactory.models.completion import Prompt
+from rayfactory.models.schema_text import SchemaText, estimated_tokens, fit, name_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+logger = logging.getLogger("rayfactory.models")
+
+TEMPLATE_TOKENS = 64
+"""Room for what a model's chat template puts around the two messages."""
+
+SQLITE_WITH_FULL_JOIN = (3, 39, 0)
+
+
+def prompts_dir() -> Path:
+    """Return the folder with the templates: beside the package when installed, at the root of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "prompts"
+    return installed if installed.is_dir() else package.parent / "prompts"
+
+
+def templates_sha256() -> str:
+    """Return the digest of all templates: whoever changes one starts another run."""
+    digest = hashlib.sha256()
+    for path in sorted(prompts_dir().glob("*.j2")):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+class Prompts:
+    """The templates, read once, and the prompts made of them."""
+
+    def __init__(self) -> None:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+        self._environment = Environment(
+            loader=FileSystemLoader(prompts_dir()),
+            undefined=StrictUndefined,
+            autoescape=False,  # noqa: S701  prompts are plain text; what is data is quoted before it comes here
+            keep_trailing_newline=False,
+        )
+        self._templates: dict[str, Template] = {}
+        self._told: set[str] = set()
+
+    def render(self, template: str, dialect: str, values: dict[str, Any]) -> tuple[str, str]:
+        """Return the two messages, (system, user), of a template.
+
+        Args:
+            template: name of an agent, or ``correction``.
+            dialect: of the database, ``duckdb`` or ``sqlite``.
+            values: of the template's variables.
+        """
+        if template not in self._templates:
+            self._templates[template] = self._environment.get_template(f"{template}.j2")
+        loaded = self._templates[template]
+        common = {
+            "dialect": dialect,
+            "engine": engine_name(dialect),
+            "has_full_join": dialect != "sqlite" or sqlite3.sqlite_version_info >= SQLITE_WITH_FULL_JOIN,
+        }
+        context = loaded.new_context({**common, **values})
+        system, user = ("".join(loaded.blocks[block](context)).strip() for block in ("system", "user"))
+        return system, user
+
+    def about_tables(
+        self,
+        template: str,
+        schema: Schema,
+        tables: Sequence[str],
+        model: ModelConfig,
+        agent: AgentConfig,
+        values: dict[str, Any],
+        grammar: str = "",
+    ) -> Prompt:
+        """Return a prompt that shows tables of a database, cut to what the model's context window leaves for them.
+
+        Args:
+            template: with the variables ``schema_text``, ``foreign_keys`` and ``database``.
+            tables: to show, the most important first; those without rows too.
+            values: of the template's other variables.
+            grammar: for constrained decoding.
+
+        Raises:
+            ConfigError: not even the smallest form fits.
+        """
+        empty = self._render_schema(template, schema, SchemaText((), "", ""), values)
+        room = model.context_tokens - model.max_output_tokens - TEMPLATE_TOKENS - sum(map(estimated_tokens, empty))
+        found = fit(schema, tables, room)
+        if found is None:
+            smallest = fit(schema, tables[:1], 10**9)
+            raise ConfigError(
+                f"the {template} prompt for database {schema.database!r} does not fit into context_tokens="
+                f"{model.context_tokens} of model {model.name!r} with max_output_tokens={model.max_output_tokens}: "
+                f"{max(0, room)} tokens are left for the schema, and table {tables[0]!r} alone takes "
+                f"{estimated_tokens(smallest.text) if smallest else 'more'}. "
+                "Use a model with a larger context window, or a smaller max_output_tokens"
+            )
+        self._tell(schema.database, template, model, found)
+        system, user = self._render_schema(template, schema, found, values)
+        return Prompt(system, user, model.max_output_tokens, agent.temperature, agent.top_p, grammar)
+
+    def _render_schema(
+        self, template: str, schema: Schema, found: SchemaText, values: dict[str, Any]
+    ) -> tuple[str, str]:
+        about = {
+            "database": name_text(schema.database),
+            "schema_text": found.text,
+            "foreign_keys": found.foreign_keys,
+        }
+        return self.render(template, schema.dialect, {**about, **values})
+
+    def _tell(self, database: str, template: str, model: ModelConfig, found: SchemaText) -> None:
+        if found.cut and database not in self._told:
+            self._told.add(database)
+            logger.warning(
+                "database %r: the %s prompt is cut to the %d tokens of %s: without %s",
+                database,
+                template,
+                model.context_tokens,
+                model.name,
+                found.cut,
+            )
+
+
+def engine_name(dialect: str) -> str:
+    """Return the name and version of the database engine that runs the queries."""
+    if dialect == "sqlite":
+        return f"SQLite {sqlite3.sqlite_version}"
+    import duckdb
+
+    return f"DuckDB {duckdb.__version__}"

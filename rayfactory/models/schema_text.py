@@ -1,0 +1,232 @@
+"""A schema as a prompt shows it: tables, columns, keys, and hints on what is in them, cut to the room there is.
+
+Whatever comes from a database is data: a name that is no plain word, a value or a note stands in double quotes with
+JSON escapes, bounded in length, and nothing in it can end its line or look like a tag.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rayfactory.databases.schema import Column, ForeignKey, Role, Schema, Table, Value
+from rayfactory.models.grammar.syntax import KEYWORDS
+
+MAX_NAME_CHARACTERS = 200
+MAX_VALUE_CHARACTERS = 60
+MAX_NOTE_CHARACTERS = 160
+MAX_HINT_VALUES = 5
+"""Source: SQL-Factory, section 4.2.2."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+_PLAIN_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ (),]{0,39}")
+_TAG_BEGIN = re.compile(r"<(?=[A-Za-z/\\|!?\s])")
+
+_DROP_ORDER: tuple[Role, ...] = ("opaque", "identifier", "text", "code", "measure", "category", "date", "key")
+"""Columns that a query can do the least with go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaText:
+    """What a prompt says of some tables.
+
+    Attributes:
+        tables: the tables that are in it, in the database's order.
+        text: of the tables and columns.
+        foreign_keys: among them, one a line; may be empty.
+        cut: what was left out for want of room, in words; empty where nothing was.
+    """
+
+    tables: tuple[str, ...]
+    text: str
+    foreign_keys: str
+    cut: str = ""
+
+
+def estimated_tokens(text: str) -> int:
+    """Return how many tokens a text is at most, for the byte-pair vocabularies in common use.
+
+    A digit counts as one token (many vocabularies keep digits apart), every other three bytes of UTF-8 as one: SQL
+    and names in snake case measure 3.1 to 4.5 bytes a token, so that the estimate errs on the side of too many.
+    """
+    digits = sum(map(text.count, "0123456789"))
+    return digits - (digits - len(text.encode("utf-8", "replace"))) // 3
+
+
+def quoted(text: str, max_characters: int) -> str:
+    """Return a text as a JSON string on one line, at most so many characters of it, without anything like a tag."""
+    if len(text) > max_characters:
+        text = text[: max_characters - 1] + "…"
+    escaped = json.dumps(text, ensure_ascii=False)
+    if not escaped.isprintable():
+        escaped = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in escaped)
+    return _TAG_BEGIN.sub(r"\\u003c", escaped)
+
+
+def name_text(name: str) -> str:
+    """Return a name as a query has to spell it where that is safe to show, and as a JSON string otherwise."""
+    if _PLAIN_NAME.fullmatch(name) and name.lower() not in KEYWORDS:
+        return name
+    return quoted(name, MAX_NAME_CHARACTERS)
+
+
+def query_text(sql: str, max_characters: int) -> str:
+    """Return a query as it is where it can do no harm in a prompt, and as a JSON string otherwise."""
+    lines = " ".join(sql.split())
+    # A line break inside a literal would be lost, so that only the length of the lines may differ.
+    if len(lines) <= max_characters and lines.isprintable() and not _TAG_BEGIN.search(lines) and "--" not in lines:
+        return lines
+    return quoted(sql, max_characters)
+
+
+def describe(
+    schema: Schema,
+    tables: Sequence[str],
+    *,
+    hints: bool = True,
+    notes: bool = True,
+    without: Mapping[str, Collection[str]] | None = None,
+) -> SchemaText:
+    """Return what a prompt says of the tables: each with its rows, keys and columns.
+
+    Args:
+        tables: names of base tables; they are shown in the database's order, so that equal sets give equal text.
+        hints: whether up to five values of a text or enumerated column, and the range of a number or date, are shown.
+        notes: whether descriptions are shown.
+        without: columns that are left out, by table.
+
+    Raises:
+        KeyError: the database has no such table.
+    """
+    wanted = {schema.table(name).name for name in tables}
+    shown = [table for table in schema.tables if table.name in wanted]
+    blocks = []
+    for table in shown:
+        left_out = (without or {}).get(table.name, ())
+        lines = [_table_line(table, notes=notes)]
+        lines += [
+            _column_line(column, hints=hints, notes=notes) for column in table.columns if column.name not in left_out
+        ]
+        blocks.append("\n".join(lines))
+    keys = [key for key in schema.foreign_keys if key.table in wanted and key.referenced_table in wanted]
+    return SchemaText(tuple(table.name for table in shown), "\n".join(blocks), "\n".join(map(_key_line, keys)))
+
+
+def fit(schema: Schema, tables: Sequence[str], max_tokens: int) -> SchemaText | None:
+    """Return what a prompt says of the tables, cut to so many estimated tokens; None where not even one table fits.
+
+    First the hints go, then the descriptions, then columns that are no keys, those first that a query can do the
+    least with, then tables from the end of `tables`.
+    """
+
+    def fits(found: SchemaText) -> bool:
+        return estimated_tokens(found.text) + estimated_tokens(found.foreign_keys) <= max_tokens
+
+    cuts: list[str] = []
+    for hints, notes, cut in ((True, True, ""), (False, True, "values"), (False, False, "descriptions")):
+        found = describe(schema, tables, hints=hints, notes=notes)
+        cuts += [cut] if cut else []
+        if fits(found):
+            return _with_cut(found, cuts)
+    left = list(tables)
+    while left:
+        excess = sum(map(estimated_tokens, (found.text, found.foreign_keys))) - max_tokens
+        without, num_columns = _columns_to_drop(schema, left, excess)
+        found = describe(schema, left, hints=False, notes=False, without=without)
+        if fits(found):
+            dropped = [f"{num_columns} columns"] if num_columns else []
+            if len(left) < len(tables):
+                dropped.append(f"{len(tables) - len(left)} tables")
+            return _with_cut(found, cuts + dropped)
+        left.pop()
+        found = describe(schema, left, hints=False, notes=False)
+    return None
+
+
+def _with_cut(found: SchemaText, cuts: Sequence[str]) -> SchemaText:
+    return SchemaText(found.tables, found.text, found.foreign_keys, " and ".join(cuts))
+
+
+def _columns_to_drop(schema: Schema, tables: Sequence[str], excess: int) -> tuple[dict[str, set[str]], int]:
+    """Return columns that make up for the excess, in estimated tokens, as far as columns can; and how many."""
+    droppable: list[tuple[int, int, int, str, str, int]] = []
+    for place, name in enumerate(tables):
+        table = schema.table(name)
+        keys = key_columns(schema, table) or {table.columns[0].name}
+        for position, column in enumerate(table.columns):
+            if column.name not in keys:
+                size = estimated_tokens(_column_line(column, hints=False, notes=False) + "\n")
+                rank = _DROP_ORDER.index(column.role)
+                droppable.append((rank, -place, -position, table.name, column.name, size))
+    without: dict[str, set[str]] = {}
+    count = 0
+    for _, _, _, table_name, column_name, size in sorted(droppable):
+        if excess <= 0:
+            break
+        without.setdefault(table_name, set()).add(column_name)
+        # Rounding up line by line may make each a token smaller in the whole.
+        excess -= size - 1
+        count += 1
+    return without, count
+
+
+def key_columns(schema: Schema, table: Table) -> set[str]:
+    """Return the columns of a table that its primary key or a foreign key, from or to it, is made of."""
+    columns = set(table.primary_key)
+    for key in schema.foreign_keys:
+        if key.table == table.name:
+            columns.update(key.columns)
+        if key.referenced_table == table.name:
+            columns.update(key.referenced_columns)
+    return columns
+
+
+def _table_line(table: Table, *, notes: bool) -> str:
+    line = f"Table {name_text(table.name)}, {table.num_rows} rows"
+    if table.primary_key:
+        line += f", primary key ({', '.join(map(name_text, table.primary_key))})"
+    if notes and table.description:
+        line += f"; {quoted(table.description, MAX_NOTE_CHARACTERS)}"
+    return line
+
+
+def _column_line(column: Column, *, hints: bool, notes: bool) -> str:
+    parts = [f"- {name_text(column.name)} {_type_text(column)}".rstrip()]
+    if notes and column.description:
+        parts.append(quoted(column.description, MAX_NOTE_CHARACTERS))
+    if hints:
+        parts.extend(_hints(column))
+    return "; ".join(parts)
+
+
+def _type_text(column: Column) -> str:
+    declared = column.declared_type
+    if not declared or _PLAIN_TYPE.fullmatch(declared):
+        # Where SQLite keeps dates as text, the declared type does not tell.
+        is_hidden_date = column.kind in ("date", "timestamp", "time") and column.kind not in declared.lower()
+        return f"{declared} ({column.kind}s as text)".lstrip() if is_hidden_date else declared
+    return quoted(declared, 40)
+
+
+def _hints(column: Column) -> Iterator[str]:
+    profile = column.profile
+    is_ordered = column.kind in ("integer", "real", "date", "timestamp", "time")
+    if is_ordered and profile.minimum is not None and profile.maximum is not None:
+        yield f"min {_value_text(profile.minimum)}, max {_value_text(profile.maximum)}"
+    if profile.examples and (not is_ordered or column.role == "category"):
+        yield f"values {', '.join(map(_value_text, profile.examples[:MAX_HINT_VALUES]))}"
+
+
+def _value_text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return quoted(value, MAX_VALUE_CHARACTERS) if isinstance(value, str) else repr(value)
+
+
+def _key_line(key: ForeignKey) -> str:
+    def side(table: str, columns: Sequence[str]) -> str:
+        return f"{name_text(table)}({', '.join(map(name_text, columns))})"
+
+    return f"{side(key.table, key.columns)} references {side(key.referenced_table, key.referenced_columns)}"
