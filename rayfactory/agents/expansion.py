@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from rayfactory.agents.generation import as_candidates
+from rayfactory.agents.player import Player
+from rayfactory.agents.writing import Desk, emphasis, write
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
+from rayfactory.models.completion import Prompt
+from rayfactory.models.schema_text import query_text
 from rayfactory.models.variation import write_variations
-from rayfactory.records import Candidate, Request
+from rayfactory.records import Answer, Candidate, Request
 
 OFFLINE_MODEL = "offline-variation"
 """What `model` says in the pool for queries that this agent's rule wrote."""
+
+MAX_SEED_CHARACTERS = 4_000
+"""A seed is cut to this in a prompt."""
 
 
 def expand(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
@@ -27,3 +36,58 @@ def expand(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
     rng = random.Random(request.rng_seed)
     queries = write_variations(schema, seeds, request.num_queries, rng, engine, use)
     return as_candidates(request, schema.dialect, queries, OFFLINE_MODEL)
+
+
+async def expand_with_model(request: Request, player: Player, desk: Desk, *, self_correction: bool) -> Answer:
+    """Answer an expansion request with a model.
+
+    Args:
+        request: with the seeds.
+        player: the model.
+        desk: the databases.
+        self_correction: whether what fails goes back to the model once.
+
+    Raises:
+        ConfigError: the prompt does not fit into the model's context window.
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    return await write(
+        request,
+        player,
+        desk,
+        lambda num_queries, grammar: expansion_prompt(request, player, desk.schemas, num_queries, grammar),
+        expand,
+        self_correction=self_correction,
+    )
+
+
+def expansion_prompt(
+    request: Request, player: Player, schemas: Mapping[str, Schema], num_queries: int, grammar: str = ""
+) -> Prompt:
+    """Return the prompt of an expansion request (figure 5): as many of its seeds as fit, but at least one.
+
+    Args:
+        num_queries: how many queries it asks for.
+        grammar: that the one query of the reply follows; empty: none.
+
+    Raises:
+        ConfigError: it does not fit into the model's context window.
+    """
+    seeds = [query_text(seed.sql, MAX_SEED_CHARACTERS) for seed in request.seeds]
+    while True:
+        values = {
+            "seeds": seeds,
+            "num_queries": num_queries,
+            "bare": bool(grammar),
+            "advice": request.advice,
+            "emphasis": emphasis(request),
+        }
+        try:
+            return player.prompts.about_tables(
+                "expansion", schemas[request.database], request.tables, player.model, player.agent, values, grammar
+            )
+        except ConfigError:
+            if len(seeds) <= 1:
+                raise
+            seeds.pop()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rayfactory.agents.player import Player
+from rayfactory.agents.writing import Desk, emphasis, write
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
+from rayfactory.models.completion import Prompt
 from rayfactory.models.grammar import write_queries
-from rayfactory.records import Candidate, Request
+from rayfactory.records import Answer, Candidate, Request
 
 OFFLINE_MODEL = "offline-grammar"
 """What `model` says in the pool for queries that this agent's rule wrote."""
@@ -25,6 +28,54 @@ def generate(request: Request, schema: Schema, engine: Engine) -> list[Candidate
     """
     queries = write_queries(schema, request.tables, request.num_queries, random.Random(request.rng_seed), engine)
     return as_candidates(request, schema.dialect, queries, OFFLINE_MODEL)
+
+
+async def generate_with_model(request: Request, player: Player, desk: Desk, *, self_correction: bool) -> Answer:
+    """Answer a generation request with a model.
+
+    Args:
+        request: with the tables to write about.
+        player: the model.
+        desk: the databases.
+        self_correction: whether what fails goes back to the model once.
+
+    Raises:
+        ConfigError: the prompt does not fit into the model's context window.
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    return await write(
+        request,
+        player,
+        desk,
+        lambda num_queries, grammar: generation_prompt(request, player, desk.schemas, num_queries, grammar),
+        generate,
+        self_correction=self_correction,
+    )
+
+
+def generation_prompt(
+    request: Request, player: Player, schemas: Mapping[str, Schema], num_queries: int, grammar: str = ""
+) -> Prompt:
+    """Return the prompt of a generation request (figure 4).
+
+    Args:
+        num_queries: how many queries it asks for.
+        grammar: that the one query of the reply follows; empty: none.
+
+    Raises:
+        ConfigError: it does not fit into the model's context window.
+    """
+    values = {
+        "num_queries": num_queries,
+        "bare": bool(grammar),
+        "advice": request.advice,
+        "emphasis": emphasis(request),
+    }
+    schema = schemas[request.database]
+    return player.prompts.about_tables(
+        "generation", schema, request.tables, player.model, player.agent, values, grammar
+    )
 
 
 def as_candidates(request: Request, dialect: str, queries: Sequence[str], model: str) -> list[Candidate]:

@@ -91,15 +91,16 @@ class Prompts:
         """Return a prompt that shows tables of a database, cut to what the model's context window leaves for them.
 
         Args:
-            template: with the variables ``schema_text``, ``foreign_keys`` and ``database``.
-            tables: to show, the most important first; those without rows too.
+            template: with the variables ``schema_text``, ``foreign_keys``, ``database`` and ``tables``.
+            tables: to show, the most important first.
             values: of the template's other variables.
             grammar: for constrained decoding.
 
         Raises:
             ConfigError: not even the smallest form fits.
         """
-        empty = self._render_schema(template, schema, SchemaText((), "", ""), values)
+        names = [schema.table(name).name for name in tables]
+        empty = self._render_schema(template, schema, SchemaText((), "", ""), names, values)
         room = model.context_tokens - model.max_output_tokens - TEMPLATE_TOKENS - sum(map(estimated_tokens, empty))
         found = fit(schema, tables, room)
         if found is None:
@@ -112,13 +113,15 @@ class Prompts:
                 "Use a model with a larger context window, or a smaller max_output_tokens"
             )
         self._tell(schema.database, template, model, found)
-        system, user = self._render_schema(template, schema, found, values)
+        shown = [name for name in names if name in found.tables]
+        system, user = self._render_schema(template, schema, found, shown, values)
         return Prompt(system, user, model.max_output_tokens, agent.temperature, agent.top_p, grammar)
 
     def _render_schema(
-        self, template: str, schema: Schema, found: SchemaText, values: dict[str, Any]
+        self, template: str, schema: Schema, found: SchemaText, tables: Sequence[str], values: dict[str, Any]
     ) -> tuple[str, str]:
         about = {
+            "tables": [name_text(name) for name in tables],
             "database": name_text(schema.database),
             "schema_text": found.text,
             "foreign_keys": found.foreign_keys,

@@ -112,6 +112,15 @@ def queries(reply: str, *, truncated: bool = False) -> list[str]:
     return [_clean(statement) for statement in found]
 
 
+def one_query(reply: str, *, truncated: bool = False) -> str:
+    """Return the one statement of a reply that was decoded by a grammar; empty where there is none."""
+    text = reply.strip()
+    if not truncated and "\n" not in text and _STATEMENT.match(text):
+        # Nothing stands around it, and what looks like a tag in it is a constant.
+        return _clean(_strip_end(text))
+    return next(iter(queries(reply, truncated=truncated)), "")
+
+
 def corrections(reply: str, num_queries: int, *, truncated: bool = False) -> dict[int, str]:
     """Return the corrected form of queries that were sent back, by position from 0.
 

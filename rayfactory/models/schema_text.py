@@ -22,6 +22,7 @@ MAX_HINT_VALUES = 5
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _PLAIN_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ (),]{0,39}")
+_PIECES = re.compile(r"([A-Za-z]+)|(\s+)|([^A-Za-z\s]+)")
 _TAG_BEGIN = re.compile(r"<(?=[A-Za-z/\\|!?\s])")
 
 _DROP_ORDER: tuple[Role, ...] = ("opaque", "identifier", "text", "code", "measure", "category", "date", "key")
@@ -48,11 +49,20 @@ class SchemaText:
 def estimated_tokens(text: str) -> int:
     """Return how many tokens a text is at most, for the byte-pair vocabularies in common use.
 
-    A digit counts as one token (many vocabularies keep digits apart), every other three bytes of UTF-8 as one: SQL
-    and names in snake case measure 3.1 to 4.5 bytes a token, so that the estimate errs on the side of too many.
+    Bytes over three, the usual rule, is too few for a schema: digits and underscores are often tokens of their own. So
+    a word counts one for every four letters begun, a line break and a run of blanks one, and anything else its bytes.
+    With Gemma 3's vocabulary that measures 1.03 to 1.3 times the true number on schemas, SQL and the prompts' prose.
     """
-    digits = sum(map(text.count, "0123456789"))
-    return digits - (digits - len(text.encode("utf-8", "replace"))) // 3
+    num_tokens = 0
+    for letters, blanks, rest in _PIECES.findall(text):
+        if letters:
+            num_tokens += (len(letters) + 3) // 4
+        elif blanks:
+            # A single blank belongs to the word after it.
+            num_tokens += blanks != " "
+        else:
+            num_tokens += len(rest.encode("utf-8", "replace"))
+    return num_tokens
 
 
 def quoted(text: str, max_characters: int) -> str:

@@ -1,0 +1,278 @@
+"""What the two authors have in common when a model plays them: ask, read, correct, fall back on the rule, book."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from rayfactory.agents.player import Player
+from rayfactory.databases.engine import Engine
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import BudgetReachedError, ConfigError
+from rayfactory.models import replies
+from rayfactory.models.completion import Completion, Prompt
+from rayfactory.models.grammar import draw_grammar
+from rayfactory.models.schema_text import query_text, quoted
+from rayfactory.records import Answer, Candidate, Execution, Request, Tally
+from rayfactory.tools.execution import Connections, ExecutionTool, examine
+
+CALLS_PER_REQUEST = 1_000
+"""Call i of request n has the ordinal n x 1000 + i where a request takes one call a query."""
+
+CORRECTION_TEMPERATURE = 0.3
+"""As of the agents that do not invent. Source: SQL-Factory, section 5.1.4."""
+
+MAX_FAILED_CHARACTERS = 3_000
+"""A query that goes back is cut to this."""
+
+NUM_EMPHASISED = 3
+
+_CONSTRUCTS = (
+    "CASE WHEN", "RANK or DENSE_RANK", "ROW_NUMBER with PARTITION BY", "LAG or LEAD",
+    "a running total with a window frame", "NTILE or PERCENT_RANK", "a common table expression that is used twice",
+    "two levels of aggregation", "a correlated subquery", "EXISTS or NOT EXISTS", "a scalar subquery in SELECT",
+    "a subquery in FROM", "UNION ALL", "INTERSECT or EXCEPT", "a self-join", "LEFT JOIN for what is missing",
+    "GROUP BY with HAVING", "COUNT(DISTINCT ...)", "a share of the total", "conditional aggregation",
+    "date arithmetic", "text functions", "IN with a subquery", "a comparison with an average",
+    "top rows of each group", "several predicates joined by AND and OR", "BETWEEN", "LIKE",
+)  # fmt: skip
+"""Every request is nudged towards a few of these, so that equal tables do not get the same ten queries every time."""
+
+Rule = Callable[[Request, Schema, Engine], list[Candidate]]
+"""The rule of an author: `agents.generation.generate` or `agents.expansion.expand`."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What an author works with, and the thread in which databases are used.
+
+    Attributes:
+        schemas: of the run, by database name.
+        connections: for looking things up; opened and used in the thread.
+        execution: for trying what was written, with the bounds of judging; opened and used in the thread.
+        thread: an executor with one thread, so that the event loop stays free for replies.
+    """
+
+    schemas: Mapping[str, Schema]
+    connections: Connections
+    execution: ExecutionTool
+    thread: Executor
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, done in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, work)
+
+    def run(self, database: str, sql: str) -> Execution:
+        """Examine a query and run it where that is allowed. For the thread."""
+        return self.execution.run(database, sql, examine(sql, self.schemas[database].dialect))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """One query of a request, before it becomes a candidate."""
+
+    sql: str
+    model: str
+    prompt_sha256: str
+    by_rule: bool = False
+
+
+@dataclass
+class _Book:
+    """What answering one request has come to so far."""
+
+    cost_usd: float = 0.0
+    replies: int = 0
+    unusable: int = 0
+    fallbacks: int = 0
+    out_of_budget: bool = False
+
+    def take(self, completion: Completion) -> None:
+        self.replies += 1
+        self.cost_usd += completion.cost_usd
+
+
+MakePrompt = Callable[[int, str], Prompt]
+"""Makes the prompt for a number of queries, or for one that follows a grammar (EBNF)."""
+
+
+def emphasis(request: Request) -> list[str]:
+    """Return the constructs that a request is nudged towards."""
+    return random.Random(request.rng_seed).sample(_CONSTRUCTS, NUM_EMPHASISED)
+
+
+async def write(
+    request: Request, player: Player, desk: Desk, make_prompt: MakePrompt, rule: Rule, *, self_correction: bool
+) -> Answer:
+    """Answer a request with a model: one call, or one call a query where decoding follows a grammar.
+
+    What the model does not answer, the rule does. Once the budget is reached, what is there is the answer.
+
+    Raises:
+        ConfigError: the prompt does not fit into the model's context window.
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    book = _Book()
+    if player.model.constrained:
+        drafts = await _one_call_a_query(request, player, desk, make_prompt, book)
+    else:
+        drafts = await _one_call(request, player, make_prompt, book)
+    missing = [place for place, draft in enumerate(drafts) if draft is None]
+    if missing and not book.out_of_budget:
+        asked = replace(request, num_queries=len(missing))
+        own = await desk.in_thread(
+            lambda: rule(asked, desk.schemas[request.database], desk.connections.get(request.database))
+        )
+        for place, candidate in zip(missing, own, strict=False):
+            drafts[place] = _Draft(candidate.sql, candidate.model, candidate.prompt_sha256, by_rule=True)
+    tallies = [Tally(request.origin, replies=book.replies, unusable=book.unusable, fallbacks=book.fallbacks)]
+    written = [draft for draft in drafts if draft is not None]
+    if self_correction and not book.out_of_budget:
+        written, tally = await _corrected(request, written, player, desk, book)
+        tallies += [tally] if tally else []
+    return Answer(_as_candidates(request, desk, written, book.cost_usd), tuple(tallies), book.out_of_budget)
+
+
+async def _one_call(request: Request, player: Player, make_prompt: MakePrompt, book: _Book) -> list[_Draft | None]:
+    """Return the queries of one reply; nothing but gaps where there are none in it."""
+    prompt = make_prompt(request.num_queries, "")
+    try:
+        completion = await player.ask(request.origin, request.round, request.index, prompt)
+    except BudgetReachedError:
+        book.out_of_budget = True
+        return []
+    found: list[str] = []
+    if completion is not None:
+        book.take(completion)
+        found = replies.queries(completion.text, truncated=completion.finish_reason == "length")
+        book.unusable += not found
+    if completion is None or not found:
+        book.fallbacks += 1
+        return [None] * request.num_queries
+    digest = prompt.sha256(player.model.name)
+    kept = list(dict.fromkeys(found))[: request.num_queries]
+    return [_Draft(sql, completion.model, digest) for sql in kept]
+
+
+async def _one_call_a_query(
+    request: Request, player: Player, desk: Desk, make_prompt: MakePrompt, book: _Book
+) -> list[_Draft | None]:
+    """Return one query for each call, decoded by a grammar of its own; a gap where a reply cannot be used."""
+    schema = desk.schemas[request.database]
+
+    def draw(place: int) -> str:
+        rng = random.Random(f"{request.rng_seed}/{place}")
+        return draw_grammar(schema, request.tables, rng, desk.connections.get(request.database)).ebnf()
+
+    async def ask(place: int) -> _Draft | None:
+        if book.out_of_budget:
+            return None
+        prompt = make_prompt(1, await desk.in_thread(lambda: draw(place)))
+        try:
+            ordinal = request.index * CALLS_PER_REQUEST + place
+            completion = await player.ask(request.origin, request.round, ordinal, prompt)
+        except BudgetReachedError:
+            book.out_of_budget = True
+            return None
+        sql = ""
+        if completion is not None:
+            book.take(completion)
+            sql = replies.one_query(completion.text, truncated=completion.finish_reason == "length")
+            book.unusable += not sql
+        if completion is None or not sql:
+            book.fallbacks += 1
+            return None
+        return _Draft(sql, completion.model, prompt.sha256(player.model.name))
+
+    calls = [asyncio.ensure_future(ask(place)) for place in range(request.num_queries)]
+    try:
+        return list(await asyncio.gather(*calls))
+    finally:
+        for call in calls:
+            call.cancel()
+
+
+async def _corrected(
+    request: Request, drafts: Sequence[_Draft], player: Player, desk: Desk, book: _Book
+) -> tuple[list[_Draft], Tally | None]:
+    """Return the queries with those that failed corrected, where the model can; and what came of it."""
+    kept = list(drafts)
+    failed: list[tuple[int, Execution]] = []
+    for place, draft in enumerate(drafts):
+        if not draft.by_rule:
+            execution = await desk.in_thread(lambda sql=draft.sql: desk.run(request.database, sql))  # type: ignore[misc]
+            if execution.reason is not None:
+                failed.append((place, execution))
+    prompt = _correction_prompt(request, drafts, failed, player, desk)
+    if prompt is None:
+        return kept, None
+    try:
+        completion = await player.ask("correction", request.round, request.index, prompt)
+    except BudgetReachedError:
+        book.out_of_budget = True
+        return kept, None
+    if completion is None:
+        return kept, Tally("correction", corrected=len(failed))
+    book.cost_usd += completion.cost_usd
+    found = replies.corrections(completion.text, len(failed), truncated=completion.finish_reason == "length")
+    mended = 0
+    for position, sql in sorted(found.items()):
+        place, _ = failed[position]
+        if sql == drafts[place].sql:
+            continue
+        execution = await desk.in_thread(lambda sql=sql: desk.run(request.database, sql))  # type: ignore[misc]
+        if execution.reason is None:
+            kept[place] = _Draft(sql, completion.model, prompt.sha256(player.model.name))
+            mended += 1
+    return kept, Tally("correction", replies=1, unusable=int(not found), corrected=len(failed), mended=mended)
+
+
+def _correction_prompt(
+    request: Request, drafts: Sequence[_Draft], failed: list[tuple[int, Execution]], player: Player, desk: Desk
+) -> Prompt | None:
+    """Return the prompt that takes the failed queries back; those that do not fit are taken off `failed`."""
+    agent = replace(player.agent, temperature=min(player.agent.temperature, CORRECTION_TEMPERATURE))
+    while failed:
+        shown = [
+            {
+                "sql": query_text(drafts[place].sql, MAX_FAILED_CHARACTERS),
+                "reason": execution.reason,
+                "detail": quoted(execution.detail, MAX_FAILED_CHARACTERS),
+            }
+            for place, execution in failed
+        ]
+        try:
+            schema = desk.schemas[request.database]
+            values = {"failed": shown}
+            return player.prompts.about_tables("correction", schema, request.tables, player.model, agent, values)
+        except ConfigError:
+            failed.pop()
+    return None
+
+
+def _as_candidates(request: Request, desk: Desk, drafts: Sequence[_Draft], cost_usd: float) -> tuple[Candidate, ...]:
+    """Return the queries of a request as candidates, in order, each with an equal share of what they cost."""
+    return tuple(
+        Candidate(
+            round=request.round,
+            request=request.index,
+            ordinal=ordinal,
+            origin=request.origin,
+            database=request.database,
+            dialect=desk.schemas[request.database].dialect,
+            sql=draft.sql,
+            num_request_tables=len(request.tables),
+            seed_ids=tuple(seed.query_id for seed in request.seeds),
+            model=draft.model,
+            prompt_sha256=draft.prompt_sha256,
+            cost_usd=cost_usd / len(drafts),
+        )
+        for ordinal, draft in enumerate(drafts)
+    )
