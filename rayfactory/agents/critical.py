@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rayfactory.agents.player import Player
 from rayfactory.config import CriticConfig
-from rayfactory.records import DID_NOT_RUN, Evaluation, Origin, State, Verdict
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
+from rayfactory.models import replies
+from rayfactory.models.completion import Prompt
+from rayfactory.models.schema_text import quoted
+from rayfactory.records import DID_NOT_RUN, REJECT_REASONS, Evaluation, Failure, Origin, State, Tally, Verdict
+
+MAX_EXAMPLES = 8
+"""Failures that a model reads for its advice."""
+
+MAX_EXAMPLE_CHARACTERS = 600
+MAX_DETAIL_CHARACTERS = 300
 
 
 def reject(
@@ -61,3 +73,74 @@ def evaluate(round_number: int, state: State, requests: Sequence[str], verdicts:
         requests=dict(sorted(Counter(requests).items())),
         admitted=dict(sorted(admitted.items())),
     )
+
+
+async def advise(
+    number: int, failures: Sequence[Failure], schemas: Mapping[str, Schema], player: Player
+) -> tuple[str, Tally]:
+    """Return a few sentences that a model writes for the authors from the failures of a round, and what came of it.
+
+    Without failures nothing is asked, and the advice is empty; so it is where no reply can be had.
+
+    Args:
+        number: of the round that failed.
+        failures: of that round, all of them.
+        schemas: of the run, by database name.
+
+    Raises:
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    if not failures:
+        return "", Tally("critical")
+    try:
+        prompt = critical_prompt(failures, schemas, player)
+    except ConfigError:
+        return "", Tally("critical", fallbacks=1)
+    completion = await player.decide("critical", number, 0, prompt)
+    if completion is None:
+        return "", Tally("critical", fallbacks=1)
+    advice = replies.advice(completion.text)
+    return advice, Tally("critical", replies=1, unusable=int(not advice), fallbacks=int(not advice))
+
+
+def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], player: Player) -> Prompt:
+    """Return the prompt for advice: the reasons with computed counts, and as many examples as fit. No scores.
+
+    Args:
+        failures: at least one.
+
+    Raises:
+        ConfigError: it does not fit into the model's context window even with a single example.
+    """
+    counts = Counter(failure.reason for failure in failures)
+    examples = _examples(failures)
+    while True:
+        values = {
+            "reasons": [(reason, REJECT_REASONS[reason], count) for reason, count in counts.most_common()],
+            "examples": [
+                {
+                    "sql": quoted(failure.sql, MAX_EXAMPLE_CHARACTERS),
+                    "reason": failure.reason,
+                    "detail": quoted(failure.detail, MAX_DETAIL_CHARACTERS),
+                }
+                for failure in examples
+            ],
+        }
+        try:
+            return player.decision_prompt("critical", schemas[failures[0].database].dialect, values)
+        except ConfigError:
+            if len(examples) <= 1:
+                raise
+            examples.pop()
+
+
+def _examples(failures: Sequence[Failure]) -> list[Failure]:
+    """Return failures that differ: first one of each reason and beginning of its message, then others."""
+    kinds: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        kinds.setdefault((failure.reason, failure.detail[:24]), []).append(failure)
+    frequent_first = sorted(kinds.values(), key=len, reverse=True)
+    most = len(frequent_first[0])
+    in_turn = [kind[place] for place in range(min(most, MAX_EXAMPLES)) for kind in frequent_first if place < len(kind)]
+    return in_turn[:MAX_EXAMPLES]

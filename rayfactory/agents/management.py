@@ -8,14 +8,23 @@ it plans the same rounds.
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rayfactory.agents.player import Player
 from rayfactory.config import ManagementConfig, RoundConfig
-from rayfactory.records import Evaluation, State
+from rayfactory.models import replies
+from rayfactory.models.completion import Prompt
+from rayfactory.records import Evaluation, State, Tally
+
+logger = logging.getLogger("rayfactory.agents")
 
 LAG = 2
 """Round t is planned on the evaluations of rounds up to t - LAG."""
+
+MAX_ROUNDS_SHOWN = 12
+"""Rounds that a model sees; what was before them has gone into the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,61 @@ class ManagementAgent:
             self._round.queries_per_request,
         )
         return state, databases
+
+
+async def decide_with_model(
+    num_requests: int, situation: Situation, management: ManagementConfig, rounds: RoundConfig, player: Player
+) -> tuple[tuple[State, list[str]], Tally]:
+    """Return the state of the next round, as a model decides it, and the database of each request; and what came of it.
+
+    The warm-up is explored without asking. The databases follow from the numbers alone.
+
+    Raises:
+        ConfigError: the prompt does not fit into the model's context window.
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    state, databases = ManagementAgent(management, rounds).decide(num_requests, situation)
+    number = len(situation.states)
+    if number < management.warmup_rounds or not situation.evaluations:
+        return (state, databases), Tally("management")
+    completion = await player.decide("management", number, 0, management_prompt(situation, management, player))
+    if completion is None:
+        return (state, databases), Tally("management", fallbacks=1)
+    decided = replies.state(completion.text)
+    if decided is None:
+        return (state, databases), Tally("management", replies=1, unusable=1, fallbacks=1)
+    logger.info("round %d: %s, %s", number, decided, replies.advice(completion.text))
+    return (decided, databases), Tally("management", replies=1)
+
+
+def management_prompt(situation: Situation, config: ManagementConfig, player: Player) -> Prompt:
+    """Return the prompt for the state of the next round. Its numbers are the computed ones.
+
+    Raises:
+        ConfigError: it does not fit into the model's context window.
+    """
+    evaluations = situation.evaluations
+    warmup = [e.mean_similarity for e in evaluations[: config.warmup_rounds] if e.mean_similarity is not None]
+    values = {
+        "rounds": [_row(evaluation) for evaluation in evaluations[-MAX_ROUNDS_SHOWN:]],
+        "warmup_similarity": f"{sum(warmup) / len(warmup):.3f}" if warmup else "not known",
+        "under_way": [f"round {i} {situation.states[i]}" for i in range(len(evaluations), len(situation.states))],
+        "number": len(situation.states),
+    }
+    return player.decision_prompt("management", None, values)
+
+
+def _row(evaluation: Evaluation) -> list[str]:
+    similarity = evaluation.mean_similarity
+    return [
+        str(evaluation.round),
+        evaluation.state,
+        f"{evaluation.executability:.3f}",
+        "-" if similarity is None else f"{similarity:.3f}",
+        f"{evaluation.admission_rate:.3f}",
+        ", ".join(f"{reason} {count}" for reason, count in evaluation.reasons.items()) or "none",
+    ]
 
 
 def decide_state(states: Sequence[State], evaluations: Sequence[Evaluation], config: ManagementConfig) -> State:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayfactory.config import AgentConfig, Config, ModelConfig, Slot
-from rayfactory.errors import CompletionError, ConfigError
+from rayfactory.errors import BudgetReachedError, CompletionError, ConfigError
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
 from rayfactory.models.prompts import TEMPLATE_TOKENS, Prompts
 from rayfactory.models.schema_text import estimated_tokens
@@ -56,7 +56,17 @@ class Player:
             logger.info("%s %d of round %d: %s", agent, ordinal, round_number, error)
             return None
 
-    def decision_prompt(self, template: str, dialect: str, values: dict[str, Any]) -> Prompt:
+    async def decide(self, agent: str, round_number: int, ordinal: int, prompt: Prompt) -> Completion | None:
+        """Return the completion of a decision, or None where it cannot be had or paid: its rule then decides.
+
+        The run ends with the budget all the same: what the decision is for cannot be paid either.
+        """
+        try:
+            return await self.ask(agent, round_number, ordinal, prompt)
+        except BudgetReachedError:
+            return None
+
+    def decision_prompt(self, template: str, dialect: str | None, values: dict[str, Any]) -> Prompt:
         """Return a prompt for a decision or advice.
 
         Raises:

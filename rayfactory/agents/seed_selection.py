@@ -6,6 +6,7 @@ twice in a round.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -13,15 +14,30 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from rayfactory.agents.player import Player
 from rayfactory.agents.table_selection import Ask, Use, complexity, expect
 from rayfactory.config import SeedSelectionConfig
 from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
+from rayfactory.models import replies
+from rayfactory.models.completion import Prompt
+from rayfactory.models.schema_text import name_text, query_text
+from rayfactory.records import Tally
 
 MAX_SEED_TOKENS = 400
 """Longer queries make poor seeds: their variations are longer still."""
 
 MAX_SEEDS_PER_DATABASE = 2_000
 """Seeds kept of each database, the newest: memory stays bounded, and old patterns give way to new ones."""
+
+SHORTLIST_PER_SEED = 4
+"""A model chooses among this many queries for each that is needed."""
+
+MAX_SHORTLIST_CHARACTERS = 400
+"""A query of a shortlist is cut to this: enough to see its tables and its structure."""
+
+NUM_UNDER_USED = 12
+"""Tables that a prompt names as under-used."""
 
 CONSTRUCTS = ("num_joins", "num_predicates", "num_subqueries", "num_aggregates", "num_windows")
 
@@ -85,6 +101,141 @@ class SeedSelectionAgent:
         return chosen
 
 
+async def select_seeds_with_model(
+    number: int,
+    asks: Sequence[Ask],
+    shelves: Mapping[str, Sequence[PoolSeed]],
+    use: Use,
+    config: SeedSelectionConfig,
+    schemas: Mapping[str, Schema],
+    player: Player,
+) -> tuple[list[list[PoolSeed]], Tally]:
+    """Return the seeds of each request, in order, as a model chooses them, and what came of it.
+
+    One call for each database, with a shortlist that the rule's weights draw. A query that was chosen for an earlier
+    request is passed over, and what is missing then is filled in by the rule; where all is missing, the rule answers.
+
+    Args:
+        number: of the round.
+        asks: of the plan; each for a database that has seeds.
+        shelves: the seeds to choose from, by database.
+        use: rows that reference each table; it stays as it is.
+
+    Raises:
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    first_seed: dict[str, int] = {}
+    for database, _, rng_seed in asks:
+        first_seed.setdefault(database, rng_seed)
+    count = {name: sum(ask[0] == name for ask in asks) for name in first_seed}
+
+    async def ask(ordinal: int, database: str) -> list[tuple[int, ...]] | None:
+        schema, counts = schemas[database], use.get(database, {})
+        size = SHORTLIST_PER_SEED * config.num_seeds * count[database]
+        choice = shortlist(schema, shelves[database], counts, size, random.Random(first_seed[database]))
+        try:
+            prompt, shown = seed_prompt(
+                schema, shelves[database], choice, counts, count[database], config.num_seeds, player
+            )
+        except ConfigError:
+            return None
+        completion = await player.decide("seed_selection", number, ordinal, prompt)
+        if completion is None:
+            return None
+        return replies.seed_sets(completion.text, [seed.query_id for seed in shown], count[database])
+
+    answers = await asyncio.gather(*(ask(ordinal, database) for ordinal, database in enumerate(count)))
+    replied = [answer for answer in answers if answer is not None]
+    sets = {name: iter(answer or ()) for name, answer in zip(count, answers, strict=True)}
+    by_id = {name: {seed.query_id: seed for seed in shelves[name]} for name in count}
+    use = {database: dict(counts) for database, counts in use.items()}
+    taken: set[int] = set()
+    chosen = []
+    fallbacks = 0
+    for database, num_queries, rng_seed in asks:
+        ids = [query_id for query_id in next(sets[database], ()) if query_id not in taken][: config.num_seeds]
+        seeds = [by_id[database][query_id] for query_id in ids]
+        taken.update(ids)
+        fallbacks += not seeds
+        if len(seeds) < config.num_seeds:
+            others = [seed for seed in shelves[database] if seed not in seeds]
+            missing = config.num_seeds - len(seeds)
+            rng = random.Random(rng_seed)
+            if others:
+                seeds += select_seeds(schemas[database], others, use.get(database, {}), missing, taken, rng)
+            taken.update(seed.query_id for seed in seeds)
+        expect(use, database, seed_tables(seeds), num_queries)
+        chosen.append(seeds)
+    unusable = sum(not any(answer) for answer in replied)
+    return chosen, Tally("seed_selection", replies=len(replied), unusable=unusable, fallbacks=fallbacks)
+
+
+def shortlist(
+    schema: Schema, seeds: Sequence[PoolSeed], use: Mapping[str, float], size: int, rng: random.Random
+) -> list[PoolSeed]:
+    """Return up to `size` seeds, drawn without replacement by the rule's weights, the likeliest first.
+
+    Source: Efraimidis and Spirakis 2006, weighted sampling in one pass.
+    """
+    need, rarity = _needs(schema, use), _rarities(seeds)
+    keys = [
+        (rng.random() ** (1 / score) if score > 0 else -rng.random(), seed.query_id, seed)
+        for seed in seeds
+        for score in (_score(seed, need, rarity),)
+    ]
+    keys.sort(key=lambda key: (-key[0], key[1]))
+    return [seed for _, _, seed in keys[:size]]
+
+
+def seed_prompt(
+    schema: Schema,
+    shelf: Sequence[PoolSeed],
+    choice: Sequence[PoolSeed],
+    use: Mapping[str, float],
+    num_requests: int,
+    num_seeds: int,
+    player: Player,
+) -> tuple[Prompt, Sequence[PoolSeed]]:
+    """Return the prompt for the seeds of some requests for one database, and the queries that it lets choose from.
+
+    Args:
+        shelf: all seeds of the database.
+        choice: the shortlist, of which as much is shown as fits.
+
+    Raises:
+        ConfigError: not even as many fit as are needed for one request.
+    """
+    behind = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / complexity(schema, table))
+    shares = [sum(flags) / len(shelf) for flags in zip(*(seed.constructs for seed in shelf), strict=True)]
+    while True:
+        values = {
+            "database": name_text(schema.database),
+            "under_used": [
+                f"{name_text(table.name)} ({round(use.get(table.name, 0.0))})" for table in behind[:NUM_UNDER_USED]
+            ],
+            "constructs": [
+                f"{name.removeprefix('num_')} {share:.2f}" for name, share in zip(CONSTRUCTS, shares, strict=True)
+            ],
+            "shortlist": [_shortlisted(seed) for seed in choice],
+            "num_requests": num_requests,
+            "num_seeds": num_seeds,
+        }
+        try:
+            return player.decision_prompt("seed_selection", schema.dialect, values), choice
+        except ConfigError:
+            if len(choice) <= num_seeds:
+                raise
+            choice = choice[: max(num_seeds, len(choice) * 3 // 4)]
+
+
+def _shortlisted(seed: PoolSeed) -> str:
+    constructs = [name.removeprefix("num_") for name, has in zip(CONSTRUCTS, seed.constructs, strict=True) if has]
+    tables = ", ".join(map(name_text, seed.tables))
+    sql = query_text(seed.sql, MAX_SHORTLIST_CHARACTERS)
+    return f"{seed.query_id} | {tables} | {', '.join(constructs) or '-'} | {sql}"
+
+
 def seed_tables(seeds: Sequence[PoolSeed]) -> tuple[str, ...]:
     """Return the base tables that the seeds reference, each once, in order."""
     return tuple(dict.fromkeys(name for seed in seeds for name in seed.tables))
@@ -110,15 +261,26 @@ def select_seeds(
         taken: ids already used in this round; used again only when nothing else is left.
         rng: source of every choice.
     """
-    need = {table.name: (complexity(schema, table) / (1 + use.get(table.name, 0.0))) ** 2 for table in schema.populated}
-    rarity = [len(seeds) / (1 + sum(flags)) for flags in zip(*(seed.constructs for seed in seeds), strict=True)]
+    need, rarity = _needs(schema, use), _rarities(seeds)
     free = [seed for seed in seeds if seed.query_id not in taken] or list(seeds)
     chosen: list[PoolSeed] = []
     while free and len(chosen) < num_seeds:
-        scores = [_need(seed.tables, need) * (1 + _rarity(seed.constructs, rarity)) for seed in free]
+        scores = [_score(seed, need, rarity) for seed in free]
         pick = rng.choices(range(len(free)), scores if sum(scores) > 0 else None)[0]
         chosen.append(free.pop(pick))
     return chosen
+
+
+def _needs(schema: Schema, use: Mapping[str, float]) -> dict[str, float]:
+    return {table.name: (complexity(schema, table) / (1 + use.get(table.name, 0.0))) ** 2 for table in schema.populated}
+
+
+def _rarities(seeds: Sequence[PoolSeed]) -> list[float]:
+    return [len(seeds) / (1 + sum(flags)) for flags in zip(*(seed.constructs for seed in seeds), strict=True)]
+
+
+def _score(seed: PoolSeed, need: Mapping[str, float], rarity: Sequence[float]) -> float:
+    return _need(seed.tables, need) * (1 + _rarity(seed.constructs, rarity))
 
 
 def _need(tables: Sequence[str], need: Mapping[str, float]) -> float:

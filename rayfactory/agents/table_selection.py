@@ -6,11 +6,18 @@ that is furthest behind, and walks along foreign keys to more tables that are.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
+from rayfactory.agents.player import Player
 from rayfactory.config import TableSelectionConfig
 from rayfactory.databases.schema import Schema, Table
+from rayfactory.errors import ConfigError
+from rayfactory.models import replies
+from rayfactory.models.completion import Prompt
+from rayfactory.models.schema_text import name_text
+from rayfactory.records import Tally
 
 NUM_TABLES_WEIGHTS = (2, 6, 7, 5, 3, 2, 1, 1)
 """How often a request is about 1, 2, 3 .. tables: most analytical queries join two to four.
@@ -21,6 +28,9 @@ Source: the paper's figure 6(a), 78.6 % of queries with a join and 30 % with two
 
 TABLE_SHARE = 0.6
 """Share of a request's queries that reference any one of its tables, as far as a plan can know."""
+
+MAX_COLUMNS_SHOWN = 40
+"""Columns of a table whose names a prompt shows."""
 
 Ask = tuple[str, int, int]
 """What one request of a plan asks of a selection agent: (database, num_queries, rng_seed)."""
@@ -53,6 +63,143 @@ class TableSelectionAgent:
             expect(use, database, tables, num_queries)
             chosen.append(tables)
         return chosen
+
+
+async def select_tables_with_model(
+    number: int,
+    asks: Sequence[Ask],
+    use: Use,
+    config: TableSelectionConfig,
+    schemas: Mapping[str, Schema],
+    player: Player,
+) -> tuple[list[tuple[str, ...]], Tally]:
+    """Return the tables of each request, in order, as a model chooses them, and what came of it.
+
+    One call for each database. What it chooses is made to fit: tables with rows, connected where they can be, not too
+    many; a request for which nothing is left gets the rule's choice.
+
+    Args:
+        number: of the round.
+        asks: of the plan.
+        use: rows that reference each table; it stays as it is.
+
+    Raises:
+        UserError: the endpoint refuses for a reason that the user can change.
+        EngineError: the endpoint has been away for too long.
+    """
+    count = {name: sum(ask[0] == name for ask in asks) for name in dict.fromkeys(ask[0] for ask in asks)}
+
+    async def ask(ordinal: int, database: str) -> list[tuple[str, ...]] | None:
+        schema = schemas[database]
+        try:
+            prompt = table_prompt(schema, use.get(database, {}), count[database], config.max_tables, player)
+        except ConfigError:
+            return None
+        completion = await player.decide("table_selection", number, ordinal, prompt)
+        if completion is None:
+            return None
+        names = [table.name for table in schema.populated]
+        return replies.table_sets(completion.text, names, count[database])
+
+    answers = await asyncio.gather(*(ask(ordinal, database) for ordinal, database in enumerate(count)))
+    replied = [answer for answer in answers if answer is not None]
+    sets = {name: iter(answer or ()) for name, answer in zip(count, answers, strict=True)}
+    use = {database: dict(counts) for database, counts in use.items()}
+    chosen = []
+    fallbacks = 0
+    for database, num_queries, rng_seed in asks:
+        schema = schemas[database]
+        tables = connected(schema, next(sets[database], ()), config.max_tables)
+        if not tables:
+            fallbacks += 1
+            tables = select_tables(schema, use.get(database, {}), config.max_tables, random.Random(rng_seed))
+        expect(use, database, tables, num_queries)
+        chosen.append(tables)
+    unusable = sum(not any(answer) for answer in replied)
+    return chosen, Tally("table_selection", replies=len(replied), unusable=unusable, fallbacks=fallbacks)
+
+
+def table_prompt(
+    schema: Schema, use: Mapping[str, float], num_requests: int, max_tables: int, player: Player
+) -> Prompt:
+    """Return the prompt for the tables of some requests for one database, cut to the model's context window.
+
+    First the names of columns go, then the keys, then the tables that are used most.
+
+    Raises:
+        ConfigError: it does not fit even so.
+    """
+    tables = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / complexity(schema, table))
+    neighbours = _neighbours(schema)
+    columns, keys = True, True
+    while True:
+        shown = {table.name for table in tables}
+        lines = [
+            _overview(table, use, neighbours if keys else {}, columns=columns)
+            for table in schema.populated
+            if table.name in shown
+        ]
+        values = {
+            "database": name_text(schema.database),
+            "overview": "\n".join(lines),
+            "max_tables": max_tables,
+            "num_requests": num_requests,
+        }
+        try:
+            return player.decision_prompt("table_selection", schema.dialect, values)
+        except ConfigError:
+            if columns:
+                columns = False
+            elif keys:
+                keys = False
+            elif len(tables) > 1:
+                tables = tables[: len(tables) // 2]
+            else:
+                raise
+
+
+def _overview(table: Table, use: Mapping[str, float], neighbours: Mapping[str, Sequence[str]], *, columns: bool) -> str:
+    parts = [f"{name_text(table.name)}: {table.num_rows} rows", f"{len(table.columns)} columns"]
+    if columns:
+        names = [name_text(column.name) for column in table.columns[:MAX_COLUMNS_SHOWN]]
+        parts[-1] += f" ({', '.join(names)}{', ...' if len(table.columns) > MAX_COLUMNS_SHOWN else ''})"
+    if linked := sorted(set(neighbours.get(table.name, ()))):
+        parts.append(f"keys with {', '.join(map(name_text, linked))}")
+    return "; ".join([*parts, f"used by {round(use.get(table.name, 0.0))} queries"])
+
+
+def connected(schema: Schema, names: Sequence[str], max_tables: int) -> tuple[str, ...]:
+    """Return the named tables as far as foreign keys connect them with the first, at most `max_tables`.
+
+    A table in between is put in where that connects one that is not. A first table that no key touches keeps one other
+    for company.
+
+    Args:
+        names: of tables with rows, each once.
+    """
+    neighbours = _neighbours(schema)
+    populated = {table.name for table in schema.populated}
+    chosen, waiting = list(names[:1]), list(names[1:])
+    while waiting and len(chosen) < max_tables:
+        near = {n for name in chosen for n in neighbours.get(name, ())}
+        direct = next((name for name in waiting if name in near), None)
+        if direct is not None:
+            chosen.append(direct)
+            waiting.remove(direct)
+            continue
+        bridges = (
+            (between, name)
+            for name in waiting
+            for between in sorted(near & set(neighbours.get(name, ())) & populated - set(chosen))
+        )
+        bridge = next(bridges, None)
+        if bridge is None or len(chosen) + 2 > max_tables:
+            break
+        chosen.extend(bridge)
+        waiting.remove(bridge[1])
+    if len(chosen) == 1 and waiting and max_tables > 1 and not neighbours.get(chosen[0]):
+        chosen.append(waiting[0])
+    return tuple(chosen)
 
 
 def complexity(schema: Schema, table: Table) -> float:

@@ -58,23 +58,18 @@ class Prompts:
         self._templates: dict[str, Template] = {}
         self._told: set[str] = set()
 
-    def render(self, template: str, dialect: str, values: dict[str, Any]) -> tuple[str, str]:
+    def render(self, template: str, dialect: str | None, values: dict[str, Any]) -> tuple[str, str]:
         """Return the two messages, (system, user), of a template.
 
         Args:
             template: name of an agent, or ``correction``.
-            dialect: of the database, ``duckdb`` or ``sqlite``.
+            dialect: of the database, ``duckdb`` or ``sqlite``; None for a template that is about no database.
             values: of the template's variables.
         """
         if template not in self._templates:
             self._templates[template] = self._environment.get_template(f"{template}.j2")
         loaded = self._templates[template]
-        common = {
-            "dialect": dialect,
-            "engine": engine_name(dialect),
-            "has_full_join": dialect != "sqlite" or sqlite3.sqlite_version_info >= SQLITE_WITH_FULL_JOIN,
-        }
-        context = loaded.new_context({**common, **values})
+        context = loaded.new_context({**(_about_engine(dialect) if dialect else {}), **values})
         system, user = ("".join(loaded.blocks[block](context)).strip() for block in ("system", "user"))
         return system, user
 
@@ -139,6 +134,14 @@ class Prompts:
                 model.name,
                 found.cut,
             )
+
+
+def _about_engine(dialect: str) -> dict[str, Any]:
+    return {
+        "dialect": dialect,
+        "engine": engine_name(dialect),
+        "has_full_join": dialect != "sqlite" or sqlite3.sqlite_version_info >= SQLITE_WITH_FULL_JOIN,
+    }
 
 
 def engine_name(dialect: str) -> str:
