@@ -75,6 +75,7 @@ class Chat:
         self._endpoints = {slot: Endpoint(slot, config) for slot, config in models.items()}
         self._running: dict[tuple[CallKey, str], asyncio.Task[Completion]] = {}
         self._attempting: set[asyncio.Task[Any]] = set()
+        self._turn = asyncio.Lock()
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         """Return the completion of a prompt: from the journal, or asked for now. This is a `Complete`."""
@@ -194,6 +195,9 @@ class Chat:
             if worst.cost_usd:
                 # What costs nothing need not outlive the machine before it is sent.
                 await self._journal.sync()
+            async with self._turn:
+                # One request is made in each pass of the loop, so that no reply stays unread while many are made.
+                await asyncio.sleep(0)
             completion, is_counted = await endpoint.ask(key, prompt)
             # No other task has run since the last byte was read.
             self._journal.append(Done(attempt, key, request, config.name, completion, is_counted))
@@ -250,3 +254,36 @@ class Chat:
                     self.ledger.lose(attempt)
                 else:
                     self.ledger.release(attempt)
+
+
+async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> None:
+    """See that endpoints are there and will take requests, without a journal and without paying for any.
+
+    Raises:
+        EndpointError: one will not.
+    """
+    for slot, config in models.items():
+        endpoint = Endpoint(slot, config)
+        try:
+            await endpoint.check()
+        finally:
+            await endpoint.close()
+
+
+def read_books(directory: Path) -> list[dict[str, Any]]:
+    """Return the ledger's rows of a run that no process works on, from its journal; none where it has no journal.
+
+    Raises:
+        RunDirError: the journal cannot be read.
+    """
+    if not directory.is_dir():
+        return []
+
+    async def read() -> list[dict[str, Any]]:
+        chat = Chat({}, directory, None)
+        try:
+            return chat.ledger.rows()
+        finally:
+            await chat.close()
+
+    return asyncio.run(read())

@@ -205,7 +205,7 @@ class Journal:
 
 
 def _digest(key: CallKey, request: str) -> bytes:
-    return blake2b(repr((astuple(key), request)).encode(), digest_size=16).digest()
+    return blake2b(repr((key, request)).encode(), digest_size=16).digest()
 
 
 def _line_at(fd: int, offset: int) -> bytes:

@@ -41,7 +41,7 @@ class ErrorReply:
 
 
 def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str, Any]:
-    """Return the body of a request, as the parameters of the `openai` client's `create`."""
+    """Return the body of a request, as JSON-compatible data."""
     body: dict[str, Any] = {
         "model": config.name,
         "messages": [
@@ -54,7 +54,7 @@ def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str,
         "seed": key.sampling_seed(),
     }
     if config.constrained and prompt.grammar:
-        body["extra_body"] = {"structured_outputs": {"grammar": prompt.grammar}}
+        body["structured_outputs"] = {"grammar": prompt.grammar}
     return body
 
 

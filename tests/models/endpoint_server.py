@@ -98,7 +98,7 @@ class EndpointServer:
         reply: what the model says.
         models: names that it answers to; all have `max_model_len` tokens of context (None: it does not tell).
         api_key: what `Authorization` has to carry; None: nothing is asked for.
-        delay_s: seconds that a completion takes.
+        delay_s: seconds that a completion takes on average; `delay_spread` is the share by which it may be off.
         fault_share: share of completions that meet one of `faults`, drawn with `seed`.
         max_concurrent: completions at work beyond this are answered with 429.
     """
@@ -111,6 +111,7 @@ class EndpointServer:
         max_model_len: int | None = 32_768,
         api_key: str | None = None,
         delay_s: float = 0.0,
+        delay_spread: float = 0.0,
         fault_share: float = 0.0,
         faults: Sequence[str] = FAULTS,
         seed: int = 0,
@@ -121,6 +122,7 @@ class EndpointServer:
         self.max_model_len = max_model_len
         self.api_key = api_key
         self.delay_s = delay_s
+        self.delay_spread = delay_spread
         self.fault_share = fault_share
         self.faults = tuple(faults)
         self.max_concurrent = max_concurrent
@@ -143,6 +145,7 @@ class EndpointServer:
         self.faults_met: Counter[str] = Counter()
         self.keep_requests = True
         self._random = random.Random(seed)
+        self._delays = random.Random(seed)
         self._enqueued: deque[str] = deque()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -274,7 +277,8 @@ class EndpointServer:
         tokens_out = count_tokens(text)
         # From here on it is paid for, whatever becomes of the reply: a model at work is billed.
         self.billed.update(replies=1, tokens_in=tokens_in, tokens_out=tokens_out)
-        await asyncio.sleep(self.delay_s + (0.2 if fault == "delay" else 0.0))
+        delay_s = self.delay_s * (1 + self._delays.uniform(-self.delay_spread, self.delay_spread))
+        await asyncio.sleep(delay_s + (0.2 if fault == "delay" else 0.0))
         completion: dict[str, Any] = {
             "id": f"chatcmpl-{self.billed['replies']}",
             "object": "chat.completion",
@@ -324,7 +328,9 @@ class EndpointServer:
         self._connections.add(task)
         try:
             while (request := await _read_request(reader)) is not None:
-                if not await _write_reply(writer, await self._route(request)):
+                reply = await self._route(request)
+                # To a client that is gone nothing can be delivered, though the kernel would take it.
+                if reader.at_eof() or not await _write_reply(writer, reply):
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass

@@ -1,0 +1,97 @@
+"""Completions in bad weather, by a process that is killed again and again: nothing is lost, nothing is paid for twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rayfactory.models.journal import FILE_NAME, Done, Failed, Record, Sent, _decode
+from tests.models.chat_client import call
+from tests.models.endpoint_server import echo, serving
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("num_completions", "num_kills", "in_flight"),
+    [pytest.param(400, 4, 32, id="short"), pytest.param(2_000, 10, 64, id="full", marks=pytest.mark.slow)],
+)
+def test_kills_and_faults_lose_nothing_and_ask_for_nothing_twice(
+    num_completions, num_kills, in_flight, tmp_path, record_property
+):
+    """Under 30 % faults and SIGKILLs every completion is obtained, none is asked for again, and the books bound the bill."""
+    rng = random.Random(5)
+    with serving(delay_s=0.1, delay_spread=0.5, fault_share=0.3, seed=3) as server:
+        server.keep_requests = False
+        command = [
+            sys.executable, "-m", "tests.models.chat_client", str(tmp_path), server.base_url, str(num_completions),
+            str(in_flight),
+        ]  # fmt: skip
+        # Kills fall evenly over the requests that there will be, somewhere within the time that one takes.
+        for kill in range(1, num_kills + 1):
+            with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL) as client:
+                while server.num_requests < num_completions * kill // (num_kills + 1):
+                    assert client.poll() is None, "the client ended before it was killed"
+                    time.sleep(0.001)
+                time.sleep(rng.uniform(0, 0.1))
+                client.kill()
+        last = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
+        bill = server.ledger()
+    result = json.loads(last.stdout)
+
+    expected = [
+        echo([{"role": "system", "content": p.system}, {"role": "user", "content": p.user}])
+        for _, p in map(call, range(num_completions))
+    ]
+    assert len(result["texts"]) == num_completions
+    assert all(text in ("", whole) for text, whole in zip(result["texts"], expected, strict=True))
+
+    records = read_journal(tmp_path / FILE_NAME)
+    assert len({record.key for record in records if isinstance(record, Done)}) == num_completions
+    assert asked_again(records) == []
+
+    # A reply that lay in the socket, unread, when a kill fell (or the time of its attempt was up) is the one way to a second.
+    again = sum(times - 1 for times in bill["deliveries"].values())
+    cut_short = unended(records)
+    record_property("delivered_again", again)
+    record_property("cut_short", len(cut_short))
+    assert len(bill["deliveries"]) == num_completions
+    assert again <= len(cut_short)
+
+    (row,) = result["ledger"]
+    assert row["requests"] == num_completions
+    for tokens in ("tokens_in", "tokens_out"):
+        assert row[tokens] <= bill["billed"][tokens] <= row[tokens] + row[f"unconfirmed_{tokens}"]
+    assert set(bill["faults"]) > {"429", "500", "drop_mid_body", "truncated", "endless", "empty_text"}
+
+
+def read_journal(path: Path) -> list[Record]:
+    records = [_decode(line) for line in path.read_bytes().splitlines(keepends=True)]
+    assert None not in records
+    return [record for record in records if record is not None]
+
+
+def unended(records: list[Record]) -> list[Sent]:
+    """Return the attempts that a kill or the clock cut short."""
+    ended = {record.attempt for record in records if not isinstance(record, Sent)}
+    late = {record.attempt for record in records if isinstance(record, Failed) and "timeout_s" in record.why}
+    return [record for record in records if isinstance(record, Sent) and record.attempt not in ended - late]
+
+
+def asked_again(records: list[Record]) -> list[Sent]:
+    """Return the attempts that left after a reply to the same call was there."""
+    done: Counter[object] = Counter()
+    found = []
+    for record in records:
+        if isinstance(record, Done):
+            done[record.key, record.request] += 1
+        elif isinstance(record, Sent) and done[record.key, record.request]:
+            found.append(record)
+    return found
