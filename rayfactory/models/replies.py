@@ -407,6 +407,8 @@ def _sets(reply: str, num_requests: int, read: Callable[[str], list[T]]) -> list
     chosen: dict[int, tuple[T, ...]] = {}
     unnumbered: list[tuple[T, ...]] = []
     for line in _LINE_END.split(_spoken(reply)):
+        if not line or line.isspace():
+            continue
         numbered = _NUMBERED.match(line)
         values = tuple(dict.fromkeys(read(numbered[2] if numbered else line)))
         if numbered and values:
@@ -422,7 +424,9 @@ def _known_names(line: str, known: Mapping[str, str]) -> list[str]:
     """Return the names in a list, as the database spells them; words around them are passed over."""
     names: list[str] = []
     for item in _LIST_SEPARATOR.split(line):
-        word = " ".join(item.casefold().split()).strip("\"'`*_.() ").removeprefix("main.")
+        if not item or item.isspace():
+            continue
+        word = " ".join(item.casefold().split()).strip("\"'`* ").removeprefix("main.")
         if word in known:
             names.append(known[word])
         else:
