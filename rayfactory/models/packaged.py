@@ -32,8 +32,8 @@ _NEEDS = (_PACKAGE, "gguf", "accelerate", "transformers")
 # Grows when the folder is made in another way, so that one made before is not taken for one made now.
 _LAYOUT = 1
 
-# A base model has seen no roles: the contents are joined by blank lines, and it goes on from there. It has seen every text
-# begin with its first token, without which it writes worse.
+# A base model has seen no roles: the contents are joined by blank lines, and it goes on from there. Every text that it
+# has seen began with the same token, without which it writes worse.
 _CHAT_TEMPLATE = """\
 {{ bos_token }}
 {%- for message in messages -%}

