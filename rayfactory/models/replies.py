@@ -86,7 +86,7 @@ _NUMBERED = re.compile(
     r"(?:[:)|=]|[.-](?!\d))(.*)",
     re.IGNORECASE,
 )
-_LINE_END = re.compile(r"\n|\]\s{0,10},(?=\s{0,10}\[)")
+_ARRAY_END = re.compile(r"\]\s{0,10},(?=\s{0,10}\[)")
 _LIST_SEPARATOR = re.compile(r"[,;|\[\]{}]")
 _INTEGER = re.compile(r"\d{1,18}")
 _TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|!?][^<>\n]{0,60}>?")
@@ -406,7 +406,8 @@ def _sets(reply: str, num_requests: int, read: Callable[[str], list[T]]) -> list
     """Return what each line of a reply chooses, by the number before it or else in order, each choice once."""
     chosen: dict[int, tuple[T, ...]] = {}
     unnumbered: list[tuple[T, ...]] = []
-    for line in _LINE_END.split(_spoken(reply)):
+    text = _spoken(reply)
+    for line in _ARRAY_END.split(text) if text.lstrip().startswith("[") else text.split("\n"):
         if not line or line.isspace():
             continue
         numbered = _NUMBERED.match(line)

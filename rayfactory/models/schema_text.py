@@ -23,7 +23,7 @@ MAX_HINT_VALUES = 5
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _PLAIN_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ (),]{0,39}")
 _PIECES = re.compile(r"([A-Za-z]+)|(\s+)|([^A-Za-z\s]+)")
-_TAG_BEGIN = re.compile(r"<(?=[A-Za-z/\\|!?\s])")
+_TAG_BEGIN = re.compile(r"<(?=[A-Za-z/\\|!?]|\s+(?:[/\\]|start|begin|end|sql))", re.IGNORECASE)
 
 _DROP_ORDER: tuple[Role, ...] = ("opaque", "identifier", "text", "code", "measure", "category", "date", "key")
 """Columns that a query can do the least with go first."""

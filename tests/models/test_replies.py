@@ -162,7 +162,7 @@ def test_state(reply, expected):
         "Request 2: `Free Meals (K-12)`; SALE\nRequest 1: [sale], [customer], [sale], [unknown]",
         'Here you are:\n1. **sale**, customer\n2. "Free Meals (K-12)", main.sale\n',
         '[["sale", "customer"], ["Free Meals (K-12)", "sale"]]',
-        "sale, customer\nFree Meals (K-12) and others, sale",
+        "sale, customer\nFree Meals (K-12), and sale",
         "| 1 | sale, customer |\n| 2 | Free Meals (K-12), sale |",
     ],
 )
