@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from rayfactory.agents.management import ManagementAgent
 from rayfactory.agents.seed_selection import SeedSelectionAgent
 from rayfactory.agents.table_selection import TableSelectionAgent
@@ -18,25 +20,41 @@ class LocalCrew:
     def __init__(self, config, databases, schemas, load_pool, embedder):
         self._block_size = config.embedding.batch_size
         self._authors: dict[str, GenerationAgent | ExpansionAgent] = {
-            "generation": GenerationAgent(config, databases, schemas),
-            "expansion": ExpansionAgent(config, databases, schemas),
+            "generation": GenerationAgent(config, None, databases, schemas),
+            "expansion": ExpansionAgent(config, None, databases, schemas),
         }
         self.decide = ManagementAgent(config.management, config.round).decide
-        self.select_tables = TableSelectionAgent(config.table_selection, schemas).select
-        self.select_seeds = SeedSelectionAgent(config.seed_selection, schemas).select
+        self._table_selection = TableSelectionAgent(config.table_selection, schemas)
+        self._seed_selection = SeedSelectionAgent(config.seed_selection, schemas)
         self._tools = ToolWorker(config, databases, schemas)
         self._embedder = embedder
         self._critic = CriticalAgent(config, {name: schema.dialect for name, schema in schemas.items()})
         for rows, vectors in load_pool():
             self._critic.load(rows, vectors)
 
+    def select_tables(self, number, asks, use):
+        return self._table_selection.select(asks, use)
+
+    def select_seeds(self, number, asks, shelves, use):
+        return self._seed_selection.select(asks, shelves, use)
+
+    def advise(self, number, failures):
+        return ""
+
+    def take_tallies(self):
+        return []
+
+    def models(self):
+        return None
+
     def produce(self, requests, on_answer):
-        candidates = []
-        for request in requests:
-            answer = self._authors[request.origin].answer(request)
-            on_answer(len(answer))
-            candidates += answer
-        return candidates
+        async def ask():
+            return [await self._authors[request.origin].answer(request) for request in requests]
+
+        answers = asyncio.run(ask())
+        for answer in answers:
+            on_answer(len(answer.candidates))
+        return answers
 
     def judge(self, candidates, first_id, on_verdicts):
         verdicts = []

@@ -1,37 +1,76 @@
-"""The actors that write: each with its own database connections."""
+"""The actors that write: each with its own database connections, on a model or on its rule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from rayfactory.agents.expansion import expand
-from rayfactory.agents.generation import generate
+from rayfactory.agents.expansion import expand, expand_with_model
+from rayfactory.agents.generation import generate, generate_with_model
+from rayfactory.agents.player import Player, player_of
+from rayfactory.agents.writing import Desk, Rule
+from rayfactory.cluster.gateway import through
 from rayfactory.config import Config
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
-from rayfactory.records import Candidate, Request
-from rayfactory.tools.execution import Connections
+from rayfactory.models.prompts import Prompts
+from rayfactory.records import Answer, Request
+from rayfactory.tools.execution import Connections, ExecutionTool
 
 
-class GenerationAgent:
-    """The Generation Agent with its own database connections."""
+class _Author:
+    """What both authors have: a desk, and a model where one plays the author."""
 
-    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
-        self._schemas = schemas
-        self._connections = Connections(databases, config.execution)
+    agent: str
+    rule: Rule
 
-    def answer(self, request: Request) -> list[Candidate]:
-        """Return the candidates that a generation request asked for."""
-        return generate(request, self._schemas[request.database], self._connections.get(request.database))
+    def __init__(
+        self, config: Config, gateway: Any, databases: Mapping[str, Database], schemas: Mapping[str, Schema]
+    ) -> None:
+        self._config = config
+        # Connections belong to the thread that opens them.
+        self._desk = Desk(
+            schemas,
+            Connections(databases, config.execution),
+            ExecutionTool(databases, schemas, config.execution),
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="databases"),
+        )
+        self._player = None if gateway is None else player_of(config, self.agent, through(gateway), Prompts())
+
+    async def answer(self, request: Request) -> Answer:
+        """Return the candidates that a request asked for."""
+        if self._player is not None:
+            return await self._ask(request, self._player)
+        desk, rule = self._desk, type(self).rule
+
+        def write() -> Answer:
+            engine = desk.connections.get(request.database)
+            return Answer(tuple(rule(request, desk.schemas[request.database], engine)))
+
+        return await desk.in_thread(write)
+
+    async def _ask(self, request: Request, player: Player) -> Answer:
+        raise NotImplementedError
 
 
-class ExpansionAgent:
-    """The Expansion Agent with its own database connections."""
+class GenerationAgent(_Author):
+    """The Generation Agent."""
 
-    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
-        self._schemas = schemas
-        self._connections = Connections(databases, config.execution)
+    agent = "generation"
+    rule = staticmethod(generate)
 
-    def answer(self, request: Request) -> list[Candidate]:
-        """Return the candidates that an expansion request asked for."""
-        return expand(request, self._schemas[request.database], self._connections.get(request.database))
+    async def _ask(self, request: Request, player: Player) -> Answer:
+        correct = self._config.models.self_correction
+        return await generate_with_model(request, player, self._desk, self_correction=correct)
+
+
+class ExpansionAgent(_Author):
+    """The Expansion Agent."""
+
+    agent = "expansion"
+    rule = staticmethod(expand)
+
+    async def _ask(self, request: Request, player: Player) -> Answer:
+        correct = self._config.models.self_correction
+        return await expand_with_model(request, player, self._desk, self_correction=correct)

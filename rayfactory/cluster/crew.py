@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from rayfactory.agents.management import ManagementAgent, Situation
-from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent
-from rayfactory.agents.table_selection import Ask, TableSelectionAgent, Use
+from rayfactory.agents.management import Situation
+from rayfactory.agents.seed_selection import PoolSeed
+from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import run_and_embed
+from rayfactory.cluster.gateway import start_gateway
+from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
-from rayfactory.config import Config
+from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import EngineError, RayfactoryError
-from rayfactory.records import Candidate, Execution, Request, State, Verdict
+from rayfactory.models.chat import ChatStatus
+from rayfactory.records import Answer, Candidate, Execution, Failure, Request, State, Tally, Verdict
+from rayfactory.validate import used_slots
 
 MAX_ATTEMPTS = 3
 """How often a round is judged, or a request answered, when actors are lost."""
 
 REQUESTS_PER_AUTHOR = 2
-"""Requests in flight for each author: one that is answered and one that waits."""
+"""Requests in flight for each author that keeps to its rule: one that is answered and one that waits."""
+
+JOURNAL = "journal"
+"""Folder in the run directory for what was asked of models and what they replied."""
 
 _STATELESS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 1, "scheduling_strategy": "SPREAD"}
 """Options of the actors that can be made again from their arguments: a lost call is made once more.
@@ -81,11 +90,28 @@ class Crew:
         self._tools = [start(ToolWorker, f"tools-{i}", both, config) for i in range(num_workers)]
         for tool in self._tools:
             tool.warm_up.remote()
-        self._generation = [start(GenerationAgent, f"generation-{i}", both, config) for i in range(num_workers)]
-        self._expansion = [start(ExpansionAgent, f"expansion-{i}", both, config) for i in range(num_workers)]
-        self._management = start(ManagementAgent, "management", [], config.management, config.round)
-        self._table_selection = start(TableSelectionAgent, "table_selection", schemas_only, config.table_selection)
-        self._seed_selection = start(SeedSelectionAgent, "seed_selection", schemas_only, config.seed_selection)
+        slots = used_slots(config.models)
+        self._gateway: Any = None
+        if slots:
+            self._gateway = start_gateway(
+                {slot: getattr(config.models, slot) for slot in slots},
+                Path(config.run_dir) / JOURNAL,
+                config.max_cost_usd,
+            )
+        self._status: ChatStatus | None = None
+        self._status_asked: Any = None
+        self._tallies: list[Tally] = []
+        talking = config, self._gateway
+        self._generation = [start(GenerationAgent, f"generation-{i}", both, *talking) for i in range(num_workers)]
+        self._expansion = [start(ExpansionAgent, f"expansion-{i}", both, *talking) for i in range(num_workers)]
+        self._requests_per_author = {
+            origin: _requests_per_author(config.models, getattr(config.models, origin), num_workers)
+            for origin in ("generation", "expansion")
+        }
+        self._management = start(Manager, "management", schemas_only, *talking)
+        self._table_selection = start(TableSelector, "table_selection", schemas_only, *talking)
+        self._seed_selection = start(SeedSelector, "seed_selection", schemas_only, *talking)
+        self._adviser = start(Adviser, "adviser", schemas_only, *talking)
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
         with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
@@ -95,46 +121,65 @@ class Crew:
 
     def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
         """Ask the Management Agent for the state of the next round and its databases."""
-        result: tuple[State, list[str]] = _ask(lambda: self._management.decide.remote(num_requests, situation))
+        result: tuple[State, list[str]] = self._ask(lambda: self._management.decide.remote(num_requests, situation))
         return result
 
-    def select_tables(self, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
+    def select_tables(self, number: int, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
         """Ask the Table Selection Agent for the tables of each request."""
-        result: list[tuple[str, ...]] = _ask(lambda: self._table_selection.select.remote(list(asks), use))
+        result: list[tuple[str, ...]] = self._ask(lambda: self._table_selection.select.remote(number, list(asks), use))
         return result
 
     def select_seeds(
-        self, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
+        self, number: int, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
     ) -> list[list[PoolSeed]]:
         """Ask the Seed Selection Agent for the seeds of each request."""
         stock = {name: list(seeds) for name, seeds in shelves.items()}
-        result: list[list[PoolSeed]] = _ask(lambda: self._seed_selection.select.remote(list(asks), stock, use))
+        result: list[list[PoolSeed]] = self._ask(
+            lambda: self._seed_selection.select.remote(number, list(asks), stock, use)
+        )
+        return result
+
+    def advise(self, number: int, failures: Sequence[Failure]) -> str:
+        """Ask the Critical Agent what the next requests should know of the failures of a round."""
+        result: str = self._ask(lambda: self._adviser.advise.remote(number, list(failures)))
+        return result
+
+    def take_tallies(self) -> list[Tally]:
+        """Return what happened between the planning agents and their models since the last call."""
+        tallies, self._tallies = self._tallies, []
+        return tallies
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        result, tallies = _ask(call)
+        self._tallies += tallies
         return result
 
     # -- produce --------------------------------------------------------------
 
-    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Candidate]:
-        """Have the authors answer the requests; return the candidates in the order of the requests.
+    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Answer]:
+        """Have the authors answer the requests; return the answers in the order of the requests.
 
         Args:
             requests: of one round.
             on_answer: called with the number of candidates of each answer as it comes in.
 
         Raises:
+            UserError: a model endpoint refuses for a reason that the user can change.
             EngineError: a request could not be answered.
         """
         import ray
 
         authors = {"generation": self._generation, "expansion": self._expansion}
-        answers: list[list[Candidate] | None] = [None] * len(requests)
+        answers: list[Answer | None] = [None] * len(requests)
         waiting = list(range(len(requests)))[::-1]
         attempts = [0] * len(requests)
         load = {author: 0 for group in authors.values() for author in group}
         in_flight: dict[Any, tuple[int, Any]] = {}
         while waiting or in_flight:
             while waiting:
-                author = min(authors[requests[waiting[-1]].origin], key=load.__getitem__)
-                if load[author] >= REQUESTS_PER_AUTHOR:
+                origin = requests[waiting[-1]].origin
+                author = min(authors[origin], key=load.__getitem__)
+                if load[author] >= self._requests_per_author[origin]:
                     break
                 index = waiting.pop()
                 load[author] += 1
@@ -143,7 +188,7 @@ class Crew:
             index, author = in_flight.pop(done[0])
             load[author] -= 1
             try:
-                answer: list[Candidate] = ray.get(done[0])
+                answer: Answer = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 attempts[index] += 1
                 if not _is_loss(error) or attempts[index] >= MAX_ATTEMPTS:
@@ -154,8 +199,30 @@ class Crew:
                 waiting.append(index)
                 continue
             answers[index] = answer
-            on_answer(len(answer))
-        return [candidate for answer in answers if answer is not None for candidate in answer]
+            on_answer(len(answer.candidates))
+        return [answer for answer in answers if answer is not None]
+
+    def models(self) -> ChatStatus | None:
+        """Return the newest status of the models that has come in, and ask for the next one; None without models."""
+        import ray
+
+        if self._gateway is None:
+            return None
+        if self._status_asked is None:
+            self._status_asked = self._gateway.status.remote()
+        if ray.wait([self._status_asked], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):  # a gateway that is lost is started again; the next call asks it
+                self._status = ray.get(self._status_asked)
+            self._status_asked = None
+        return self._status
+
+    def close(self) -> None:
+        """End the conversation with the models: what arrived is on disk, what is open is booked as unconfirmed."""
+        import ray
+
+        if self._gateway is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._gateway.close.remote(), timeout=10)
 
     # -- judge ----------------------------------------------------------------
 
@@ -259,6 +326,15 @@ class Crew:
             tables = ray.put(rows), ray.put(vectors)
             ray.get([critic.load.remote(*tables) for critic in critics])
         self._critics = critics
+
+
+def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: int) -> int:
+    """Return how many requests one author has in hand, so that as many are in flight as its model takes."""
+    if agent.model == "rule":
+        return REQUESTS_PER_AUTHOR
+    model: ModelConfig = getattr(models, agent.model)
+    # A batch is sent when the whole round is in it.
+    return sys.maxsize if model.batch else -(-model.max_in_flight // num_authors) + 1
 
 
 def _with_shared(agent: type, shared: list[Any]) -> type:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayfactory.config import ModelConfig
+from rayfactory.config import ModelConfig, Slot
 from rayfactory.models.chat import Chat, ChatStatus
-from rayfactory.models.completion import CallKey, Complete, Completion, Prompt, Slot
+from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
 
 
 class Gateway:

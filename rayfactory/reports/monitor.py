@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rayfactory.config import DisplayConfig
+from rayfactory.models.chat import ChatStatus
+from rayfactory.models.endpoint import SlotStatus
 from rayfactory.records import Evaluation, State, Verdict
 
 
@@ -29,6 +31,7 @@ class Progress:
         round_admitted, round_judged, round_asked: of the round that is being judged.
         answered: candidates that the authors have written for the round after it.
         similarity: mean similarity of the pool, in [0, 1]; None while there is none.
+        models: how the language models are doing; None where there are none.
         admitted_before: rows that were there when this process started; rates leave them out.
     """
 
@@ -49,7 +52,7 @@ class Progress:
     similarity: float | None = None
     tables_covered: int = 0
     tables: int = 0
-    cost_usd: float = 0.0
+    models: ChatStatus | None = None
     reasons: Counter[str] = field(default_factory=Counter)
     admitted_before: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -88,6 +91,13 @@ class Progress:
             return None
         elapsed = time.monotonic() - self.started
         return (self.admitted_now - self.admitted_before) / elapsed if elapsed > 0 else None
+
+    @property
+    def projected_usd(self) -> float | None:
+        """Dollars that the run will have cost at its target, at the price of a row so far; None where unknown."""
+        if self.models is None or self.target is None or not self.admitted_now:
+            return None
+        return self.models.confirmed_usd * self.target / self.admitted_now
 
     @property
     def remaining_s(self) -> float | None:
@@ -176,6 +186,9 @@ def line(progress: Progress) -> str:
         parts.append(f"about {_duration(progress.remaining_s)} left")
     if progress.reasons:
         parts.append("rejected " + _reasons(progress.reasons))
+    if progress.models is not None:
+        parts.append(_cost(progress, progress.models))
+        parts.extend(f"{slot.slot}: {slot.waits_for or _slot(slot)}" for slot in progress.models.slots)
     return " | ".join(parts)
 
 
@@ -202,7 +215,12 @@ def panel(progress: Progress) -> RenderableType:
         )
         rows.add_row("tables", f"{progress.tables_covered} of {progress.tables} used")
         rows.add_row("rejected", _reasons(progress.reasons) or "none")
-    rows.add_row("cost", f"${progress.cost_usd:.2f}")
+    if progress.models is not None:
+        rows.add_row("cost", _cost(progress, progress.models))
+        for slot in progress.models.slots:
+            rows.add_row(slot.slot, _slot(slot))
+            if slot.waits_for:
+                rows.add_row("", Text(slot.waits_for, style="bold yellow"))
     if progress.dashboard:
         rows.add_row("dashboard", Text(f"{progress.dashboard}   (sign in with what `ray get-auth-token` prints)"))
     return Panel(Group(rows), title=progress.title, title_align="left", expand=False)
@@ -217,6 +235,24 @@ def _doing(progress: Progress) -> Iterator[tuple[str, str] | str]:
     yield f" ({meaning})  round {progress.round}: {progress.round_judged} of {progress.round_asked} judged"
     if progress.answered:
         yield f", {progress.answered} written for the next"
+
+
+def _cost(progress: Progress, models: ChatStatus) -> str:
+    text = f"${models.confirmed_usd:.2f}"
+    if models.max_cost_usd is not None:
+        text += f" of ${models.max_cost_usd:.2f}"
+    if models.unconfirmed_usd:
+        text += f", up to ${models.unconfirmed_usd:.2f} more for replies that were lost"
+    if progress.projected_usd:
+        text += f", about ${progress.projected_usd:.2f} at the target"
+    return text
+
+
+def _slot(slot: SlotStatus) -> str:
+    return (
+        f"{slot.model}   {slot.in_flight} of {slot.limit} requests in flight, {slot.waiting} waiting, "
+        f"{slot.tokens_per_s:.0f} tokens/s"
+    )
 
 
 def _reasons(reasons: Counter[str]) -> str:

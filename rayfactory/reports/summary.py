@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from rayfactory import __version__
 from rayfactory.databases.schema import Schema
 from rayfactory.pool import Manifest, connect
-from rayfactory.records import DID_NOT_RUN
+from rayfactory.records import DID_NOT_RUN, add_tallies
 from rayfactory.tools.statistics import gini
 
 StopReason = Literal["target", "saturated", "exhausted", "max_candidates", "max_cost", "interrupted"]
@@ -38,6 +39,8 @@ def summarise(
     target: int | None,
     stop_reason: StopReason,
     wall_s: float,
+    books: Sequence[Mapping[str, Any]] = (),
+    max_cost_usd: float | None = None,
 ) -> dict[str, Any]:
     """Return the contents of `summary.json`, computed from the committed rounds.
 
@@ -52,12 +55,17 @@ def summarise(
         target: rows asked for.
         stop_reason: why the run ended.
         wall_s: seconds of work on the run, over all its processes.
+        books: the ledger's rows: one for each model and agent.
+        max_cost_usd: the budget that the run had.
+
+    `cost_usd` is what replies cost, also those of rounds that were never committed. `cost_unconfirmed_usd` is the most
+    that requests without a reply may have cost.
     """
     connection = connect(run_dir)
     try:
         figures = connection.execute(
             "SELECT count(*), count(*) FILTER (origin = 'expansion'), count(*) FILTER (row_count > 0), "
-            "avg(similarity), coalesce(sum(cost_usd), 0) FROM R"
+            "avg(similarity) FROM R"
         ).fetchone()
         use = connection.execute(
             "SELECT database, name, count(*) FROM (SELECT database, unnest(tables) AS name FROM R) GROUP BY ALL"
@@ -68,7 +76,8 @@ def summarise(
     finally:
         connection.close()
     assert figures is not None
-    admitted, expansion, non_empty, mean_similarity, cost_usd = figures
+    admitted, expansion, non_empty, mean_similarity = figures
+    cost_usd = _total(books, "cost_usd")
     candidates = admitted + sum(rejected.values())
     did_not_run = sum(count for reason, count in rejected.items() if reason in DID_NOT_RUN)
     counts = Counter({(database, name): count for database, name, count in use})
@@ -91,10 +100,14 @@ def summarise(
         "rejected": rejected,
         "mean_similarity": mean_similarity,
         "table_gini": gini(counts[key] for key in populated),
-        "tokens_in": 0,
-        "tokens_out": 0,
+        "tokens_in": _total(books, "tokens_in"),
+        "tokens_out": _total(books, "tokens_out"),
         "cost_usd": cost_usd,
+        "cost_unconfirmed_usd": _total(books, "unconfirmed_usd"),
         "cost_usd_per_1000": 1000 * _share(cost_usd, admitted),
+        "max_cost_usd": max_cost_usd,
+        "ledger": list(books),
+        "agents": [asdict(tally) for tally in add_tallies(t for manifest in manifests for t in manifest.tallies)],
         "rounds": len(manifests),
         "wall_s": round(wall_s, 3),
         "queries_per_second": _share(admitted, wall_s),
@@ -113,11 +126,15 @@ def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
         f"mean similarity {similarity}"
     )
     used = f"{summary['tables_covered']} of {summary['tables']} (Gini {summary['table_gini']:.2f})"
+    fallbacks = sum(agent["fallbacks"] for agent in summary["agents"])
+    replies = sum(agent["replies"] for agent in summary["agents"])
+    models = [f"  {replies} replies of models read; a rule answered instead {fallbacks} times"] if replies else []
     return "\n".join(
         [
             f"Stopped: {STOP_REASONS[summary['stop_reason']]}.",
             f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
             f"  {quality}, tables {used}, {summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}",
+            *models,
             f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
             f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
         ]
@@ -133,6 +150,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _total(books: Sequence[Mapping[str, Any]], name: str) -> Any:
+    return sum(row[name] for row in books)
 
 
 def _share(part: float, whole: float) -> float:
