@@ -136,10 +136,13 @@ def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], 
 
 
 def _examples(failures: Sequence[Failure]) -> list[Failure]:
-    """Return failures that differ: first one of each reason and beginning of its message, then others."""
-    kinds: dict[tuple[str, str], list[Failure]] = {}
+    """Return failures that differ: first one of each kind, the most frequent kind first, then others.
+
+    Messages of a kind begin with the same three words; what they name comes after.
+    """
+    kinds: dict[tuple[str, ...], list[Failure]] = {}
     for failure in failures:
-        kinds.setdefault((failure.reason, failure.detail[:24]), []).append(failure)
+        kinds.setdefault((failure.reason, *failure.detail.split()[:3]), []).append(failure)
     frequent_first = sorted(kinds.values(), key=len, reverse=True)
     most = len(frequent_first[0])
     in_turn = [kind[place] for place in range(min(most, MAX_EXAMPLES)) for kind in frequent_first if place < len(kind)]

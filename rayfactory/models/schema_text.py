@@ -134,10 +134,13 @@ def fit(schema: Schema, tables: Sequence[str], max_tokens: int) -> SchemaText | 
     def fits(found: SchemaText) -> bool:
         return estimated_tokens(found.text) + estimated_tokens(found.foreign_keys) <= max_tokens
 
+    found = describe(schema, tables)
+    if fits(found):
+        return found
     cuts: list[str] = []
-    for hints, notes, cut in ((True, True, ""), (False, True, "values"), (False, False, "descriptions")):
-        found = describe(schema, tables, hints=hints, notes=notes)
-        cuts += [cut] if cut else []
+    for notes, cut in ((True, "values"), (False, "descriptions")):
+        before, found = found, describe(schema, tables, hints=False, notes=notes)
+        cuts += [cut] if found.text != before.text else []
         if fits(found):
             return _with_cut(found, cuts)
     left = list(tables)
@@ -146,9 +149,9 @@ def fit(schema: Schema, tables: Sequence[str], max_tokens: int) -> SchemaText | 
         without, num_columns = _columns_to_drop(schema, left, excess)
         found = describe(schema, left, hints=False, notes=False, without=without)
         if fits(found):
-            dropped = [f"{num_columns} columns"] if num_columns else []
+            dropped = [f"{num_columns} of the columns"] if num_columns else []
             if len(left) < len(tables):
-                dropped.append(f"{len(tables) - len(left)} tables")
+                dropped.append(f"{len(tables) - len(left)} of {len(tables)} tables")
             return _with_cut(found, cuts + dropped)
         left.pop()
         found = describe(schema, left, hints=False, notes=False)
