@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,8 @@ MAX_EXAMPLES = 8
 
 MAX_EXAMPLE_CHARACTERS = 600
 MAX_DETAIL_CHARACTERS = 300
+
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 
 
 def reject(
@@ -138,11 +141,11 @@ def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], 
 def _examples(failures: Sequence[Failure]) -> list[Failure]:
     """Return failures that differ: first one of each kind, the most frequent kind first, then others.
 
-    Messages of a kind begin with the same three words; what they name comes after.
+    Messages of a kind begin with the same three words; names in quotes make no difference.
     """
     kinds: dict[tuple[str, ...], list[Failure]] = {}
     for failure in failures:
-        kinds.setdefault((failure.reason, *failure.detail.split()[:3]), []).append(failure)
+        kinds.setdefault((failure.reason, *_QUOTED.sub("?", failure.detail).split()[:3]), []).append(failure)
     frequent_first = sorted(kinds.values(), key=len, reverse=True)
     most = len(frequent_first[0])
     in_turn = [kind[place] for place in range(min(most, MAX_EXAMPLES)) for kind in frequent_first if place < len(kind)]

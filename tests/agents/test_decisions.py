@@ -22,7 +22,7 @@ from rayfactory.config import (
 )
 from rayfactory.databases.schema import Column, ColumnProfile, ForeignKey, Schema, Table
 from rayfactory.errors import BudgetReachedError, CompletionError, ConfigError, EndpointError
-from rayfactory.records import Evaluation, Failure, Tally
+from rayfactory.records import Evaluation, Failure, State, Tally
 from tests.agents.scripted_model import says
 
 PROFILE = ColumnProfile(num_sampled=10, null_fraction=0.0, num_distinct=5)
@@ -56,7 +56,7 @@ def evaluation(number, state, similarity, reasons=None):
 
 
 def situation(num_rounds, num_judged):
-    states = ["GEN", "GEN", *["EXP"] * 10][:num_rounds]
+    states: list[State] = ["GEN", "GEN", "EXP", "EXP", "EXP", "EXP", "EXP", "EXP"][:num_rounds]
     judged = [evaluation(i, states[i], 0.4 + i / 100, {"error": 3, "duplicate": 1}) for i in range(num_judged)]
     return Situation(states, judged, {"d": 3}, {"d": 6 * num_judged}, {"d": 10 * num_rounds})
 

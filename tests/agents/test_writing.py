@@ -181,7 +181,7 @@ def test_decoding_by_a_grammar_takes_one_call_a_query(desk):
 
 def test_single_gaps_are_filled_by_the_rule(desk):
     """One reply of four is empty and one cannot be had: the other two keep their places."""
-    said = {5_000: GOOD[0], 5_001: "", 5_002: CompletionError("no"), 5_003: GOOD[1]}
+    said: dict[int, str | Exception] = {5_000: GOOD[0], 5_001: "", 5_002: CompletionError("no"), 5_003: GOOD[1]}
     model = ScriptedModel(lambda key, prompt: said[key.ordinal])
     found = answer(GENERATION, model, desk, ModelConfig(name="m", constrained=True))
     assert [candidate.model for candidate in found.candidates] == [
@@ -193,7 +193,12 @@ def test_single_gaps_are_filled_by_the_rule(desk):
 
 def test_budget_keeps_what_was_written(desk):
     """Two queries were paid for when the budget ended; nothing is put in for the others."""
-    said = {5_000: GOOD[0], 5_001: GOOD[1], 5_002: BudgetReachedError("spent"), 5_003: BudgetReachedError("spent")}
+    said: dict[int, str | Exception] = {
+        5_000: GOOD[0],
+        5_001: GOOD[1],
+        5_002: BudgetReachedError("spent"),
+        5_003: BudgetReachedError("spent"),
+    }
     model = ScriptedModel(lambda key, prompt: said[key.ordinal])
     found = answer(GENERATION, model, desk, ModelConfig(name="m", constrained=True), self_correction=True)
     assert [candidate.sql for candidate in found.candidates] == GOOD[:2]
