@@ -27,6 +27,9 @@ _DECREASE = 0.7
 _FAILURES_TO_CLOSE = 8
 """Failures in a row that close the door. Three of ten requests failing at random do so once in 15,000."""
 
+_RESOLUTION_S = 1e-6
+"""Waits below this are rounding errors; a clock might never get past them."""
+
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -282,7 +285,7 @@ class Gate:
                 continue
             now = self._clock()
             wait_s = self.limits.wait_s(tokens, now)
-            if wait_s > 0:
+            if wait_s > _RESOLUTION_S:
                 if wait_s < math.inf:
                     self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_through)
                 return
