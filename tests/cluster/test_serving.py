@@ -9,6 +9,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def chat(served):
     with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
 
         def ask(*contents, **fields):
-            messages = [{"role": "user", "content": content} for content in contents]
+            messages: Any = [{"role": "user", "content": content} for content in contents]
             return client.chat.completions.create(model=config.name, messages=messages, **fields)
 
         yield ask
@@ -178,7 +179,7 @@ def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
         pytest.raises(
             EndpointError, match=r"not come up within serving.startup_timeout_s=0.1: it was (waiting|starting)"
         ),
-        serve_model(config, tmp_path, [].append),
+        serve_model(config, tmp_path, print),
     ):
         pass
     assert [status.status for status in serve.status().applications.values()] == ["RUNNING"]
@@ -251,7 +252,7 @@ def test_settings_for_gpus_are_what_serve_takes():
 
     config = model("weights", device="gpu", tensor_parallel_size=4, min_replicas=1, max_replicas=3)
     llm = LLMConfig(**app_settings(config, "Qwen/Qwen2.5-Coder-14B-Instruct"))
-    engine = llm.get_engine_config()
+    engine: Any = llm.get_engine_config()
     assert engine.placement_bundles == [{"GPU": 1}] * 4
     told = engine.get_initialization_kwargs()
     assert told["distributed_executor_backend"] == "ray"
@@ -260,6 +261,7 @@ def test_settings_for_gpus_are_what_serve_takes():
     assert scaling == {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 64}
     assert llm.deployment_config["max_ongoing_requests"] == 16
     # Keys stay with the process that uses them.
+    assert llm.runtime_env is not None
     assert llm.runtime_env["env_vars"].keys() == {"VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"}
 
 

@@ -27,7 +27,7 @@ def make_tiny_model(folder: Path) -> None:
         num_key_value_heads=2,
         intermediate_size=256,
         num_hidden_layers=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=16_384,
         bos_token_id=0,
         eos_token_id=1,
     )

