@@ -52,24 +52,14 @@ async def expand_with_model(request: Request, player: Player, desk: Desk, *, sel
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
-    return await write(
-        request,
-        player,
-        desk,
-        lambda num_queries, grammar: expansion_prompt(request, player, desk.schemas, num_queries, grammar),
-        expand,
-        self_correction=self_correction,
-    )
+    prompt = expansion_prompt(request, player, desk.schemas)
+    return await write(request, prompt, player, desk, expand, self_correction=self_correction)
 
 
-def expansion_prompt(
-    request: Request, player: Player, schemas: Mapping[str, Schema], num_queries: int, grammar: str = ""
-) -> Prompt:
+def expansion_prompt(request: Request, player: Player, schemas: Mapping[str, Schema]) -> Prompt:
     """Return the prompt of an expansion request (figure 5): as many of its seeds as fit, but at least one.
 
-    Args:
-        num_queries: how many queries it asks for.
-        grammar: that the one query of the reply follows; empty: none.
+    Where the model's decoding follows a grammar it asks for one query, and the grammar is put in later.
 
     Raises:
         ConfigError: it does not fit into the model's context window.
@@ -78,14 +68,14 @@ def expansion_prompt(
     while True:
         values = {
             "seeds": seeds,
-            "num_queries": num_queries,
-            "bare": bool(grammar),
+            "num_queries": request.num_queries,
+            "bare": player.model.constrained,
             "advice": request.advice,
             "emphasis": emphasis(request),
         }
         try:
             return player.prompts.about_tables(
-                "expansion", schemas[request.database], request.tables, player.model, player.agent, values, grammar
+                "expansion", schemas[request.database], request.tables, player.model, player.agent, values
             )
         except ConfigError:
             if len(seeds) <= 1:

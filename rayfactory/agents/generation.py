@@ -44,38 +44,26 @@ async def generate_with_model(request: Request, player: Player, desk: Desk, *, s
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
-    return await write(
-        request,
-        player,
-        desk,
-        lambda num_queries, grammar: generation_prompt(request, player, desk.schemas, num_queries, grammar),
-        generate,
-        self_correction=self_correction,
-    )
+    prompt = generation_prompt(request, player, desk.schemas)
+    return await write(request, prompt, player, desk, generate, self_correction=self_correction)
 
 
-def generation_prompt(
-    request: Request, player: Player, schemas: Mapping[str, Schema], num_queries: int, grammar: str = ""
-) -> Prompt:
+def generation_prompt(request: Request, player: Player, schemas: Mapping[str, Schema]) -> Prompt:
     """Return the prompt of a generation request (figure 4).
 
-    Args:
-        num_queries: how many queries it asks for.
-        grammar: that the one query of the reply follows; empty: none.
+    Where the model's decoding follows a grammar it asks for one query, and the grammar is put in later.
 
     Raises:
         ConfigError: it does not fit into the model's context window.
     """
     values = {
-        "num_queries": num_queries,
-        "bare": bool(grammar),
+        "num_queries": request.num_queries,
+        "bare": player.model.constrained,
         "advice": request.advice,
         "emphasis": emphasis(request),
     }
     schema = schemas[request.database]
-    return player.prompts.about_tables(
-        "generation", schema, request.tables, player.model, player.agent, values, grammar
-    )
+    return player.prompts.about_tables("generation", schema, request.tables, player.model, player.agent, values)
 
 
 def as_candidates(request: Request, dialect: str, queries: Sequence[str], model: str) -> list[Candidate]:

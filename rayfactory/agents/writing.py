@@ -98,32 +98,30 @@ class _Book:
         self.cost_usd += completion.cost_usd
 
 
-MakePrompt = Callable[[int, str], Prompt]
-"""Makes the prompt for a number of queries, or for one that follows a grammar (EBNF)."""
-
-
 def emphasis(request: Request) -> list[str]:
     """Return the constructs that a request is nudged towards."""
     return random.Random(request.rng_seed).sample(_CONSTRUCTS, NUM_EMPHASISED)
 
 
 async def write(
-    request: Request, player: Player, desk: Desk, make_prompt: MakePrompt, rule: Rule, *, self_correction: bool
+    request: Request, prompt: Prompt, player: Player, desk: Desk, rule: Rule, *, self_correction: bool
 ) -> Answer:
     """Answer a request with a model: one call, or one call a query where decoding follows a grammar.
 
     What the model does not answer, the rule does. Once the budget is reached, what is there is the answer.
 
+    Args:
+        prompt: for all queries of the request, or for one of them where decoding follows a grammar.
+
     Raises:
-        ConfigError: the prompt does not fit into the model's context window.
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
     book = _Book()
     if player.model.constrained:
-        drafts = await _one_call_a_query(request, player, desk, make_prompt, book)
+        drafts = await _one_call_a_query(request, prompt, player, desk, book)
     else:
-        drafts = await _one_call(request, player, make_prompt, book)
+        drafts = await _one_call(request, prompt, player, book)
     missing = [place for place, draft in enumerate(drafts) if draft is None]
     if missing and not book.out_of_budget:
         asked = replace(request, num_queries=len(missing))
@@ -140,9 +138,8 @@ async def write(
     return Answer(_as_candidates(request, desk, written, book.cost_usd), tuple(tallies), book.out_of_budget)
 
 
-async def _one_call(request: Request, player: Player, make_prompt: MakePrompt, book: _Book) -> list[_Draft | None]:
+async def _one_call(request: Request, prompt: Prompt, player: Player, book: _Book) -> list[_Draft | None]:
     """Return the queries of one reply; nothing but gaps where there are none in it."""
-    prompt = make_prompt(request.num_queries, "")
     try:
         completion = await player.ask(request.origin, request.round, request.index, prompt)
     except BudgetReachedError:
@@ -162,7 +159,7 @@ async def _one_call(request: Request, player: Player, make_prompt: MakePrompt, b
 
 
 async def _one_call_a_query(
-    request: Request, player: Player, desk: Desk, make_prompt: MakePrompt, book: _Book
+    request: Request, common: Prompt, player: Player, desk: Desk, book: _Book
 ) -> list[_Draft | None]:
     """Return one query for each call, decoded by a grammar of its own; a gap where a reply cannot be used."""
     schema = desk.schemas[request.database]
@@ -174,7 +171,7 @@ async def _one_call_a_query(
     async def ask(place: int) -> _Draft | None:
         if book.out_of_budget:
             return None
-        prompt = make_prompt(1, await desk.in_thread(lambda: draw(place)))
+        prompt = replace(common, grammar=await desk.in_thread(lambda: draw(place)))
         try:
             ordinal = request.index * CALLS_PER_REQUEST + place
             completion = await player.ask(request.origin, request.round, ordinal, prompt)

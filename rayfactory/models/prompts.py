@@ -81,7 +81,6 @@ class Prompts:
         model: ModelConfig,
         agent: AgentConfig,
         values: dict[str, Any],
-        grammar: str = "",
     ) -> Prompt:
         """Return a prompt that shows tables of a database, cut to what the model's context window leaves for them.
 
@@ -89,7 +88,6 @@ class Prompts:
             template: with the variables ``schema_text``, ``foreign_keys``, ``database`` and ``tables``.
             tables: to show, the most important first.
             values: of the template's other variables.
-            grammar: for constrained decoding.
 
         Raises:
             ConfigError: not even the smallest form fits.
@@ -110,7 +108,7 @@ class Prompts:
         self._tell(schema.database, template, model, found)
         shown = [name for name in names if name in found.tables]
         system, user = self._render_schema(template, schema, found, shown, values)
-        return Prompt(system, user, model.max_output_tokens, agent.temperature, agent.top_p, grammar)
+        return Prompt(system, user, model.max_output_tokens, agent.temperature, agent.top_p)
 
     def _render_schema(
         self, template: str, schema: Schema, found: SchemaText, tables: Sequence[str], values: dict[str, Any]

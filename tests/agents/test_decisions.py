@@ -56,7 +56,8 @@ def evaluation(number, state, similarity, reasons=None):
 
 
 def situation(num_rounds, num_judged):
-    states: list[State] = ["GEN", "GEN", "EXP", "EXP", "EXP", "EXP", "EXP", "EXP"][:num_rounds]
+    planned: list[State] = ["GEN", "GEN", "EXP", "EXP", "EXP", "EXP", "EXP", "EXP"]
+    states = planned[:num_rounds]
     judged = [evaluation(i, states[i], 0.4 + i / 100, {"error": 3, "duplicate": 1}) for i in range(num_judged)]
     return Situation(states, judged, {"d": 3}, {"d": 6 * num_judged}, {"d": 10 * num_rounds})
 

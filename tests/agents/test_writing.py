@@ -148,7 +148,7 @@ def test_seeds_are_left_out_until_the_prompt_fits(desk):
     for context_tokens in range(6_400, 1_400, -200):
         player = says().player(ModelConfig(name="m", context_tokens=context_tokens, max_output_tokens=1_000))
         try:
-            prompt = expansion_prompt(request, player, desk.schemas, 3)
+            prompt = expansion_prompt(request, player, desk.schemas)
         except ConfigError:
             sizes.add(0)
             break
