@@ -115,6 +115,13 @@ def run(config: Config, command: str) -> int:
             from rayfactory import factory
 
             return factory.run(config, command)
+        case "preview":
+            from rayfactory import factory
+            from rayfactory.reports.preview import preview
+
+            _, schemas = factory.open_databases(config)
+            print(preview(config, schemas), end="")
+            return 0
         case "download":
             from rayfactory.databases import download
 

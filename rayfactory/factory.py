@@ -47,6 +47,7 @@ from rayfactory.records import (
     add_tallies,
 )
 from rayfactory.reports.monitor import Monitor, Progress, greeting
+from rayfactory.reports.preview import check_prompts
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.tools.statistics import Statistics
 from rayfactory.validate import used_slots
@@ -151,14 +152,6 @@ def check_models(config: Config) -> None:
     asked = {slot: getattr(config.models, slot) for slot in slots if slot not in served}
     if asked:
         asyncio.run(check_endpoints(asked))
-
-
-def check_prompts(config: Config, schemas: Mapping[str, Schema]) -> None:
-    """Return if every agent's prompt about every database leaves room for a reply.
-
-    Raises:
-        ConfigError: one does not, even with the schema cut to its keys.
-    """
 
 
 @contextmanager

@@ -20,8 +20,8 @@ class LocalCrew:
     def __init__(self, config, databases, schemas, load_pool, embedder):
         self._block_size = config.embedding.batch_size
         self._authors: dict[str, GenerationAgent | ExpansionAgent] = {
-            "generation": GenerationAgent(config, None, databases, schemas),
-            "expansion": ExpansionAgent(config, None, databases, schemas),
+            "generation": GenerationAgent(config, databases, schemas),
+            "expansion": ExpansionAgent(config, databases, schemas),
         }
         self.decide = ManagementAgent(config.management, config.round).decide
         self._table_selection = TableSelectionAgent(config.table_selection, schemas)

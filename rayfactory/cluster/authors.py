@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from rayfactory.agents.expansion import expand, expand_with_model
 from rayfactory.agents.generation import generate, generate_with_model
-from rayfactory.agents.player import Player, player_of
+from rayfactory.agents.player import Player
 from rayfactory.agents.writing import Desk, Rule
-from rayfactory.cluster.gateway import through
+from rayfactory.cluster.gateway import player
 from rayfactory.config import Config
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
-from rayfactory.models.prompts import Prompts
 from rayfactory.records import Answer, Request
 from rayfactory.tools.execution import Connections, ExecutionTool
 
@@ -25,9 +23,7 @@ class _Author:
     agent: str
     rule: Rule
 
-    def __init__(
-        self, config: Config, gateway: Any, databases: Mapping[str, Database], schemas: Mapping[str, Schema]
-    ) -> None:
+    def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
         self._config = config
         # Connections belong to the thread that opens them.
         self._desk = Desk(
@@ -36,7 +32,7 @@ class _Author:
             ExecutionTool(databases, schemas, config.execution),
             ThreadPoolExecutor(max_workers=1, thread_name_prefix="databases"),
         )
-        self._player = None if gateway is None else player_of(config, self.agent, through(gateway), Prompts())
+        self._player = player(config, self.agent)
 
     async def answer(self, request: Request) -> Answer:
         """Return the candidates that a request asked for."""

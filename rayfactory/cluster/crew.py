@@ -101,17 +101,16 @@ class Crew:
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
-        talking = config, self._gateway
-        self._generation = [start(GenerationAgent, f"generation-{i}", both, *talking) for i in range(num_workers)]
-        self._expansion = [start(ExpansionAgent, f"expansion-{i}", both, *talking) for i in range(num_workers)]
+        self._generation = [start(GenerationAgent, f"generation-{i}", both, config) for i in range(num_workers)]
+        self._expansion = [start(ExpansionAgent, f"expansion-{i}", both, config) for i in range(num_workers)]
         self._requests_per_author = {
             origin: _requests_per_author(config.models, getattr(config.models, origin), num_workers)
             for origin in ("generation", "expansion")
         }
-        self._management = start(Manager, "management", schemas_only, *talking)
-        self._table_selection = start(TableSelector, "table_selection", schemas_only, *talking)
-        self._seed_selection = start(SeedSelector, "seed_selection", schemas_only, *talking)
-        self._adviser = start(Adviser, "adviser", schemas_only, *talking)
+        self._management = start(Manager, "management", schemas_only, config)
+        self._table_selection = start(TableSelector, "table_selection", schemas_only, config)
+        self._seed_selection = start(SeedSelector, "seed_selection", schemas_only, config)
+        self._adviser = start(Adviser, "adviser", schemas_only, config)
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
         with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayfactory.config import ModelConfig, Slot
+from rayfactory.agents.player import Player, player_of
+from rayfactory.config import Config, ModelConfig, Slot
 from rayfactory.models.chat import Chat, ChatStatus
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
+from rayfactory.models.prompts import Prompts
+
+_NAME = "models"
 
 
 class Gateway:
@@ -51,7 +55,7 @@ def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_us
     return (
         ray.remote(Gateway)
         .options(
-            name="models",
+            name=_NAME,
             max_restarts=-1,
             # A completion whose body arrived is in the journal, so a call may be made again.
             max_task_retries=-1,
@@ -62,8 +66,21 @@ def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_us
     )
 
 
-def through(gateway: Any) -> Complete:
-    """Return the gateway as agents know it: a function."""
+def player(config: Config, agent: str) -> Player | None:
+    """Return the model that plays an agent, behind this run's gateway, or None where the agent keeps to its rule."""
+    if getattr(config.models, agent).model == "rule":
+        return None
+    return player_of(config, agent, _through_gateway(), Prompts())
+
+
+def _through_gateway() -> Complete:
+    """Return the gateway of this run as agents know it: a function.
+
+    The gateway is found by its name; a handle among an actor's arguments would have to be kept for its restarts.
+    """
+    import ray
+
+    gateway: Any = ray.get_actor(_NAME)
 
     async def complete(slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         completion: Completion = await gateway.complete.remote(slot, key, prompt)

@@ -6,17 +6,14 @@ Each answer comes with what happened between the agent and its model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rayfactory.agents.critical import advise
 from rayfactory.agents.management import ManagementAgent, Situation, decide_with_model
-from rayfactory.agents.player import player_of
 from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent, select_seeds_with_model
 from rayfactory.agents.table_selection import Ask, TableSelectionAgent, Use, select_tables_with_model
-from rayfactory.cluster.gateway import through
+from rayfactory.cluster.gateway import player
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
-from rayfactory.models.prompts import Prompts
 from rayfactory.records import Failure, State, Tally
 
 Tallies = tuple[Tally, ...]
@@ -27,10 +24,10 @@ class _Planner:
 
     agent: str
 
-    def __init__(self, config: Config, gateway: Any, schemas: Mapping[str, Schema]) -> None:
+    def __init__(self, config: Config, schemas: Mapping[str, Schema]) -> None:
         self._config = config
         self._schemas = schemas
-        self._player = None if gateway is None else player_of(config, self.agent, through(gateway), Prompts())
+        self._player = player(config, self.agent)
 
 
 class Manager(_Planner):

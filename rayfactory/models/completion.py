@@ -16,7 +16,7 @@ from rayfactory.config import Slot
 
 @dataclass(frozen=True, slots=True)
 class CallKey:
-    """Which completion of a run this is, so that it is asked for once, and equal prompts still get replies of their own.
+    """Which completion of a run this is: it is asked for once, and equal prompts still get replies of their own.
 
     Attributes:
         seed: of the run.
