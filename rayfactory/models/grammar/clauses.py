@@ -373,7 +373,7 @@ def having(draft: Draft, grouping: Grouping) -> str:
     options: list[tuple[float, str]] = []
     first = len(grouping.keys)
     for position, sql in enumerate(grouping.value_sql):
-        values = [value for row in rows if (value := _as_float(row[first + position])) is not None]
+        values = [value for row in rows if (value := as_float(row[first + position])) is not None]
         values.sort()
         if len(values) < 3 or values[0] == values[-1]:
             continue
@@ -417,7 +417,8 @@ def _settled(scope: Scope, keys: Collection[str]) -> set[str]:
     }
 
 
-def _as_float(value: object) -> float | None:
+def as_float(value: object) -> float | None:
+    """Return a number that a database handed over; None for anything else."""
     try:
         return float(value)  # type: ignore[arg-type]  # Decimal and numbers; anything else is no threshold
     except (TypeError, ValueError):
@@ -430,7 +431,7 @@ def _rounded(value: float) -> float:
 
 
 def limit(draft: Draft) -> str:
-    """Return a number of rows for LIMIT."""
+    """Return a number of rows for LIMIT; who runs the query drops one that is not reached."""
     return draft.builder.choice("limit", [(1.0, text) for text in ("5", "10", "20", "25", "50", "100")])
 
 

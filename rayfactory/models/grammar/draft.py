@@ -225,7 +225,10 @@ class Draft:
             DeadEndError: no rows come of its joins.
         """
         style = style or self.style
-        must = must or self.must()
+        if must is None:
+            must = self.must()
+            if num_tables == 1 and (self.graph.is_profile(must) or self.graph.is_calendar(must)):
+                num_tables = 2  # what has these attributes, rather than the attributes
         wanted = self.wanted
         if len(wanted) < num_tables and self.chance(0.8):
             wanted = (*wanted, *self._borrowed(num_tables - len(wanted)))
@@ -268,6 +271,8 @@ class Draft:
             fields=tuple(field for own in fields for field in own),
             num_rows=float(skeleton.tables[0].num_rows),
             grain=skeleton.tables[0],
+            countable=self.graph.countable_columns(skeleton.tables[0].name),
+            is_profile=self.graph.is_profile(skeleton.tables[0].name),
         )
         scope = self._sampled(skeleton, aliases, scope)
         visible = set(aliases[:kept])

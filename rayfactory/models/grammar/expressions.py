@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,10 +72,10 @@ def dimensions(scope: Scope) -> list[Expression]:
             filled = f"COALESCE({field.sql}, 'unknown')"
             found.append(Expression(filled, field.label, field.num_distinct, (field.sql,), 0.35 * weight, "text"))
     for field in with_role(scope, "date"):
+        if is_record_date(field.label):
+            continue
         # A date with few values is an attribute of something else, such as the start of a record's validity.
         rare = 0.25 if field.column.profile.num_distinct < 8 else 1.0
-        if is_record_date(field.label):
-            rare = 0.02
         found.extend(replace(period, weight=rare * period.weight) for period in _periods(field, dialect))
     for field in with_role(scope, "text"):
         # First letters of names: a register, as it were.
@@ -87,7 +88,7 @@ def dimensions(scope: Scope) -> list[Expression]:
             found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.1, "text"))
     banded = [band for field in with_role(scope, "measure") for band in bands(field)]
     # Bands are second best: next to readable categories they are a rare choice.
-    share = 0.2 if sum(key.weight for key in found) >= 1.5 else 0.9
+    share = 0.05 if sum(key.weight for key in found) >= 1.5 else 0.4
     return found + [replace(band, weight=share * band.weight / len(banded)) for band in banded]
 
 
@@ -127,17 +128,19 @@ def _periods(field: Field, dialect: str) -> list[Expression]:
     return found
 
 
-def thresholds(field: Field) -> list[float]:
-    """Return up to three distinct round numbers that part the values of a measure, ascending."""
+def thresholds(field: Field, num_parts: int = 4) -> list[float]:
+    """Return up to `num_parts` - 1 distinct round numbers that part the values of a measure evenly, ascending."""
     values = sorted(value for value in field.present if isinstance(value, (int, float)))
     if len(values) < 12:
         values = [value for value in field.column.profile.quantiles if isinstance(value, (int, float))]
     if not values or values[0] == values[-1]:
         return []
     cuts: list[float] = []
-    for quarter in (1, 2, 3):
-        at = values[quarter * len(values) // 4]
-        cut = float(f"{at:.1g}") if abs(at) >= 10 else float(f"{at:.2g}")
+    for part in range(1, num_parts):
+        at = values[part * len(values) // num_parts]
+        # Two digits, the second of them 0 or 5.
+        step = 10.0 ** (math.floor(math.log10(abs(at))) - 1) * 5 if at else 1.0
+        cut = float(f"{round(at / step) * step:.2g}") if abs(at) >= 10 else float(f"{at:.2g}")
         cut = int(cut) if float(cut).is_integer() else cut
         if values[0] < cut <= values[-1] and cut not in cuts:
             cuts.append(cut)
@@ -155,9 +158,8 @@ def bands(field: Field) -> list[Expression]:
     """Return CASE expressions that sort a measure into two to four bands; none where its values do not part."""
     if not field.is_number or field.table.num_rows < MIN_BANDED_ROWS:
         return []
-    cuts = thresholds(field)
     found: list[Expression] = []
-    for some in dict.fromkeys((tuple(cuts), tuple(cuts[:1]), tuple(cuts[1:]))):
+    for some in dict.fromkeys(tuple(thresholds(field, num_parts)) for num_parts in (2, 3, 4)):
         if not some:
             continue
         ranged = [
@@ -192,7 +194,7 @@ def measures(scope: Scope) -> list[Expression]:
             (field.sql,),
             _grain_weight(scope, field),
             _kind(field),
-            is_additive(field.label) and field.table.name == scope.grain.name,
+            is_additive(field.label) and field.table.name == scope.grain.name and not scope.is_profile,
         )
         for field in varied
     ]
@@ -274,7 +276,7 @@ def counted_things(scope: Scope) -> list[Expression]:
         at_grain = field.table.name == scope.grain.name
         if at_grain and _is_unique(field):
             continue
-        if field.column.role == "key" and not at_grain:
+        if field.column.role == "key" and not (at_grain and field.column.name in scope.countable):
             continue
         if field.column.role != "key" and not names_a_thing(field.label):
             continue

@@ -92,7 +92,7 @@ def lookup(draft: Draft) -> str:
         extra = draft.pick([(m.weight, m) for m in extras])
         select.items.append(f"{extra.sql} AS {draft.output(extra.name, taken)}")
     banded = [band for f in with_role(spine.scope, "measure") for band in bands(f)]
-    if banded and draft.chance(0.15):
+    if banded and draft.chance(0.05):
         band = draft.pick([(1.0, b) for b in banded])
         select.items.append(f"{band.sql} AS {draft.output(band.name, taken)}")
     engage(draft, spine, select)
