@@ -145,7 +145,7 @@ def only_name(scope: Scope, alias: str) -> Field | None:
 
 def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> list[str]:
     """Return a condition that the row pointed to, which is not in FROM, meets conditions: IN or EXISTS; or none."""
-    conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]))
+    conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
     if not conditions:
         return []
     if len(child) == 1 and draft.chance(0.7):
@@ -192,7 +192,9 @@ def existence(draft: Draft, spine: Spine) -> str:
     outer = {f.column.name: f for f in spine.scope.fields if f.source == alias}
     if any(name not in own for name in key.columns) or any(name not in outer for name in key.referenced_columns):
         return ""
-    conditions = draft.conditions(inner.scope, draft.pick([(3, 1), (2, 2)]))
+    conditions = draft.conditions(inner.scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
+    if not conditions:
+        return ""
     negated = draft.chance(0.3)
     if correlated or len(key.columns) > 1:
         ties = [
@@ -203,7 +205,7 @@ def existence(draft: Draft, spine: Spine) -> str:
         return f"{'NOT ' if negated else ''}EXISTS (SELECT 1 FROM {inner.scope.from_sql} WHERE {text})"
     if negated:
         conditions.append(f"{own[key.columns[0]].sql} IS NOT NULL")
-    clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    clause = f" WHERE {' AND '.join(conditions)}"
     word = "NOT IN" if negated else "IN"
     shown = own[key.columns[0]].sql
     return f"{outer[key.referenced_columns[0]].sql} {word} (SELECT {shown} FROM {inner.scope.from_sql}{clause})"
@@ -450,5 +452,8 @@ def by_keys(grouping: Grouping) -> str:
 def total_order(scope: Scope, shown: Sequence[str], sources: Sequence[tuple[str, Table]]) -> list[str]:
     """Return what makes an order over rows of the scope total: the primary key of its grain, or all that is shown."""
     alias, grain = sources[0]
-    keys = [f.sql for name in grain.primary_key for f in scope.fields if f.source == alias and f.column.name == name]
+    own = [f for f in scope.fields if f.source == alias]
+    if any(f.sql in shown and f.column.profile.unique and grain.num_rows == f.column.profile.num_sampled for f in own):
+        return list(shown)
+    keys = [f.sql for name in grain.primary_key for f in own if f.column.name == name]
     return keys if keys and len(keys) == len(grain.primary_key) else list(shown)

@@ -384,10 +384,13 @@ class Draft:
 
     # Conditions
 
-    def conditions(self, scope: Scope, count: int, exclude: Sequence[str] = ()) -> list[str]:
+    def conditions(self, scope: Scope, count: int, exclude: Sequence[str] = (), *, nulls: bool = True) -> list[str]:
         """Return up to `count` conditions on different columns that all hold in the witness row.
 
         Each leaves a few columns and constants to the grammar.
+
+        Args:
+            nulls: whether one of them may be that a value is there, or is not.
         """
         target = min(float(MIN_KEPT_ROWS), scope.num_rows / 4) / max(scope.num_rows, 1)
         floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
@@ -404,20 +407,20 @@ class Draft:
             slots.append(self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]]))
         while len(slots) < count:
             # The columns of one condition are of one source, so that it is known which sources have a part.
-            source, group = self._conditions_on_one(scope, left, floor, "")
+            source, group = self._conditions_on_one(scope, left, floor, "", nulls=nulls)
             for _ in range(self.pick([(3, 0), (3, 1), (2, 2)]) if group else 0):
-                group += self._conditions_on_one(scope, left, floor, source)[1]
+                group += self._conditions_on_one(scope, left, floor, source, nulls=nulls)[1]
             if not group:
                 break
             condition = self.builder.choice("predicate", group)
-            if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source)[1]):
+            if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source, nulls=False)[1]):
                 condition = f"({condition} OR {self.builder.choice('predicate', others)})"
             self.engaged.add(source)
             slots.append(condition)
         return slots
 
     def _conditions_on_one(
-        self, scope: Scope, left: list[Field], floor: float, source: str
+        self, scope: Scope, left: list[Field], floor: float, source: str, *, nulls: bool
     ) -> tuple[str, list[tuple[float, str]]]:
         """Return the weighted conditions on one column that keep enough rows, and its source.
 
@@ -430,6 +433,8 @@ class Draft:
             field = options.pop(position)
             left.remove(field)
             kept = [predicate for predicate in predicates(field, self.dialect) if predicate.share >= floor]
+            if not nulls:
+                kept = [predicate for predicate in kept if "NULL" not in predicate.sql]
             # That a value is there at all is worth a condition now and then.
             if all("NULL" in predicate.sql for predicate in kept) and not self.chance(0.15):
                 continue

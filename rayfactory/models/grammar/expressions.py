@@ -394,7 +394,7 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
         keys = [
             field for field in own if field.column.name in field.table.primary_key and len(field.table.primary_key) == 1
         ]
-        names = [field for field in names if _reads_as_name(field)]
+        names = [field for field in names if reads_as_name(field)]
         keys = [field for field in keys if not field.label.endswith("sk")]
         chosen = (*ids[:1], *names[: 2 if not ids else 1]) or tuple(keys[:1])
         if chosen and all(field.num_distinct >= 2 for field in chosen):
@@ -402,7 +402,8 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
     return found
 
 
-def _reads_as_name(field: Field) -> bool:
+def reads_as_name(field: Field) -> bool:
+    """Whether the values of a column are short and tell a reader which thing a row is about."""
     if not names_a_thing(field.label):
         return False
     values = [value for value in field.present or field.column.profile.examples if isinstance(value, str)]

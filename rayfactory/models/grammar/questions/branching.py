@@ -16,6 +16,7 @@ from rayfactory.models.grammar.expressions import (
     measures,
     plural,
     prefixed,
+    reads_as_name,
 )
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
 from rayfactory.models.grammar.scope import Field
@@ -95,9 +96,12 @@ def overlap(draft: Draft) -> str:
     if is_calendar([f.label for f in first.shared]):
         readable = [f for f in readable if f.column.role == "date" or code_weight(f.label) == 1.5]
     else:
+        readable = [f for f in readable if f.column.kind != "text" or reads_as_name(f)]
         names = [f for f in readable if f.column.role in ("identifier", "text")]
         categories = [f for f in readable if f.column.role == "category"]
-        readable = names + categories if not names or draft.chance(0.5) else names
+        # Of a profile, that both groups have some of each kind is no news.
+        readable = names or [f for f in categories if f.num_distinct >= 8]
+        readable = names + categories if names and draft.chance(0.3) else readable
     if not readable:
         keys = [f for f in first.shared if f.column.name in first.key.referenced_columns]
         readable = [f for f in keys if f.num_distinct > 2 and not f.label.endswith("sk")]

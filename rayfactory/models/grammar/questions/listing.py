@@ -95,13 +95,19 @@ def lookup(draft: Draft) -> str:
     if banded and draft.chance(0.05):
         band = draft.pick([(1.0, b) for b in banded])
         select.items.append(f"{band.sql} AS {draft.output(band.name, taken)}")
-    engage(draft, spine, select)
     sortable = [f for f in fields if f.column.role in ("measure", "date", "text", "code", "category")]
     if all(f.table.name != spine.scope.grain.name for f in fields) or draft.chance(0.2):
+        # The different values of quantities are nobody's question.
+        fields = [f for f in fields if f.column.role not in ("measure", "key")]
+        if not fields:
+            raise DeadEndError
         select.distinct = True
         select.items = list(dict.fromkeys(f.sql for f in fields))
-        select.order = draft.builder.optional("order", 0.7, "") or ", ".join(names) if draft.chance(0.7) else ""
+        names = select.items.copy()
+        engage(draft, spine, select)
+        select.order = ", ".join(names) if draft.chance(0.7) else ""
     else:
+        engage(draft, spine, select)
         ties = total_order(spine.scope, names, list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
         lead = draft.pick([(1.0, f) for f in sortable]).sql if sortable else ties[0]
         way = draft.builder.choice("direction", [(3, " DESC"), (2, "")])
@@ -167,7 +173,7 @@ def without_partner(draft: Draft) -> str:
     fields = shown_fields(draft, spine, draft.pick([(2, 2), (3, 3), (2, 4)]))
     select.items = [f.sql for f in fields]
     ties = total_order(spine.scope, select.items, list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
-    select.order = ", ".join(ties)
+    select.order = ", ".join(dict.fromkeys([select.items[0], *ties]))
     select.limit = limit(draft)
     engage(draft, spine, select)
     return select.sql()
@@ -185,7 +191,8 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
             1.0
             / (1 + draft.use[name] + draft.use[key.referenced_table])
             * (3 if key.referenced_table in draft.wanted else 1)
-            * (0.2 if draft.graph.is_calendar(key.referenced_table) else 1),
+            * (0.2 if draft.graph.is_calendar(key.referenced_table) else 1)
+            * (0.1 if draft.graph.is_profile(key.referenced_table) else 1),
             (name, key),
         )
         for name in draft.wanted
@@ -210,6 +217,7 @@ def newest_record(draft: Draft) -> str:
         f
         for f in scope.fields
         if (f.column.role == "category" or (dates and f.source == spine.aliases[0] and f.column.name in named))
+        and not draft.graph.is_calendar(f.table.name)
         and f.num_distinct >= 2
         and f.sql not in draft.constrained
         and not f.column.profile.unique

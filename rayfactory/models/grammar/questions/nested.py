@@ -13,8 +13,8 @@ from rayfactory.models.grammar.expressions import (
     measures,
     plural,
     prefixed,
+    reads_as_name,
 )
-from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import named, snake
@@ -28,6 +28,7 @@ def counts_beside(draft: Draft) -> str:
         for key in draft.graph.children(name)
         if key.table != name and len(key.columns) == 1 and draft.schema.table(name).num_rows <= 20_000
     ]
+    options = [(weight * (0.1 if draft.graph.is_profile(key.referenced_table) else 1), key) for weight, key in options]
     options = [option for option in options if option[0] > 0]
     if not options:
         raise DeadEndError
@@ -109,11 +110,13 @@ def counted_members(draft: Draft) -> str:
         if 2 <= f.num_distinct <= 30 and f.sql not in draft.constrained and f.column.kind != "other"
     ]
     own = [f for f in parents.scope.fields if f.source == outer]
-    names = [f for f in own if f.column.role in ("text", "identifier") and names_a_thing(f.label)][:2]
+    names = [f for f in own if f.column.role in ("text", "identifier") and reads_as_name(f)][:2]
     if kinds and (not names or draft.chance(0.35)):
         shown = [draft.pick([(1.0, f) for f in kinds])]
-        members = draft.output(f"num_{plural(snake(key.referenced_table))}", taken)
-        select.items = [shown[0].sql, f"COUNT(DISTINCT {member}) AS {members}"]
+        select.items = [shown[0].sql]
+        if not draft.graph.is_profile(key.referenced_table) and not draft.graph.is_calendar(key.referenced_table):
+            members = draft.output(f"num_{plural(snake(key.referenced_table))}", taken)
+            select.items.append(f"COUNT(DISTINCT {member}) AS {members}")
         select.group = shown[0].sql
     elif names:
         shown = names
@@ -310,6 +313,8 @@ def pairs_of_rows(draft: Draft) -> str:
         for key in draft.graph.parents(name):
             if (
                 key.referenced_table == name
+                or draft.graph.is_calendar(key.referenced_table)
+                or draft.graph.is_profile(key.referenced_table)
                 or len(key.columns) > 1
                 or len(table.primary_key) != 1
                 or table.num_rows > 5000
@@ -332,7 +337,9 @@ def pairs_of_rows(draft: Draft) -> str:
         f for f in first.fields if f.source == alias and f.column.role in ("text", "identifier", "category", "measure")
     ]
     shared = [
-        f for f in first.fields if f.source == spine.aliases[1] and f.column.role in ("text", "identifier", "category")
+        f
+        for f in first.fields
+        if f.source == spine.aliases[1] and f.column.role in ("text", "identifier", "category") and f.num_distinct > 1
     ]
     if not shown:
         raise DeadEndError
@@ -371,7 +378,8 @@ def scalar_figures(draft: Draft) -> str:
         function = draft.pick([(2, "AVG"), (1, "MAX"), (1 if figure and figure.additive else 0, "SUM")])
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed(function.lower(), figure.name) if figure else f"num_{plural(snake(name))}"
-        conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]))
+        exclude = figure.uses if figure else ()
+        conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]), exclude)
         scalar = Select(inner.scope.from_sql, [aggregate], where=conditions).sql()
         items.append(f"({scalar}) AS {draft.output(wanted, taken)}")
     return f"SELECT {', '.join(items)}"
