@@ -431,7 +431,10 @@ def key_columns(block: Block) -> list[exp.Column] | None:
 
 
 def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
-    """Return up to `count` terms of different names and columns, spread over the sources; at most one is a time."""
+    """Return up to `count` terms of different names and columns, spread over the sources.
+
+    At most one is a time, and bands of a quantity come first or not at all.
+    """
     waiting = list(terms)
     chosen: list[Term] = []
     while waiting and len(chosen) < count:
@@ -445,6 +448,7 @@ def pick(rng: random.Random, terms: Sequence[Term], count: int) -> list[Term]:
             if other.name != term.name
             and not any(use in term.uses for use in other.uses)
             and not (term.is_period and other.is_period)
+            and not other.is_band
         ]
     return chosen
 

@@ -17,7 +17,7 @@ from rayfactory.models.variation.clauses import (
     reads_inside,
     set_conjuncts,
 )
-from rayfactory.models.variation.conditions import above_average, draw_condition, selects_rows
+from rayfactory.models.variation.conditions import above_average, add_choice, draw_condition, selects_rows
 from rayfactory.models.variation.naming import column, identifier, table_alias
 
 
@@ -172,14 +172,16 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
         if lists_attributes(context.schema.table(name), context.schema)
     }
     for block in blocks(tree, context.schema)[:1]:
+        present = {table.name for table in block.tables.values()}
         for seed in context.seeds:
             for other in blocks(seed, context.schema):
                 if other.select.args.get("with_") or len(other.tables) != len(other.sources):
                     continue
-                if {table.name for table in other.tables.values()} <= {table.name for table in block.tables.values()}:
-                    continue  # the same rows, or nearly, asked for once more
                 for alias, table in block.tables.items():
                     for other_alias, other_table in other.tables.items():
+                        rest = {own.name for own in other.tables.values()} - {other_table.name}
+                        if rest & present or (not rest and other_table.name in present):
+                            continue  # the same rows, or nearly, asked for once more
                         for key in keys:
                             ends = ((key.table, key.columns[0]), (key.referenced_table, key.referenced_columns[0]))
                             for (mine, own), (theirs, far) in (ends, ends[::-1]):
@@ -203,8 +205,7 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
         return None
     _rename_sources(inner, tree)
     condition = exp.In(this=column(alias, own), query=exp.Subquery(this=inner))
-    add_conjunct(block.select, condition)
-    return tree if selects_rows(block, context) else None
+    return tree if add_choice(block, condition, context) else None
 
 
 def _rename_sources(query: exp.Select, tree: exp.Expr) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from rayfactory.databases.schema import Column
 from rayfactory.models.grammar import expressions
 from rayfactory.models.grammar.quantities import is_additive
 from rayfactory.models.grammar.syntax import literal, number
@@ -91,7 +92,7 @@ def aggregate_of(term: Term, rng: random.Random) -> Shown:
     inner: exp.Expr = function(this=term.expression.copy())
     if function is exp.Avg and rng.random() < 0.5:
         inner = exp.Round(this=inner, decimals=exp.Literal.number(2))
-    return Shown(inner, f"{prefix}_{stem_of(term.name)}")
+    return Shown(inner, expressions.prefixed(prefix, stem_of(term.name)))
 
 
 def stem_of(name: str) -> str:
@@ -196,9 +197,27 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     return tree
 
 
-def is_listable(terms: Sequence[Term]) -> bool:
-    """Whether a list of these says what it is about, rather than bare quantities."""
-    return any(term.column is not None and term.column.role != "measure" for term in terms)
+def names_rows(own: Column | None) -> bool:
+    """Whether a column tells which thing or event a row is."""
+    return own is not None and (own.role in ("text", "identifier", "date") or own.kind == "other")
+
+
+def listed(block: Block, context: Context, rng: random.Random, count: int) -> list[Term]:
+    """Return what to show of rows: something that tells which they are and what they hold, or attributes alone.
+
+    None where neither is there.
+    """
+    found = labels(block, context.schema)
+    first = pick(rng, [term for term in found if names_rows(term.column)], 1)
+    if first and rng.random() < 0.85:
+        rest = [term for term in found if term.name != first[0].name and not (term.is_period and first[0].is_period)]
+        return [*first, *pick(rng, rest, count - 1)]
+    return pick(rng, [term for term in found if term.column is not None and term.column.role == "category"], count)
+
+
+def tells_attributes(terms: Sequence[Term]) -> bool:
+    """Whether rows are shown by attributes that many share, so that each combination is listed once."""
+    return all(term.column is not None and term.column.role in ("category", "text", "code") for term in terms)
 
 
 def show_rows(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -207,17 +226,14 @@ def show_rows(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     if select is None or select.args.get("from_") is None:
         return None
     block = block_of(select, context.schema)
-    terms = pick(rng, labels(block, context.schema), rng.choice([2, 3, 3, 4, 5]))
-    if not is_listable(terms):
+    terms = listed(block, context, rng, rng.choice([2, 3, 3, 4, 5]))
+    if not terms:
         return None
     for clause in _HEAD:
         select.set(clause, None)
     taken: set[str] = set()
     select.set("expressions", [projection(term.expression, term.name, taken) for term in terms])
-    if (
-        all(term.column is not None and term.column.role in ("category", "text", "code") for term in terms)
-        and rng.random() < 0.7
-    ):
+    if not any(names_rows(term.column) for term in terms) or (tells_attributes(terms) and rng.random() < 0.5):
         select.set("distinct", exp.Distinct())
     draw_order(select, rng, limit_chance=0.5)
     return tree

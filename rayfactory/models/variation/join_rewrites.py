@@ -34,6 +34,7 @@ from rayfactory.models.variation.clauses import (
     conjuncts,
     has_comma_joins,
     is_join_condition,
+    is_labelled,
     joins_of,
     operands,
     plain_keys,
@@ -41,7 +42,7 @@ from rayfactory.models.variation.clauses import (
     set_conjuncts,
     uses_of,
 )
-from rayfactory.models.variation.conditions import draw_condition, selects_rows
+from rayfactory.models.variation.conditions import add_choice, draw_condition, selects_rows
 from rayfactory.models.variation.naming import column, table_alias
 from rayfactory.models.variation.nodes import is_aggregated, output_name, table_name
 
@@ -178,12 +179,13 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
         keys = plain_keys(select)
         measured = {use for part in select.expressions for use in references_in(part)}
         is_timed = has_period(block, keys or [])
+        without_bands = rng.random() < BANDS_ALONE
         found = [
             term
             for term in dimensions(block, context.schema, [alias])
             if not measured.intersection(term.uses)
             and not (is_timed and term.is_period)
-            and not (term.is_band and rng.random() < BANDS_ALONE)
+            and not (term.is_band and without_bands)
         ]
         terms = pick(rng, found, 1)
         if keys is None or len(keys) >= 3 or not terms or (not keys and rng.random() < 0.3):
@@ -226,6 +228,16 @@ def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
             continue
         found.append((join, alias))
     return found
+
+
+def _named_leaves(tree: exp.Expr, context: Context) -> list[tuple[Block, exp.Join, str]]:
+    """Return the leaves of all SELECTs but those with a label, which may name the table."""
+    return [
+        (block, join, alias)
+        for block in blocks(tree, context.schema)
+        if not is_labelled(block.select)
+        for join, alias in _leaves(block)
+    ]
 
 
 def use_or_drop(tree: exp.Expr, context: Context, rng: random.Random) -> None:
@@ -290,7 +302,7 @@ def drop_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
 
 def drop_leaf(tree: exp.Expr, context: Context, rng: random.Random) -> bool:
     """Take out one joined table that no other rests on, a much used one rather; return whether that was possible."""
-    candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
+    candidates = _named_leaves(tree, context)
     if not candidates:
         return False
     weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
@@ -305,7 +317,7 @@ def drop_leaf(tree: exp.Expr, context: Context, rng: random.Random) -> bool:
 
 def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join another table in the place of one, and say of it something of the same kind."""
-    candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
+    candidates = _named_leaves(tree, context)
     if not candidates:
         return None
     weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
@@ -481,5 +493,4 @@ def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
             key = inner.expressions[0]
             add_conjunct(inner, exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null())))
         test = exp.In(this=outer, query=exp.Subquery(this=inner))
-    add_conjunct(block.select, exp.Not(this=test) if negated else test)
-    return tree if selects_rows(block, context) else None
+    return tree if add_choice(block, exp.Not(this=test) if negated else test, context) else None

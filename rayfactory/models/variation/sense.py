@@ -19,8 +19,8 @@ from rayfactory.models.variation.blocks import (
     references_in,
     references_of,
 )
-from rayfactory.models.variation.clauses import conjuncts, plain_keys
-from rayfactory.models.variation.naming import is_calendar_table, plain_name
+from rayfactory.models.variation.clauses import conjuncts, is_join_condition, plain_keys
+from rayfactory.models.variation.naming import plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, own_nodes
 
 MAX_COMPARED_TEXT = 40
@@ -33,7 +33,9 @@ MIN_TELLING_ROWS = 4
 def is_odd(tree: exp.Expr, schema: Schema) -> bool:
     """Whether some SELECT of a resolved query asks what nobody would ask."""
     return any(
-        _is_about_the_calendar(block)
+        _is_about_attributes(block, schema)
+        or _compares_what_may_be_missing(block)
+        or _shows_what_nobody_reads(block)
         or _multiplies(block, schema)
         or _asks_what_is_settled(block)
         or _calculates_with_labels(block, schema)
@@ -42,12 +44,43 @@ def is_odd(tree: exp.Expr, schema: Schema) -> bool:
     )
 
 
-def _is_about_the_calendar(block: Block) -> bool:
-    """Whether only days or times of a day are read: their number is known to everybody."""
+def _is_about_attributes(block: Block, schema: Schema) -> bool:
+    """Whether only combinations of attributes are read, such as days: somebody made them up, they say nothing."""
     is_inner = block.select.find_ancestor(exp.In, exp.Exists) is not None
+    absent = block.absent
     return not is_inner and all(
-        source.table is not None and is_calendar_table(source.table) for source in block.sources.values()
+        source.table is not None and lists_attributes(source.table, schema)
+        for folded, source in block.sources.items()
+        if folded not in absent
     )
+
+
+def _compares_what_may_be_missing(block: Block) -> bool:
+    """Whether a condition leaves out the very rows that an outer join keeps."""
+    optional = {folded for folded, source in block.sources.items() if source.optional}
+    return any(
+        isinstance(node, exp.Column) and node.table.casefold() in optional
+        for condition in conjuncts(block.select)
+        if optional and not isinstance(condition, (exp.Is, exp.Or, exp.Paren)) and not is_join_condition(condition)
+        for node in own_nodes(condition)
+    )
+
+
+def _shows_what_nobody_reads(block: Block) -> bool:
+    """Whether the result shows a reference to another table, or puts a window over the one row of all."""
+    select = block.select
+    if select.parent is not None:
+        return False
+    if is_aggregated(select) and select.args.get("group") is None and select.find(exp.Window) is not None:
+        return True
+    for part in select.expressions:
+        own = block.column_of(part.unalias())
+        if own is None or own.role != "key":
+            continue
+        table = block.sources[part.unalias().table.casefold()].table
+        if table is not None and own.name not in table.primary_key:
+            return True
+    return False
 
 
 def _multiplies(block: Block, schema: Schema) -> bool:
