@@ -326,6 +326,7 @@ def grouped(
     measurable = [value for value in measurable if " WHEN " not in value.sql or not draft.constrained & set(value.uses)]
     measurable = [value for value in measurable if "FILTER" not in value.sql or not draft.constrained & set(value.uses)]
     measurable = [value for value in measurable if not _is_bounded(draft, value)]
+    measurable = [value for value in measurable if not set(value.uses) & _single_in_group(spine, chosen)]
     settled = _settled(scope, used)
     measurable = [value for value in measurable if not _tests(value) or value.uses[0] not in settled]
     if plain:
@@ -402,6 +403,22 @@ def having(draft: Draft, grouping: Grouping) -> str:
 def _is_bounded(draft: Draft, value: Expression) -> bool:
     """Whether it is the least or greatest of a column that a condition bounds already."""
     return value.sql.startswith(("MIN(", "MAX(")) and bool(draft.constrained & set(value.uses))
+
+
+def _single_in_group(spine: Spine, keys: Sequence[Expression]) -> set[str]:
+    """Return the columns of the grain that point to the very thing that a group is: counted, they give one."""
+    scope, told = spine.scope, set[str]()
+    things = {f.source for f in scope.fields_named({use for key in keys for use in key.uses}) if _names_row(f)}
+    for join in spine.skeleton.joins[: len(spine.aliases) - 1]:
+        if join.child == 0 and spine.aliases[join.parent] in things:
+            told.update(
+                f.sql for f in scope.fields if f.source == spine.aliases[0] and f.column.name in join.key.columns
+            )
+    return told
+
+
+def _names_row(f: Field) -> bool:
+    return f.column.role in ("identifier", "text")
 
 
 def _tests(value: Expression) -> bool:

@@ -28,6 +28,8 @@ from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_
 NUM_SAMPLED_ROWS = 40
 """Rows of a join that are looked at before conditions on it are written."""
 
+MIN_COLUMN_WEIGHT = 0.05
+
 MIN_KEPT_ROWS = 25
 """Rows that the conditions of one WHERE should leave, as far as shares can be multiplied."""
 
@@ -402,6 +404,9 @@ class Draft:
             and field.sql not in exclude
             and not any(say_the_same(field, key) or determines(field, key) for key in kept_free)
         ]
+        left = [f for f in left if f.column.role != "identifier" or not self.graph.is_calendar(f.table.name)]
+        # Sequence numbers and the like, only where there is nothing else.
+        left = [f for f in left if column_weight(f) >= MIN_COLUMN_WEIGHT] or left
         slots: list[str] = []
         if count > 1 and self.chance(0.12) and (found := comparisons(left)):
             slots.append(self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]]))
@@ -414,6 +419,8 @@ class Draft:
                 break
             condition = self.builder.choice("predicate", group)
             if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source, nulls=False)[1]):
+                telling = [alternative for alternative in group if "NULL" not in alternative[1]] or group
+                condition = self.builder.choice("predicate", telling)
                 condition = f"({condition} OR {self.builder.choice('predicate', others)})"
             self.engaged.add(source)
             slots.append(condition)

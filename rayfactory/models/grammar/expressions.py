@@ -219,7 +219,9 @@ def _kind(field: Field) -> Kind:
 
 
 def _grain_weight(scope: Scope, field: Field) -> float:
-    return 1.0 if field.table.name == scope.grain.name else 0.2
+    if field.table.name == scope.grain.name:
+        return 1.0
+    return 0.2 if any(column.role in ("text", "identifier") for column in field.table.columns) else 0.03
 
 
 def _can_calculate(field: Field) -> bool:

@@ -126,7 +126,8 @@ class KeyGraph:
             prefix = shared_prefix(parent)
             labels = {snake(column.name.removeprefix(prefix)): column.role for column in parent.columns}
             named = any(role in ("identifier", "text") and names_a_thing(label) for label, role in labels.items())
-            if named and len(key.columns) == 1 and not is_calendar(labels):
+            is_thing = named and names_a_thing(snake(parent.name))
+            if is_thing and len(key.columns) == 1 and not is_calendar(labels):
                 found.add(key.columns[0])
         return frozenset(found)
 

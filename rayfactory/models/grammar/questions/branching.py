@@ -158,7 +158,9 @@ def stacked(draft: Draft) -> str:
             field = branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0])
             word = f"{word} by {re.sub('_(sk|id|key|code)$', '', field.label)}".replace("_", " ")
         select.items = [f"'{word}' AS {label}", draft.named(sql, group), f"{aggregate} AS {total}"]
-        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
+        # What chooses among the rows is of their own table: a condition on what is shared would be on one side alone.
+        shared = [f.sql for f in branch.shared]
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1, exclude=shared)
         select.group = sql
         parts.append(select.sql())
     text = " UNION ALL ".join(parts)
@@ -227,7 +229,9 @@ def side_by_side(draft: Draft) -> str:
         wanted = prefixed("total", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
         select.items = [draft.named(sql, group), f"{aggregate} AS {value}"]
-        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
+        # What chooses among the rows is of their own table: a condition on what is shared would be on one side alone.
+        shared = [f.sql for f in branch.shared]
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1, exclude=shared)
         select.group = sql
         words = snake(branch.key.table)[:32].strip("_")
         is_thing = branch.key.columns[0] in draft.graph.entity_columns(branch.key.table)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.grammar.clauses import Select, engage, idle_sources, limit, num_conditions, total_order, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
-from rayfactory.models.grammar.expressions import bands, measures, plural
+from rayfactory.models.grammar.expressions import bands, measures, plural, reads_as_name
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import Field, with_role
 from rayfactory.models.grammar.syntax import date_part, date_period, snake
@@ -31,6 +31,7 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
     ]
     left = [f for f in left if f.column.role != "key"] or left
     idle = set(idle_sources(draft, spine, ()))
+    readable = {f.source for f in left if f.column.role == "text" and reads_as_name(f)}
     chosen: list[Field] = []
     while left and len(chosen) < count:
         seen = {f.source for f in chosen}
@@ -38,7 +39,9 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
             (
                 _SHOWN_WEIGHT[f.column.role]
                 * (0.5 if f.source in seen else 4 if f.source in idle else 1.5)
-                * (0.2 if f.num_distinct < 2 or is_record_date(f.label) else 1)
+                * (0.05 if f.num_distinct < 2 and f.table.num_rows > 1 else 1)
+                * (0.1 if is_record_date(f.label) or (f.table.num_rows == 1 and not _is_name(f)) else 1)
+                * (0.15 if f.column.role == "identifier" and f.source in readable else 1)
                 * (1 if names_a_thing(f.label) else 0.1)
                 * (0.2 if f.column.role == "code" and code_weight(f.label) < 1 else 1)
                 * (8 if f.source in calendars and f.column.role == "date" else 1),
@@ -52,6 +55,10 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
     if not chosen:
         raise DeadEndError
     return chosen
+
+
+def _is_name(f: Field) -> bool:
+    return f.column.role == "text" and reads_as_name(f)
 
 
 def _dressed(draft: Draft, f: Field, taken: set[str]) -> str:
@@ -191,7 +198,7 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
             1.0
             / (1 + draft.use[name] + draft.use[key.referenced_table])
             * (3 if key.referenced_table in draft.wanted else 1)
-            * (0.2 if draft.graph.is_calendar(key.referenced_table) else 1)
+            * (0.03 if draft.graph.is_calendar(key.referenced_table) else 1)
             * (0.1 if draft.graph.is_profile(key.referenced_table) else 1),
             (name, key),
         )

@@ -15,6 +15,7 @@ from rayfactory.models.grammar.expressions import (
     prefixed,
     reads_as_name,
 )
+from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import named, snake
@@ -339,7 +340,10 @@ def pairs_of_rows(draft: Draft) -> str:
     shared = [
         f
         for f in first.fields
-        if f.source == spine.aliases[1] and f.column.role in ("text", "identifier", "category") and f.num_distinct > 1
+        if f.source == spine.aliases[1]
+        and f.column.role in ("text", "identifier", "category")
+        and f.num_distinct > 1
+        and names_a_thing(f.label)
     ]
     if not shown:
         raise DeadEndError

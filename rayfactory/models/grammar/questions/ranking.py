@@ -333,7 +333,7 @@ def ranked_rows(draft: Draft) -> str:
         sql, name = draft.pick(options)
         options = [option for option in options if option[1][1] != name and "RANK" not in option[1][0]]
         select.items.append(f"{sql} AS {draft.output(name, taken)}")
-    select.order = ", ".join(draft.pick([(1, [f"{figure.sql} DESC", *ties]), (1, [*ties])]))
+    select.order = order if order and draft.chance(0.4) else ", ".join([f"{figure.sql} DESC", *ties])
     select.limit = limit(draft)
     return select.sql()
 
