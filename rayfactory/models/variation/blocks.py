@@ -14,10 +14,17 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
 from rayfactory.models.grammar import expressions
-from rayfactory.models.grammar.quantities import code_weight, names_a_thing
+from rayfactory.models.grammar.quantities import code_weight, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import Scope, fields_of
 from rayfactory.models.grammar.syntax import quote_name
-from rayfactory.models.variation.clauses import aliases_in, conjuncts, is_join_condition, joins_of, operands
+from rayfactory.models.variation.clauses import (
+    aliases_in,
+    conjuncts,
+    is_join_condition,
+    is_labelled,
+    joins_of,
+    operands,
+)
 from rayfactory.models.variation.naming import column, identifier, is_calendar_table, new_name, plain_name
 from rayfactory.models.variation.nodes import normalise, own_nodes, table_name
 from rayfactory.models.variation.resolution import Source, sources_of
@@ -147,6 +154,11 @@ def blocks(tree: exp.Expr, schema: Schema) -> list[Block]:
     """Return every SELECT of a resolved query that reads a base table, outermost first."""
     found = [block_of(select, schema) for select in tree.find_all(exp.Select)]
     return [block for block in found if block.tables]
+
+
+def free_blocks(tree: exp.Expr, schema: Schema) -> list[Block]:
+    """Return the blocks without a label: two parts under each other stay comparable only as they are."""
+    return [block for block in blocks(tree, schema) if not is_labelled(block.select)]
 
 
 def root_select(tree: exp.Expr) -> exp.Select | None:
@@ -409,6 +421,8 @@ def _label_weight(table: Table | None, own: Column) -> float:
         return {"date": 1.0, "category": 0.0 if "current" in name.split("_") else 0.5, "code": code_weight(name)}.get(
             own.role, 0.0
         )
+    if (own.role == "text" and not names_a_thing(name)) or (own.role == "date" and is_record_date(name)):
+        return 0.15  # remarks and details
     if own.role != "code":
         return 1.0
     if name.endswith(("_id", "_code")) and any(
@@ -417,6 +431,16 @@ def _label_weight(table: Table | None, own: Column) -> float:
     ):
         return 0.0  # the readable column stands beside it
     return max(0.2, min(1.0, code_weight(name)))
+
+
+def names_rows(own: Column | None) -> bool:
+    """Whether a column tells which thing or event a row is."""
+    if own is None or own.role not in ("text", "identifier", "date"):
+        return own is not None and own.kind == "other"
+    name = plain_name(None, own.name)
+    if own.role == "date":
+        return not is_record_date(name)
+    return names_a_thing(name) if own.role == "text" else not {"street", "suite"} & set(name.split("_"))
 
 
 def key_columns(block: Block) -> list[exp.Column] | None:

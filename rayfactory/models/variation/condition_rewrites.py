@@ -6,7 +6,7 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import Block, Context, blocks, lists_attributes, names_in
+from rayfactory.models.variation.blocks import Block, Context, blocks, free_blocks, lists_attributes, names_in
 from rayfactory.models.variation.clauses import (
     add_conjunct,
     aliases_in,
@@ -50,7 +50,9 @@ def _column_of(condition: exp.Expr) -> str:
 def _draw_block(tree: exp.Expr, context: Context, rng: random.Random) -> Block | None:
     # A condition on one side of INTERSECT or EXCEPT may leave nothing of both.
     found = [
-        block for block in blocks(tree, context.schema) if block.select.find_ancestor(exp.Intersect, exp.Except) is None
+        block
+        for block in free_blocks(tree, context.schema)
+        if block.select.find_ancestor(exp.Intersect, exp.Except) is None
     ]
     if not found:
         return None
@@ -93,7 +95,7 @@ def replace_condition(tree: exp.Expr, context: Context, rng: random.Random) -> e
 
 def compare_with_average(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select the rows above or below the average, of all or of their own group."""
-    found = [block for block in blocks(tree, context.schema) if not block.select.find(exp.Avg)]
+    found = [block for block in free_blocks(tree, context.schema) if not block.select.find(exp.Avg)]
     if not found:
         return None
     condition = above_average(found[0], context, rng)
@@ -127,7 +129,7 @@ def negate_condition(tree: exp.Expr, context: Context, rng: random.Random) -> ex
 def splice_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Take over a condition of another seed on a table that both read."""
     found: list[tuple[Block, exp.Expr]] = []
-    for block in blocks(tree, context.schema):
+    for block in free_blocks(tree, context.schema):
         taken = {
             (node.table.casefold(), node.name.casefold())
             for condition in conjuncts(block.select)
@@ -171,7 +173,7 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
         for name in {key.referenced_table for key in keys}
         if lists_attributes(context.schema.table(name), context.schema)
     }
-    for block in blocks(tree, context.schema)[:1]:
+    for block in free_blocks(tree, context.schema)[:1]:
         present = {table.name for table in block.tables.values()}
         for seed in context.seeds:
             for other in blocks(seed, context.schema):

@@ -34,7 +34,7 @@ WITNESS_ROWS = 60
 KEPT_ROWS = 8
 """Rows that a new condition should leave: one on a few rows keeps most of them."""
 
-NULL_TESTS = 0.15
+NULL_TESTS = 0.08
 """How often a condition may be that a value is there, or is missing."""
 
 MIN_SHARE = 0.08

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
-from rayfactory.databases.schema import Column
 from rayfactory.models.grammar import expressions
 from rayfactory.models.grammar.quantities import is_additive
 from rayfactory.models.grammar.syntax import literal, number
@@ -24,6 +23,7 @@ from rayfactory.models.variation.blocks import (
     labels,
     measures,
     names_in,
+    names_rows,
     parsed,
     pick,
     projection,
@@ -197,21 +197,18 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     return tree
 
 
-def names_rows(own: Column | None) -> bool:
-    """Whether a column tells which thing or event a row is."""
-    return own is not None and (own.role in ("text", "identifier", "date") or own.kind == "other")
-
-
 def listed(block: Block, context: Context, rng: random.Random, count: int) -> list[Term]:
     """Return what to show of rows: something that tells which they are and what they hold, or attributes alone.
 
-    None where neither is there.
+    None where neither is there, and now and then where there are attributes only.
     """
     found = labels(block, context.schema)
     first = pick(rng, [term for term in found if names_rows(term.column)], 1)
     if first and rng.random() < 0.85:
         rest = [term for term in found if term.name != first[0].name and not (term.is_period and first[0].is_period)]
         return [*first, *pick(rng, rest, count - 1)]
+    if not first and rng.random() < 0.5:
+        return []
     return pick(rng, [term for term in found if term.column is not None and term.column.role == "category"], count)
 
 

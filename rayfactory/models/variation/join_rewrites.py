@@ -19,11 +19,13 @@ from rayfactory.models.variation.blocks import (
     blocks,
     dimensions,
     estimated_rows,
+    free_blocks,
     has_period,
     join_condition,
     labels,
     lists_attributes,
     names_in,
+    names_rows,
     pick,
     projection,
     references_in,
@@ -34,7 +36,6 @@ from rayfactory.models.variation.clauses import (
     conjuncts,
     has_comma_joins,
     is_join_condition,
-    is_labelled,
     joins_of,
     operands,
     plain_keys,
@@ -127,7 +128,7 @@ def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
 
 def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join one more table along a foreign key, and use it: in a condition, as a group or as a column shown."""
-    candidates = [block for block in blocks(tree, context.schema) if len(block.sources) <= 5]
+    candidates = [block for block in free_blocks(tree, context.schema) if len(block.sources) <= 5]
     if not candidates:
         return None
     block = candidates[0] if rng.random() < 0.8 else rng.choice(candidates)
@@ -196,7 +197,10 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
         else:
             group.append("expressions", term.expression.copy())
     else:
-        terms = pick(rng, labels(block, context.schema, [alias]), rng.randint(1, 2))
+        found = labels(block, context.schema, [alias])
+        naming = [term for term in found if names_rows(term.column)]
+        terms = pick(rng, naming if naming and rng.random() < 0.6 else found, 1)
+        terms += pick(rng, [term for term in found if term not in terms and not term.is_period], rng.choice([0, 1]))
         if not terms:
             return False
         for term in terms[1:]:
@@ -232,12 +236,7 @@ def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
 
 def _named_leaves(tree: exp.Expr, context: Context) -> list[tuple[Block, exp.Join, str]]:
     """Return the leaves of all SELECTs but those with a label, which may name the table."""
-    return [
-        (block, join, alias)
-        for block in blocks(tree, context.schema)
-        if not is_labelled(block.select)
-        for join, alias in _leaves(block)
-    ]
+    return [(block, join, alias) for block in free_blocks(tree, context.schema) for join, alias in _leaves(block)]
 
 
 def use_or_drop(tree: exp.Expr, context: Context, rng: random.Random) -> None:
@@ -425,7 +424,7 @@ def inner_to_left(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     """Keep the rows without a partner, or list only those."""
     candidates = [
         (block, join, alias)
-        for block in blocks(tree, context.schema)
+        for block in free_blocks(tree, context.schema)
         for join, alias in _leaves(block)
         if not join.side and not join.kind and not has_comma_joins(block.select)
     ]
@@ -458,7 +457,7 @@ def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     """Leave out (or require) the rows that a row of another table refers to."""
     candidates = [
         (block, partner)
-        for block in blocks(tree, context.schema)[:1]
+        for block in free_blocks(tree, context.schema)[:1]
         for partner in partners(block, context)
         if not partner.is_parent
         and len(partner.key.columns) == 1

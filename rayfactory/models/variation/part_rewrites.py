@@ -7,7 +7,7 @@ import random
 from sqlglot import exp
 
 from rayfactory.models.variation import join_rewrites
-from rayfactory.models.variation.blocks import BANDS_ALONE, Context, block_of, blocks, dimensions, pick
+from rayfactory.models.variation.blocks import BANDS_ALONE, Context, block_of, blocks, dimensions, names_rows, pick
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, is_join_condition, joins_of, set_conjuncts
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
@@ -16,7 +16,6 @@ from rayfactory.models.variation.head_rewrites import (
     draw_order,
     listed,
     name_outputs,
-    names_rows,
     regroup,
     set_head,
     show_rows,

@@ -19,8 +19,16 @@ from rayfactory.models.variation.blocks import (
     references_in,
     references_of,
 )
-from rayfactory.models.variation.clauses import conjuncts, is_join_condition, plain_keys
-from rayfactory.models.variation.naming import plain_name
+from rayfactory.models.variation.clauses import (
+    aliases_in,
+    conjuncts,
+    is_join_condition,
+    joins_of,
+    operands,
+    plain_keys,
+    uses_of,
+)
+from rayfactory.models.variation.naming import is_calendar_table, plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, own_nodes
 
 MAX_COMPARED_TEXT = 40
@@ -34,6 +42,7 @@ def is_odd(tree: exp.Expr, schema: Schema) -> bool:
     """Whether some SELECT of a resolved query asks what nobody would ask."""
     return any(
         _is_about_attributes(block, schema)
+        or _reads_for_nothing(block, schema)
         or _compares_what_may_be_missing(block)
         or _shows_what_nobody_reads(block)
         or _multiplies(block, schema)
@@ -55,6 +64,22 @@ def _is_about_attributes(block: Block, schema: Schema) -> bool:
     )
 
 
+def _reads_for_nothing(block: Block, schema: Schema) -> bool:
+    """Whether a table is read that nothing is said of, and that joins no two others."""
+    if len(block.sources) < 2:
+        return False
+    references = list(references_of(block, schema))
+    ties = [tie for join in joins_of(block.select) if join.args.get("on") for tie in operands(join.args["on"])]
+    ties = [condition for condition in (*ties, *conjuncts(block.select)) if is_join_condition(condition)]
+    for folded, source in block.sources.items():
+        tied = [condition for condition in ties if folded in aliases_in(condition)]
+        others = {alias for condition in tied for alias in aliases_in(condition)} - {folded}
+        is_parent = any(parent == folded for _, parent in references)
+        if is_parent and len(others) == 1 and len(uses_of(block.select, source.alias)) <= len(tied):
+            return True
+    return False
+
+
 def _compares_what_may_be_missing(block: Block) -> bool:
     """Whether a condition leaves out the very rows that an outer join keeps."""
     optional = {folded for folded, source in block.sources.items() if source.optional}
@@ -67,8 +92,10 @@ def _compares_what_may_be_missing(block: Block) -> bool:
 
 
 def _shows_what_nobody_reads(block: Block) -> bool:
-    """Whether the result shows a reference to another table, or puts a window over the one row of all."""
+    """Whether a reference to another table is shown, what is missing, or a window over the one row of all."""
     select = block.select
+    if any(isinstance(part.unalias(), exp.Column) and block.absent & aliases_in(part) for part in select.expressions):
+        return True
     if select.parent is not None:
         return False
     if is_aggregated(select) and select.args.get("group") is None and select.find(exp.Window) is not None:
@@ -109,14 +136,23 @@ def _asks_what_is_settled(block: Block) -> bool:
         group = block.select.args["group"]
         if pinned.intersection(references_in(group)):
             return True
+    for window in (node for part in block.select.expressions for node in part.find_all(exp.Window)):
+        if any(pinned.intersection(references_in(part)) for part in window.args.get("partition_by") or []):
+            return True
+    timed = {key.table.casefold() for key in keys or [] if isinstance(key, exp.Column) and _is_time(key, block)}
     for part in block.select.expressions:
         if not has_aggregate(part):
             continue
         for test in part.find_all(exp.If, exp.Filter):
             condition = test.this if isinstance(test, exp.If) else test.expression
-            if (pinned | grouped).intersection(references_in(condition)):
+            if (pinned | grouped).intersection(references_in(condition)) or timed & aliases_in(condition):
                 return True
     return False
+
+
+def _is_time(key: exp.Column, block: Block) -> bool:
+    source = block.sources.get(key.table.casefold())
+    return source is not None and source.table is not None and is_calendar_table(source.table)
 
 
 def _calculates_with_labels(block: Block, schema: Schema) -> bool:

@@ -17,6 +17,7 @@ from rayfactory.models.variation.blocks import (
     key_columns,
     labels,
     measures,
+    names_rows,
     projection,
     reference,
     root_select,
@@ -26,7 +27,6 @@ from rayfactory.models.variation.head_rewrites import (
     Shown,
     adds_up,
     draw_order,
-    names_rows,
 )
 from rayfactory.models.variation.naming import identifier, new_name, plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
@@ -102,7 +102,7 @@ def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) ->
     if choice >= 0.8 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
         running = window(exp.Sum(this=value.copy()), partition, _ordered(*((key, False) for key in rest)))
         return Shown(running, f"running_{name}")
-    if choice < 0.57:
+    if choice < 0.57 or not isinstance(value, (exp.Avg, exp.Sum, exp.Count)):
         function = rng.choice([exp.Rank, exp.DenseRank])()
         return Shown(window(function, partition, _ordered((value, True))), f"{name}_rank")
     return Shown(window(exp.Max(this=value.copy()), partition, None), prefixed("highest", name))
