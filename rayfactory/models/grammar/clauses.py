@@ -138,7 +138,7 @@ def only_name(scope: Scope, alias: str) -> Field | None:
         for f in with_role(scope, "text", "category", "identifier")
         if f.source == alias and f.table.num_rows == 1 and f.column.kind == "text" and names_a_thing(f.label)
     ]
-    options = [f for f in options if all(len(str(value)) <= 30 for value in f.present)]
+    options = [f for f in options if all(3 <= len(str(value)) <= 30 for value in f.present)]
     ranked = sorted(options, key=lambda f: (f.label.split("_")[-1] != "name", f.column.role == "identifier"))
     return ranked[0] if ranked else None
 

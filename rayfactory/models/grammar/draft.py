@@ -151,6 +151,8 @@ class Draft:
             for other in scope.fields_named(b.uses):
                 if own.source != other.source:
                     continue
+                if own.column.role == other.column.role == "date":
+                    return True
                 settled = determines(own, other) or determines(other, own)
                 if say_the_same(own, other) or (settled and self.graph.is_calendar(own.table.name)):
                     return True
@@ -433,7 +435,13 @@ class Draft:
 
         What is tried is taken from `left`; only columns of `source` are, where one is given.
         """
-        options = [field for field in left if source in ("", field.source)]
+        # One row by its number is asked for alone, not among rows that are chosen otherwise.
+        closed = {source} if source else self.engaged
+        options = [
+            field
+            for field in left
+            if source in ("", field.source) and not (field.column.role == "identifier" and field.source in closed)
+        ]
         while options:
             weights = [column_weight(field) * (1 if field.source in self.engaged else 2.5) for field in options]
             (position,) = self.rng.choices(range(len(options)), weights)
@@ -453,6 +461,7 @@ class Draft:
                     other
                     for other in left
                     if not (say_the_same(field, other) or determines(field, other) or determines(other, field))
+                    and not (field.column.role == "identifier" and field.source == other.source)
                 ]
                 total = sum(predicate.weight for predicate in kept)
                 share = column_weight(field) / total

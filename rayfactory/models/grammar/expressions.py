@@ -83,6 +83,7 @@ def dimensions(scope: Scope) -> list[Expression]:
             field.column.kind == "text"
             and field.column.profile.num_distinct > 30
             and field.label.split("_")[-1] in ("name", "title")
+            and names_a_thing(field.label)
         ):
             initial = f"SUBSTR({field.sql}, 1, 1)"
             found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.1, "text"))
@@ -280,12 +281,23 @@ def counted_things(scope: Scope) -> list[Expression]:
             continue
         if field.column.role == "key" and not (at_grain and field.column.name in scope.countable):
             continue
-        if field.column.role != "key" and not names_a_thing(field.label):
+        if field.column.role == "identifier" and not names_a_thing(field.label):
             continue
-        things = re.sub(r"_(sk|id|key|code)$", "", field.label)
+        if field.column.role == "text" and not _names_it_alone(field):
+            continue
+        things = re.sub(r"_?(sk|id|key|code|name|title)$", "", field.label) or snake(field.table.name)
         weight = 1.0 if field.column.role == "key" else 0.3
         found.append(Expression(field.sql, f"num_{plural(things)}", profile.num_distinct, (field.sql,), weight))
     return found
+
+
+_PART_OF_NAME = frozenset("first last family middle personal nick sur fore given maiden short long full".split())
+
+
+def _names_it_alone(field: Field) -> bool:
+    """Whether a text is the name of a thing, and not a part of one or a description."""
+    words = field.label.split("_")
+    return words[-1] in ("name", "title") and _PART_OF_NAME.isdisjoint(words) and reads_as_name(field)
 
 
 def plural(word: str) -> str:

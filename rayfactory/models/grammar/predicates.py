@@ -62,7 +62,7 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
     elif column.role == "date":
         found = _dates(field, value, dialect)
     elif column.role == "code":
-        found = _ranges(field, value, dialect, rounded=False)
+        found = _ranges(field, value, dialect, rounded=False) if _sorts_as_number(field) else []
         if column.kind == "text" or column.profile.num_distinct <= 150:
             found += _equalities(field, value, dialect)
     elif column.role == "category":
@@ -77,6 +77,12 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
             )
         found += _lengths(field)
     return [predicate for predicate in (*found, *nulls[:1]) if 0 < predicate.share <= MAX_SHARE]
+
+
+def _sorts_as_number(field: Field) -> bool:
+    """Whether the order of a code is that of its numbers: as text, 10 comes before 9."""
+    values = [*field.present, *(value for value, _ in field.column.profile.common_values)]
+    return len({len(value) for value in values if isinstance(value, str)}) <= 1
 
 
 def comparisons(fields: Sequence[Field]) -> list[Predicate]:
@@ -273,6 +279,9 @@ def _ranges(field: Field, value: Value, dialect: str, *, rounded: bool) -> list[
     lows = list(dict.fromkeys(lows))
     highs = list(dict.fromkeys(highs))
     found: list[Predicate] = []
+    # What is at or beyond an end of the values is said with an equals sign, if at all.
+    lows = [(bound, text) for bound, text in lows if bound != values[-1]]
+    highs = [(bound, text) for bound, text in highs if bound != values[0]]
     for bound, text in lows[-3:]:
         found.append(Predicate(f"{field.sql} >= {text}", share(bound, None), 1.0))
         if isinstance(bound, (int, float)) and bound < float(value):
@@ -340,7 +349,7 @@ def _patterns(field: Field, value: Value) -> list[Predicate]:
     return found
 
 
-_LONG_TEXTS = frozenset("abstract body comment comments content description message review summary text title".split())
+_LONG_TEXTS = frozenset("abstract body comment comments content message review text".split())
 
 
 def _lengths(field: Field) -> list[Predicate]:

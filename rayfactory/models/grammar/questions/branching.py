@@ -141,7 +141,8 @@ def stacked(draft: Draft) -> str:
     key = draft.pick([(key.weight, key) for key in keys])
     (use,) = key.uses
     base = next(f for f in first.shared if f.sql == use)
-    label = draft.output(draft.pick([(1, "source"), (1, "channel"), (1, "origin")]), set())
+    labels = [(1.0, name) for name in ("source", "channel", "origin") if draft.output(name, set()) == name]
+    label = draft.pick(labels or [(1.0, draft.output("origin", set()))])
     taken = {label}
     group = draft.output_of(key, first.spine.scope, taken)
     parts = []
