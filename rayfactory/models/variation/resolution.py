@@ -378,7 +378,7 @@ def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[
 
 def is_shadowed(column: exp.Column, top: exp.Expr, alias: str) -> bool:
     """Whether a SELECT between the column and `top` (which is not looked at) has a source of that name of its own."""
-    folded, node = alias.casefold(), column.parent
+    folded, node = alias.casefold(), None if column is top else column.parent
     while node is not None and node is not top:
         if isinstance(node, exp.Select) and any(table_name(item).casefold() == folded for item, _ in _items(node)):
             return True
