@@ -158,7 +158,7 @@ def stacked(draft: Draft) -> str:
         if [own.key.table for own in several].count(branch.key.table) > 1:
             field = branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0])
             word = f"{word} by {re.sub('_(sk|id|key|code)$', '', field.label)}".replace("_", " ")
-        select.items = [f"'{word}' AS {label}", draft.named(sql, group), f"{aggregate} AS {total}"]
+        select.items = [f"'{word}' AS {label}", named(sql, group), f"{aggregate} AS {total}"]
         # What chooses among the rows is of their own table: a condition on what is shared would be on one side alone.
         shared = [f.sql for f in branch.shared]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1, exclude=shared)
@@ -229,7 +229,7 @@ def side_by_side(draft: Draft) -> str:
         aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed("total", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
-        select.items = [draft.named(sql, group), f"{aggregate} AS {value}"]
+        select.items = [named(sql, group), f"{aggregate} AS {value}"]
         # What chooses among the rows is of their own table: a condition on what is shared would be on one side alone.
         shared = [f.sql for f in branch.shared]
         select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1, exclude=shared)

@@ -241,10 +241,13 @@ def newest_record(draft: Draft) -> str:
     window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {last})"
     select = Select(scope.from_sql)
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2, exclude=[key.sql])
-    names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
-    select.items = [key.sql, order.sql, *(f.sql for f in fields)]
+    # A key says nothing to a reader beside something that does.
+    is_silent = key.column.role == "key" and (key.label.endswith("sk") or any(map(_is_name, fields)))
+    leading = (order,) if is_silent else (key, order)
+    names = [draft.output(f.label, taken, f.column.name) for f in (*leading, *fields)]
+    select.items = [f.sql for f in (*leading, *fields)]
     engage(draft, spine, select, shown=False)
-    columns = [draft.named(f.sql, name) for f, name in zip((key, order, *fields), names, strict=True)]
+    columns = [draft.named(f.sql, name) for f, name in zip((*leading, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]
     if draft.dialect == "duckdb" and draft.chance(0.35):

@@ -51,7 +51,9 @@ def counts_beside(draft: Draft) -> str:
     conditions = draft.conditions(inner.scope, draft.pick([(2, 0), (3, 1), (1, 2)]))
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (3, 2), (2, 3)])) if f.sql != parent.sql]
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
-    shown = [f.qualified for f in fields] or [parent.qualified]
+    if not fields:
+        raise DeadEndError
+    shown = [f.qualified for f in fields]
     big = draft.dialect == "sqlite" and spine.scope.num_rows * inner.scope.num_rows > MAX_CORRELATED
     if big or draft.chance(0.5):
         alias = draft.alias(draft.pick([(1, "per_key"), (1, "child_totals"), (1, "counts")]))

@@ -291,7 +291,7 @@ def ranked_rows(draft: Draft) -> str:
     ]
     group = draft.pick([(1.0, f) for f in groups]) if groups and draft.chance(0.5) else None
     partition = f"PARTITION BY {group.sql} " if group else ""
-    if group and group not in fields:
+    if group and group not in fields and (group.column.role != "key" or not group.label.endswith("sk")):
         fields.insert(0, group)
     order = ", ".join([draft.pick([(1.0, f) for f in moments]).sql, *ties]) if moments else ""
     taken: set[str] = set()
