@@ -21,10 +21,11 @@ from rayfactory.models.grammar.scope import (
     fields_of,
     say_the_same,
 )
-from rayfactory.models.variation.blocks import Block, Context, measures, nested_queries, parsed
+from rayfactory.models.variation.blocks import Block, Context, nested_queries, parsed
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, joins_of, plain_keys
 from rayfactory.models.variation.naming import column, identifier, is_calendar_table
 from rayfactory.models.variation.nodes import own_nodes
+from rayfactory.models.variation.terms import measures
 
 MAX_PROBED_ROWS = {"duckdb": 2_000_000, "sqlite": 200_000}
 """A query over tables with more rows in all than this is not looked into, by dialect: SQLite has no hash join."""

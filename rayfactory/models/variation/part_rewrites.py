@@ -7,7 +7,7 @@ import random
 from sqlglot import exp
 
 from rayfactory.models.variation import join_rewrites
-from rayfactory.models.variation.blocks import BANDS_ALONE, Context, block_of, blocks, dimensions, names_rows, pick
+from rayfactory.models.variation.blocks import Context, block_of, blocks
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, is_join_condition, joins_of, set_conjuncts
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
@@ -22,6 +22,7 @@ from rayfactory.models.variation.head_rewrites import (
 )
 from rayfactory.models.variation.nodes import is_aggregated
 from rayfactory.models.variation.resolution import outputs_of
+from rayfactory.models.variation.terms import BANDS_ALONE, dimensions, names_rows, pick
 
 
 def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

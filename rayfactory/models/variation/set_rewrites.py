@@ -9,18 +9,7 @@ from sqlglot import exp
 
 from rayfactory.databases.schema import Column
 from rayfactory.models.grammar.expressions import prefixed
-from rayfactory.models.variation.blocks import (
-    Block,
-    Context,
-    block_of,
-    conditioned_columns,
-    dimensions,
-    labels,
-    measures,
-    pick,
-    references_in,
-    root_select,
-)
+from rayfactory.models.variation.blocks import Block, Context, block_of, conditioned_columns, references_in, root_select
 from rayfactory.models.variation.clauses import add_conjunct, plain_keys
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
@@ -31,6 +20,7 @@ from rayfactory.models.variation.head_rewrites import (
 )
 from rayfactory.models.variation.naming import identifier, new_name
 from rayfactory.models.variation.nodes import is_aggregated, output_name
+from rayfactory.models.variation.terms import dimensions, labels, measures, pick
 
 MIN_COMPARED_SHARE = 0.04
 """Share of the rows that a part must have at least to be set beside another."""

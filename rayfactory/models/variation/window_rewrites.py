@@ -9,19 +9,7 @@ from sqlglot import exp
 
 from rayfactory.models.grammar.expressions import prefixed
 from rayfactory.models.grammar.quantities import is_record_date, orders_time
-from rayfactory.models.variation.blocks import (
-    Block,
-    Context,
-    block_of,
-    dimensions,
-    key_columns,
-    labels,
-    measures,
-    names_rows,
-    projection,
-    reference,
-    root_select,
-)
+from rayfactory.models.variation.blocks import Block, Context, block_of, key_columns, reference, root_select
 from rayfactory.models.variation.clauses import plain_keys
 from rayfactory.models.variation.head_rewrites import (
     Shown,
@@ -30,6 +18,7 @@ from rayfactory.models.variation.head_rewrites import (
 )
 from rayfactory.models.variation.naming import identifier, new_name, plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
+from rayfactory.models.variation.terms import dimensions, labels, measures, names_rows, projection
 
 
 def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
