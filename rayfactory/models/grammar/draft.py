@@ -206,7 +206,7 @@ class Draft:
             self._aliases.add(name.lower())
             return name
         words = snake(name).split("_")
-        if role and name in self.used:
+        if role and name in self.used and role not in KEYWORDS:
             return self.alias(role)
         if style == "numbered":
             return self.alias("t")

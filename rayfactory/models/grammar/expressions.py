@@ -264,9 +264,13 @@ def can_subtract(field: Field) -> bool:
     return not small and all(isinstance(bound, (int, float)) and abs(bound) < 1e9 for bound in bounds)
 
 
+_OTHER_WORDS = {"total": "overall", "max": "highest", "min": "lowest", "avg": "mean"}
+
+
 def prefixed(word: str, name: str) -> str:
-    """Return a name with a word before it, unless it begins with that word."""
-    return name if name.split("_", maxsplit=1)[0] == word else f"{word}_{name}"
+    """Return a name with a word before it; one that begins with that word already gets another one for it."""
+    first, _, rest = name.partition("_")
+    return f"{_OTHER_WORDS.get(word, word)}_{rest}" if first == word and rest else f"{word}_{name}"
 
 
 def counted_things(scope: Scope) -> list[Expression]:
@@ -300,8 +304,14 @@ def _names_it_alone(field: Field) -> bool:
     return words[-1] in ("name", "title") and _PART_OF_NAME.isdisjoint(words) and reads_as_name(field)
 
 
+_JOINTS = re.compile(r"(_(?:of|in|on|at|for|by|to)(?:_|$))")
+
+
 def plural(word: str) -> str:
-    """Return the plural of a noun in snake case, by the common rules of English."""
+    """Return the plural of a noun in snake case, by the common rules of English: ``member_of`` gives members."""
+    noun, joint, rest = [*_JOINTS.split(word, maxsplit=1), "", ""][:3]
+    if joint and noun:
+        return f"{plural(noun)}{joint}{rest}" if rest else plural(noun)
     if word.endswith(("ss", "x", "ch", "sh")):
         return f"{word}es"
     if word.endswith("s"):

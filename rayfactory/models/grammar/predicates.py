@@ -81,6 +81,8 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
 
 def _sorts_as_number(field: Field) -> bool:
     """Whether the order of a code is that of its numbers: as text, 10 comes before 9."""
+    if field.column.kind == "text" and not code_weight(field.label):
+        return False
     values = [*field.present, *(value for value, _ in field.column.profile.common_values)]
     return len({len(value) for value in values if isinstance(value, str)}) <= 1
 
@@ -345,7 +347,11 @@ def _patterns(field: Field, value: Value) -> list[Predicate]:
     if is_name and words and initial.isascii() and initial.isupper():
         share = max(sum(text.startswith(initial) for text in texts), 1) / max(len(texts), 10)
         found.append(Predicate(f"SUBSTR({field.sql}, 1, 1) = '{initial}'", share, 0.3))
-        found.append(Predicate(f"{field.sql} LIKE '{initial}%'", share, 0.6))
+        found.append(Predicate(f"{field.sql} LIKE '{initial}%'", share, 0.9))
+        stem = words[0][:3]
+        if value.startswith(stem) and len(words[0]) > 3 and sum(text.startswith(stem) for text in different) > 1:
+            share = max(sum(text.startswith(stem) for text in texts), 1) / max(len(texts), 10)
+            found.append(Predicate(f"{field.sql} LIKE '{stem}%'", share, 0.9))
     return found
 
 

@@ -104,7 +104,10 @@ def counted_members(draft: Draft) -> str:
     ]
     on = " AND ".join([*ties, *draft.conditions(children.scope, draft.pick([(3, 0), (3, 1), (1, 2)]))])
     select = Select(f"{parents.scope.from_sql} LEFT JOIN {children.scope.from_sql} ON {on}")
-    select.where = where(draft, parents, draft.pick([(3, 0), (3, 1), (1, 2)]), nested=0)
+    own = [f for f in parents.scope.fields if f.source == outer]
+    names = [f for f in own if f.column.role in ("text", "identifier") and reads_as_name(f)][:2]
+    shown_names = [f.sql for f in names]
+    select.where = where(draft, parents, draft.pick([(3, 0), (3, 1), (1, 2)]), nested=0, exclude=shown_names)
     member = parents.scope.field(outer, key.referenced_columns[0]).sql
     taken: set[str] = set()
     kinds = [
@@ -112,8 +115,6 @@ def counted_members(draft: Draft) -> str:
         for f in with_role(parents.scope, "category")
         if 2 <= f.num_distinct <= 30 and f.sql not in draft.constrained and f.column.kind != "other"
     ]
-    own = [f for f in parents.scope.fields if f.source == outer]
-    names = [f for f in own if f.column.role in ("text", "identifier") and reads_as_name(f)][:2]
     if kinds and (not names or draft.chance(0.35)):
         shown = [draft.pick([(1.0, f) for f in kinds])]
         select.items = [shown[0].sql]
