@@ -73,6 +73,7 @@ def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
     chosen = rng.sample(values, min(len(values), rng.choice([1, 2, 2, 3])))
     quantity = rng.choice(quantities) if quantities and rng.random() < 0.65 else None
     use_filter = rng.random() < 0.35
+    num_before = len(select.expressions)
     for value in chosen:
         test = exp.EQ(
             this=term.expression.copy(),
@@ -87,11 +88,13 @@ def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
         else:
             branch = exp.If(this=test, true=measured)
             shown = exp.Sum(this=exp.Case(ifs=[branch], default=exp.Literal.number(0)))
+        if any(shown == part.unalias() for part in select.expressions):
+            continue
         prefix = f"{term.name}_" if not word[:1].isalpha() or len(word) < 3 else ""
         name = new_name(f"{stem}_{prefix}{word}", taken)
         taken.add(name.casefold())
         select.append("expressions", exp.alias_(shown, identifier(name), copy=False))
-    return tree
+    return tree if len(select.expressions) > num_before else None
 
 
 def change_aggregate(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:

@@ -9,7 +9,7 @@ whether the query is still larger or smaller, so that variations of variations s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -141,6 +141,7 @@ def write_variations(
     if not trees:
         return []
     context = Context(schema, tuple(trees), engine, dict(table_use or {}))
+    single = {own.name.casefold() for table in schema.tables if table.num_rows == 1 for own in table.columns}
     weights = [_seed_weight(tree, context) for tree in trees]
     seen = {_shape(tree) for tree in trees}
     written: list[str] = []
@@ -166,7 +167,7 @@ def write_variations(
         if engine is None:
             written.append(tree.sql(dialect=schema.dialect))
             continue
-        looked = _look(tree, schema, engine)
+        looked = _look(tree, schema, engine, single)
         if looked is None:
             continue
         sql, num_rows, flaw = looked
@@ -180,7 +181,9 @@ def write_variations(
     for tree in odd:
         if len(written) + sum(flaw < _EMPTY for flaw, _ in spare) >= num_queries:
             break
-        looked = _look(tree, schema, engine) if engine is not None else (tree.sql(dialect=schema.dialect), 1, _ODD)
+        looked = (
+            _look(tree, schema, engine, single) if engine is not None else (tree.sql(dialect=schema.dialect), 1, _ODD)
+        )
         if looked is not None:
             spare.append((max(_ODD, looked[2]), looked[0]))
     spare.sort(key=lambda flawed: flawed[0])  # for want of better
@@ -191,7 +194,7 @@ _SINGLE, _LITTLE, _MANY, _ODD, _EMPTY = 1.0, 2.0, 3.0, 4.0, 5.0
 """Flaws of a query, the worst last: one more single row, rows that say little, too many, an odd question, no rows."""
 
 
-def _look(tree: exp.Expr, schema: Schema, engine: Engine) -> tuple[str, int, float] | None:
+def _look(tree: exp.Expr, schema: Schema, engine: Engine, single: Collection[str]) -> tuple[str, int, float] | None:
     """Return a query as it is written, how many rows it has, and its flaw, 0 for none; None where it does not run."""
     try:
         result = engine.run(tree.sql(dialect=schema.dialect), keep_rows=LOOKED_AT_ROWS)
@@ -210,7 +213,7 @@ def _look(tree: exp.Expr, schema: Schema, engine: Engine) -> tuple[str, int, flo
         flaw = _EMPTY
     elif num_rows > MAX_ROWS:
         flaw = _MANY
-    elif sense.says_little(tree, result.rows):
+    elif sense.says_little(tree, result.rows, single):
         flaw = _LITTLE
     return tree.sql(dialect=schema.dialect), num_rows, flaw
 

@@ -31,13 +31,23 @@ from rayfactory.models.variation.clauses import (
     joins_of,
     operands,
     plain_keys,
+    reads_inside,
     set_conjuncts,
     uses_of,
 )
 from rayfactory.models.variation.conditions import draw_condition, selects_rows
 from rayfactory.models.variation.naming import table_alias
 from rayfactory.models.variation.nodes import is_aggregated, output_name, table_name
-from rayfactory.models.variation.terms import BANDS_ALONE, dimensions, has_period, labels, names_rows, pick, projection
+from rayfactory.models.variation.terms import (
+    BANDS_ALONE,
+    dimensions,
+    has_period,
+    labels,
+    names_rows,
+    only_names,
+    pick,
+    projection,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +140,10 @@ def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr |
         if partner.is_parent
         or (
             # Rows of a parent are repeated: sums over it would be wrong.
-            not is_aggregated(block.select) and len(block.sources) == 1 and partner.table.num_rows <= MAX_JOINED_ROWS
+            not is_aggregated(block.select)
+            and len(block.sources) == 1
+            and partner.table.num_rows <= MAX_JOINED_ROWS
+            and not reads_inside(block.select, partner.table.name)
         )
     ]
     if not found or estimated_rows(block, context.schema) > MAX_JOINED_ROWS:
@@ -181,7 +194,7 @@ def show_of(block: Block, alias: str, context: Context, rng: random.Random) -> b
             and not (is_timed and term.is_period)
             and not (term.is_band and without_bands)
         ]
-        terms = pick(rng, found, 1)
+        terms = pick(rng, found or only_names(block, context.schema, [alias]), 1)
         if keys is None or len(keys) >= 3 or not terms or (not keys and rng.random() < 0.3):
             return False
         term = terms[0]
@@ -351,6 +364,7 @@ def inner_to_left(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     candidates = [
         (block, join, alias)
         for block in free_blocks(tree, context.schema)
+        if block.select.find_ancestor(exp.In, exp.Exists) is None
         for join, alias in leaves(block)
         if not join.side and not join.kind and not has_comma_joins(block.select)
     ]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from sqlglot import exp
 
@@ -92,8 +92,11 @@ def _compares_what_may_be_missing(block: Block) -> bool:
 
 
 def _shows_what_nobody_reads(block: Block) -> bool:
-    """Whether a reference to another table is shown, what is missing, or a window over the one row of all."""
+    """Whether a thing is shown twice, a reference as it is, what is missing, or a window over a single row."""
     select = block.select
+    parts = [part.unalias() for part in select.expressions]
+    if any(part in parts[:position] for position, part in enumerate(parts)):
+        return True
     if any(isinstance(part.unalias(), exp.Column) and block.absent & aliases_in(part) for part in select.expressions):
         return True
     if select.parent is not None:
@@ -201,17 +204,24 @@ def _compares_long_text(block: Block) -> bool:
     )
 
 
-def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]]) -> bool:
+def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collection[str] = ()) -> bool:
     """Whether a query's rows show that a part of it has nothing to say.
 
     A key that is the same in all rows, two keys of which each tells the other, two figures that are equal throughout, a
     figure that is nothing, or all, everywhere.
+
+    Args:
+        single: folded names of columns of tables of one row, which may well be the same everywhere.
     """
     if not isinstance(tree, exp.Select) or len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
         return False
     grouped = plain_keys(tree) or []
     columns = list(zip(tree.expressions, zip(*rows, strict=True), strict=True))
-    keys = [list(map(repr, values)) for part, values in columns if part.unalias() in grouped]
+    keys = [
+        list(map(repr, values))
+        for part, values in columns
+        if part.unalias() in grouped and part.unalias().name.casefold() not in single
+    ]
     if any(len(set(values)) == 1 for values in keys):
         return True
     # A key and its name are two; so are others where every row has its own of both.

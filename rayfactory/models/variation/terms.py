@@ -23,11 +23,11 @@ from rayfactory.models.variation.blocks import (
 from rayfactory.models.variation.naming import identifier, is_calendar_table, new_name, plain_name
 from rayfactory.models.variation.resolution import Source
 
-BAND_WEIGHT = 0.1
+BAND_WEIGHT = 0.05
 """Of bands of a quantity as groups, against categories: each query with one is like the others."""
 
 
-BANDS_ALONE = 0.85
+BANDS_ALONE = 0.93
 """How often nothing is grouped where there are only bands to group by."""
 
 
@@ -162,8 +162,31 @@ def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -
         and own.kind != "other"
         and not own.name.startswith("(")
         and reference(source.alias, own.name) not in pinned
-        and (own.profile.num_sampled == 0 or (own.profile.null_fraction < 0.5 and own.profile.num_distinct > 1))
+        and _has_something_to_show(source.table, own)
         and (weight := _label_weight(source.table, own)) > 0
+    ]
+
+
+def _has_something_to_show(table: Table | None, own: Column) -> bool:
+    """Whether values are there and differ; of a table of one row its name will do."""
+    profile = own.profile
+    if table is not None and table.num_rows == 1:
+        return (
+            own.kind == "text"
+            and names_rows(own)
+            and profile.num_distinct == 1
+            and plain_name(table, own.name).endswith("name")
+        )
+    return profile.num_sampled == 0 or (profile.null_fraction < 0.5 and profile.num_distinct > 1)
+
+
+def only_names(block: Block, schema: Schema, aliases: Sequence[str]) -> list[Term]:
+    """Return the names of tables of one row: groups by one are no choice, but say which it was."""
+    tables = {source.alias: source.table for source in _chosen(block, aliases)}
+    return [
+        term
+        for term in labels(block, schema, aliases)
+        if (table := tables[term.alias]) is not None and table.num_rows == 1
     ]
 
 
