@@ -8,15 +8,19 @@ from itertools import combinations
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlglot import exp
 
 from rayfactory.config import BenchmarkConfig, ExecutionConfig, ProfileConfig
 from rayfactory.databases.benchmark import load_schema, open_benchmark
 from rayfactory.databases.engine import Engine, connect
-from rayfactory.databases.schema import Column, Schema, Table
+from rayfactory.databases.profile import profile_column
+from rayfactory.databases.schema import Column, Kind, Role, Schema, Table
 from rayfactory.models.grammar import write_queries
+from rayfactory.models.grammar.expressions import plural, prefixed
 from rayfactory.models.grammar.quantities import is_additive
-from rayfactory.models.grammar.scope import shared_prefix
+from rayfactory.models.grammar.scope import Field, determines, run_together, say_the_same, shared_prefix
 from rayfactory.models.grammar.skeleton import KeyGraph
 from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, snake
 from rayfactory.sql.statement import parse
@@ -262,3 +266,58 @@ def test_names_of_columns_and_systems() -> None:
     assert named('"a b".Price', "price") == '"a b".Price'
     assert named("2 * t.price", "price") == "2 * t.price AS price"
     assert fresh_name("sqlite_stats", ()) == "n_sqlite_stats"
+
+
+@pytest.mark.parametrize(
+    ("noun", "several"),
+    [
+        ("sale", "sales"),
+        ("category", "categories"),
+        ("member_of", "members"),
+        ("singer_in_concert", "singers_in_concert"),
+        ("class", "classes"),
+    ],
+)
+def test_plurals(noun: str, several: str) -> None:
+    """Tables are counted by the plural of their noun, prepositions and all."""
+    assert plural(noun) == several
+
+
+def test_aggregates_of_totals_have_names_of_their_own() -> None:
+    """The sum of a column that is called a total is not called as the column is."""
+    assert prefixed("total", "price") == "total_price"
+    assert prefixed("total", "total_spent") == "overall_spent"
+    assert prefixed("max", "max_ad_count") == "highest_ad_count"
+
+
+def field(name: str, values: Sequence[int | str], role: Role) -> Field:
+    """Return a column whose values in some rows are known."""
+    kind: Kind = "text" if any(isinstance(value, str) for value in values) else "integer"
+    column = Column(name, "", kind, role, True, profile_column(values, kind))
+    table = Table("t", (column,), (), len(values))
+    present = tuple(values)
+    return Field("t", name, f"t.{name}", name, table, column, present[0], present, present, len(set(present)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 35), min_size=40, max_size=40), st.randoms(use_true_random=False))
+def test_what_one_column_tells_of_another(months: list[int], rng: Random) -> None:
+    """A month of a series settles its quarter and runs with its year; what has no part in it is told apart."""
+    running = field("month_seq", months, "code")
+    year = field("year", [2000 + month // 12 for month in months], "code")
+    name = field("quarter_name", [f"Q{month % 12 // 3}" for month in months], "category")
+    number = field("quarter", [month % 12 // 3 for month in months], "code")
+    if min(running.num_seen, year.num_seen, number.num_seen) < 3:
+        return
+    assert run_together(year, running)
+    assert run_together(running, year)
+    assert say_the_same(name, number)
+    assert determines(name, number)
+    assert determines(number, name)
+    shuffled = months.copy()
+    rng.shuffle(shuffled)
+    other = field("colour", [month % 5 for month in shuffled], "category")
+    assert other.num_seen < 2 or determines(number, other) == all(
+        len({b for a, b in zip(number.present, other.present, strict=True) if a == value}) == 1
+        for value in set(number.present)
+    )
