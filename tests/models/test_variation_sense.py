@@ -100,6 +100,8 @@ ODD: tuple[tuple[str, str], ...] = (
     ("a mean of keys", "SELECT AVG(s.product_id) AS mean FROM sale AS s"),
     ("rows of two facts multiplied", "SELECT c.segment, COUNT(*) AS n FROM customer AS c JOIN sale AS s ON s.customer_id = c.customer_id JOIN refund AS r ON r.customer_id = c.customer_id GROUP BY c.segment"),
     ("a table read for nothing", "SELECT s.sold_on, s.quantity FROM sale AS s JOIN product AS p ON s.product_id = p.product_id"),
+    ("an outer join for nothing", "SELECT s.sold_on, s.quantity FROM sale AS s LEFT JOIN customer AS c ON s.customer_id = c.customer_id AND c.segment = 'home'"),
+    ("the same figure twice", "SELECT s.sold_on, SUM(s.quantity) AS a, SUM(s.quantity) AS b FROM sale AS s GROUP BY s.sold_on"),
     ("a condition on what an outer join leaves out", "SELECT c.name, s.sold_on FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id WHERE s.quantity > 3"),
     ("a reference shown as it is", "SELECT s.customer_id, s.sold_on FROM sale AS s"),
     ("a window over a single row", "SELECT AVG(s.quantity) AS mean, AVG(AVG(s.quantity)) OVER () AS whole FROM sale AS s"),

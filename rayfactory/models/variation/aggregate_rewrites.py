@@ -102,8 +102,11 @@ def change_aggregate(tree: exp.Expr, context: Context, rng: random.Random) -> ex
     select = root_select(tree)
     if select is None or not is_aggregated(select):
         return None
+    ranked = [part for window in select.find_all(exp.Window) for part in window.find_all(exp.AggFunc)]
     places = [
-        index for index, part in enumerate(select.expressions) if has_aggregate(part) and not part.find(exp.Window)
+        index
+        for index, part in enumerate(select.expressions)
+        if has_aggregate(part) and not part.find(exp.Window) and not any(node in ranked for node in part.walk())
     ]
     if not places:
         return None

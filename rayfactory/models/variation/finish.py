@@ -202,10 +202,12 @@ def _group_by_what_is_shown(select: exp.Select) -> None:
 
 def _order_by_what_is_shown(tree: exp.Expr) -> None:
     """Leave out of ORDER BY the columns of a list that it does not show: keys, what was shown before."""
-    if not isinstance(tree, exp.Select) or is_aggregated(tree):
-        if isinstance(tree, exp.Select) and tree.args.get("group") is None:
-            for key in ("order", "limit", "offset"):  # of a single row
-                tree.set(key, None)
+    if not isinstance(tree, exp.Select):
+        return
+    if tree.args.get("from_") is None or (is_aggregated(tree) and tree.args.get("group") is None):
+        for key in ("order", "limit", "offset"):  # of a single row
+            tree.set(key, None)
+    if is_aggregated(tree):
         return
     order = tree.args.get("order")
     if order is None:

@@ -328,7 +328,8 @@ def show_less(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         values = [part for part in select.expressions if part not in keys]
         if not values or plain_keys(select) is None:
             return None
-        select.set("expressions", [*keys, rng.choice(values)])
+        plain = [part for part in values if not part.find(exp.Window)]
+        select.set("expressions", [*keys, rng.choice(plain or values)])
     else:
         kept = sorted(rng.sample(range(len(select.expressions)), rng.choice([1, 2])))
         shown = [select.expressions[index] for index in kept]

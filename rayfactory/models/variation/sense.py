@@ -72,10 +72,13 @@ def _reads_for_nothing(block: Block, schema: Schema) -> bool:
     ties = [tie for join in joins_of(block.select) if join.args.get("on") for tie in operands(join.args["on"])]
     ties = [condition for condition in (*ties, *conjuncts(block.select)) if is_join_condition(condition)]
     for folded, source in block.sources.items():
+        uses = uses_of(block.select, source.alias)
+        if source.optional and all(isinstance(node.find_ancestor(exp.Join, exp.Select), exp.Join) for node in uses):
+            return True
         tied = [condition for condition in ties if folded in aliases_in(condition)]
         others = {alias for condition in tied for alias in aliases_in(condition)} - {folded}
         is_parent = any(parent == folded for _, parent in references)
-        if is_parent and len(others) == 1 and len(uses_of(block.select, source.alias)) <= len(tied):
+        if is_parent and len(others) == 1 and len(uses) <= len(tied):
             return True
     return False
 

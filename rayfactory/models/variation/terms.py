@@ -209,7 +209,7 @@ def _label_weight(table: Table | None, own: Column) -> float:
         for other in table.columns
     ):
         return 0.0  # the readable column stands beside it
-    return max(0.2, min(1.0, code_weight(name)))
+    return 0.05 if "birth" in name.split("_") else max(0.2, min(1.0, code_weight(name)))
 
 
 def names_rows(own: Column | None) -> bool:
