@@ -417,6 +417,11 @@ def _single_in_group(spine: Spine, keys: Sequence[Expression]) -> set[str]:
     return told
 
 
+def tells_rows_apart(scope: Scope, key: str) -> bool:
+    """Whether a grouping key is a number or a name, so that a group within it is one of a kind."""
+    return any(map(_names_row, scope.fields_named([key])))
+
+
 def _names_row(f: Field) -> bool:
     return f.column.role in ("identifier", "text")
 

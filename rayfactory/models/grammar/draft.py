@@ -231,8 +231,9 @@ class Draft:
         style = style or self.style
         if must is None:
             must = self.must()
-            if num_tables == 1 and (self.graph.is_profile(must) or self.graph.is_calendar(must)):
-                num_tables = 2  # what has these attributes, rather than the attributes
+            is_bare = self.graph.is_profile(must) or self.graph.is_calendar(must)
+            if num_tables == 1 and (is_bare or self.schema.table(must).num_rows == 1):
+                num_tables = 2  # what points to it, rather than itself
         wanted = self.wanted
         if len(wanted) < num_tables and self.chance(0.8):
             wanted = (*wanted, *self._borrowed(num_tables - len(wanted)))

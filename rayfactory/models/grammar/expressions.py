@@ -376,6 +376,7 @@ def conditional_aggregates(scope: Scope) -> list[Expression]:
         for value in values[:3]:
             condition = f"{field.sql} = {literal(value, field.column.kind, scope.dialect)}"
             word = snake(str(value)) if isinstance(value, str) and len(str(value)) > 1 else ""
+            word = "" if word[:1].isdigit() else word
             word = word or f"{field.label}_{snake(str(value))}"
             found.extend(_filtered(condition, word, (field.sql,), sums))
     for field in with_role(scope, "measure"):

@@ -237,7 +237,8 @@ def _draw_grain(
         reachable = sum(name in wanted for name in paths)
         if is_must and not reachable:
             continue
-        profile = 0.1 if graph.is_profile(table.name) else 1.0
+        # Of one row, or of bare attributes, there is little to tell.
+        profile = 0.02 if graph.is_profile(table.name) or table.num_rows == 1 else 1.0
         bridges = 0 if is_must else sum(key.referenced_table not in wanted for key in paths[must][:-1])
         candidates.append(table.name)
         weights.append(profile * 0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))

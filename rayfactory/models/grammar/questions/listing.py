@@ -211,6 +211,23 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
     return draft.pick(options)
 
 
+def readable_key(spine: Spine, key: Field) -> Field:
+    """Return a key of the grain as a reader knows what it points to: by its number or name.
+
+    Raises:
+        DeadEndError: it is a surrogate, and what it points to is not in sight.
+    """
+    if key.column.role != "key" or not key.label.endswith("sk"):
+        return key
+    for join in spine.skeleton.joins[: len(spine.aliases) - 1]:
+        if join.child == 0 and join.key.columns == (key.column.name,):
+            own = [f for f in spine.scope.fields if f.source == spine.aliases[join.parent] and reads_as_name(f)]
+            named = [f for f in own if f.column.role == "identifier"] or [f for f in own if f.column.role == "text"]
+            if named and named[0].num_distinct > 1:
+                return named[0]
+    raise DeadEndError
+
+
 def newest_record(draft: Draft) -> str:
     """The latest (or largest) row of each entity, by ROW_NUMBER."""
     spine = draft.spine(draft.pick([(1, 1), (4, 2), (4, 3)]))
@@ -232,7 +249,7 @@ def newest_record(draft: Draft) -> str:
     ]
     if not keys or not (dates or figures):
         raise DeadEndError
-    key = draft.pick([(1.0, f) for f in keys])
+    key = readable_key(spine, draft.pick([(1.0, f) for f in keys]))
     order = draft.pick([(3.0, f) for f in dates] or [(1.0, f) for f in figures])
     fields = [f for f in shown_fields(draft, spine, 3) if f.sql not in (key.sql, order.sql)][:3]
     taken: set[str] = set()
@@ -241,9 +258,7 @@ def newest_record(draft: Draft) -> str:
     window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {last})"
     select = Select(scope.from_sql)
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2, exclude=[key.sql])
-    # A key says nothing to a reader beside something that does.
-    is_silent = key.column.role == "key" and (key.label.endswith("sk") or any(map(_is_name, fields)))
-    leading = (order,) if is_silent else (key, order)
+    leading = (key, order)
     names = [draft.output(f.label, taken, f.column.name) for f in (*leading, *fields)]
     select.items = [f.sql for f in (*leading, *fields)]
     engage(draft, spine, select, shown=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, where
+from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, tells_rows_apart, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -171,7 +171,7 @@ def spread_of_groups(draft: Draft) -> str:
     taken = {value, *(key.name for key in grouping.keys)}
     alias = draft.alias(draft.pick([(1, "per_group"), (1, "g"), (1, "subtotals"), (1, "grouped")]))
     source = draft.source(grouping.select.sql(), alias, cte_probability=0.75)
-    if len(grouping.keys) > 1 and draft.chance(0.6):
+    if len(grouping.keys) > 1 and not tells_rows_apart(spine.scope, grouping.key_sql[0]) and draft.chance(0.6):
         key = grouping.keys[0].name
         functions = draft.rng.sample(["AVG", "MAX", "MIN"], 2)
         names = [draft.output(prefixed(function.lower(), value), taken) for function in functions]

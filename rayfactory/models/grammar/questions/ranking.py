@@ -18,7 +18,7 @@ from rayfactory.models.grammar.clauses import (
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, can_subtract, dimensions, entities, prefixed
 from rayfactory.models.grammar.quantities import is_additive, is_record_date, orders_time
-from rayfactory.models.grammar.questions.listing import shown_fields
+from rayfactory.models.grammar.questions.listing import readable_key, shown_fields
 from rayfactory.models.grammar.scope import Field, Scope, with_role
 from rayfactory.models.grammar.syntax import snake
 
@@ -289,9 +289,9 @@ def ranked_rows(draft: Draft) -> str:
         and not f.column.profile.unique
         and f.column.kind != "other"
     ]
-    group = draft.pick([(1.0, f) for f in groups]) if groups and draft.chance(0.5) else None
+    group = readable_key(spine, draft.pick([(1.0, f) for f in groups])) if groups and draft.chance(0.5) else None
     partition = f"PARTITION BY {group.sql} " if group else ""
-    if group and group not in fields and (group.column.role != "key" or not group.label.endswith("sk")):
+    if group and group not in fields:
         fields.insert(0, group)
     order = ", ".join([draft.pick([(1.0, f) for f in moments]).sql, *ties]) if moments else ""
     taken: set[str] = set()
