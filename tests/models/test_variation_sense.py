@@ -103,6 +103,7 @@ ODD: tuple[tuple[str, str], ...] = (
     ("an outer join for nothing", "SELECT s.sold_on, s.quantity FROM sale AS s LEFT JOIN customer AS c ON s.customer_id = c.customer_id AND c.segment = 'home'"),
     ("the same figure twice", "SELECT s.sold_on, SUM(s.quantity) AS a, SUM(s.quantity) AS b FROM sale AS s GROUP BY s.sold_on"),
     ("a condition on what an outer join leaves out", "SELECT c.name, s.sold_on FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id WHERE s.quantity > 3"),
+    ("an outer join that a condition undoes", "SELECT c.name, s.sold_on FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id WHERE NOT s.sale_id IS NULL"),
     ("a reference shown as it is", "SELECT s.customer_id, s.sold_on FROM sale AS s"),
     ("a window over a single row", "SELECT AVG(s.quantity) AS mean, AVG(AVG(s.quantity)) OVER () AS whole FROM sale AS s"),
     ("a long text after an equals sign", "SELECT c.segment, c.name FROM customer AS c WHERE c.name = 'somebody whose name goes on for longer than a line'"),

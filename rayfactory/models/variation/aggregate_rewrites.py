@@ -34,6 +34,9 @@ from rayfactory.models.variation.terms import (
     projection,
 )
 
+MAX_VALUE_LENGTH = 24
+"""Characters of a value that a column can be named after."""
+
 
 def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Count or add up a category's values side by side, with CASE or FILTER."""
@@ -69,7 +72,9 @@ def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | No
         keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
         set_head(select, keys, aggregates(block, context, rng, 1))
     taken = {output_name(part).casefold() for part in select.expressions}
-    values = [value for value, _ in own.profile.common_values[:6]]
+    values = [value for value, _ in own.profile.common_values[:6] if len(str(value)) <= MAX_VALUE_LENGTH]
+    if not values:
+        return None
     chosen = rng.sample(values, min(len(values), rng.choice([1, 2, 2, 3])))
     quantity = rng.choice(quantities) if quantities and rng.random() < 0.65 else None
     use_filter = rng.random() < 0.35

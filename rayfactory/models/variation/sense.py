@@ -11,6 +11,7 @@ from sqlglot import exp
 
 from rayfactory.databases.schema import Column, Schema
 from rayfactory.models.grammar.quantities import is_additive
+from rayfactory.models.grammar.syntax import snake
 from rayfactory.models.variation.blocks import (
     Block,
     blocks,
@@ -83,13 +84,17 @@ def _reads_for_nothing(block: Block, schema: Schema) -> bool:
     return False
 
 
+def _asks_for_null(condition: exp.Expr) -> bool:
+    return isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null)
+
+
 def _compares_what_may_be_missing(block: Block) -> bool:
     """Whether a condition leaves out the very rows that an outer join keeps."""
     optional = {folded for folded, source in block.sources.items() if source.optional}
     return any(
         isinstance(node, exp.Column) and node.table.casefold() in optional
         for condition in conjuncts(block.select)
-        if optional and not isinstance(condition, (exp.Is, exp.Or, exp.Paren)) and not is_join_condition(condition)
+        if optional and not _asks_for_null(condition) and not isinstance(condition, (exp.Or, exp.Paren))
         for node in own_nodes(condition)
     )
 
@@ -178,9 +183,11 @@ def _is_label(own: Column, function: exp.Expr, block: Block) -> bool:
     source = block.sources[function.this.table.casefold()]
     if own.role in ("key", "identifier", "code"):
         return source.table is not None
-    return (
-        isinstance(function, exp.Sum) and own.role == "measure" and not is_additive(plain_name(source.table, own.name))
-    )
+    if not isinstance(function, exp.Sum) or own.role != "measure":
+        return False
+    # The months of a table of temperatures are temperatures.
+    kind = "" if source.table is None else snake(source.table.name).rpartition("_")[2]
+    return not is_additive(plain_name(source.table, own.name)) or not is_additive(kind)
 
 
 def _is_attribute_key(node: exp.Expr, block: Block, schema: Schema) -> bool:
