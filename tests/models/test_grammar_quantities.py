@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.models.grammar.quantities import (
@@ -57,6 +57,7 @@ def test_shares_and_products() -> None:
     assert product_name("return_quantity", "fee") == ""
 
 
+@settings(deadline=None)
 @given(LABELS, LABELS)
 def test_no_pair_is_taken_both_ways(a: str, b: str) -> None:
     """At most one order of two measures is a difference, at most one a share, and no measure is paired with itself."""

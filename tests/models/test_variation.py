@@ -15,12 +15,14 @@ from rayfactory.databases.benchmark import load_schema, open_benchmark
 from rayfactory.databases.engine import Engine, connect
 from rayfactory.databases.schema import Schema
 from rayfactory.models.variation import (
+    aggregate_rewrites,
     condition_rewrites,
     head_rewrites,
     join_rewrites,
     nesting_rewrites,
     part_rewrites,
     set_rewrites,
+    subquery_rewrites,
     transpose,
     window_rewrites,
 )
@@ -81,10 +83,10 @@ CASES: tuple[tuple[Rewriting, str, Check], ...] = (
     (join_rewrites.swap_partner, LIST, lambda old, new: joins(new) == 1 and "product" in base_tables(new)),
     (transpose.transpose, LIST, lambda old, new: "refund" in base_tables(new)),
     (join_rewrites.drop_join, LIST.replace("s.quantity FROM", "s.sold_on FROM"), lambda old, new: joins(new) == 0 and "customer" not in base_tables(new)),
-    (join_rewrites.join_to_subquery, FILTER, lambda old, new: joins(new) == 0 and selects(new) == 2),
-    (join_rewrites.subquery_to_join, MEMBERS, lambda old, new: joins(new) == 1 and selects(new) == 1),
+    (subquery_rewrites.join_to_subquery, FILTER, lambda old, new: joins(new) == 0 and selects(new) == 2),
+    (subquery_rewrites.subquery_to_join, MEMBERS, lambda old, new: joins(new) == 1 and selects(new) == 1),
     (join_rewrites.inner_to_left, LIST, lambda old, new: [join.side for join in new.find_all(exp.Join)] == ["LEFT"]),
-    (join_rewrites.anti_join, PARENTS, lambda old, new: selects(new) == 2 and new.find(exp.In, exp.Exists) is not None),
+    (subquery_rewrites.anti_join, PARENTS, lambda old, new: selects(new) == 2 and new.find(exp.In, exp.Exists) is not None),
     (condition_rewrites.add_condition, GROUPS, lambda old, new: conditions(new) > conditions(old)),
     (condition_rewrites.drop_condition, LIST, lambda old, new: conditions(new) == conditions(old) - 1),
     (condition_rewrites.replace_condition, LIST, lambda old, new: conditions(new) >= conditions(old) and new != old),
@@ -97,8 +99,8 @@ CASES: tuple[tuple[Rewriting, str, Check], ...] = (
     (head_rewrites.add_having, GROUPS, lambda old, new: select(new).args.get("having") is not None),
     (window_rewrites.add_window, GROUPS, lambda old, new: windows(new) >= 1),
     (window_rewrites.add_window, LIST, lambda old, new: windows(new) >= 1),
-    (head_rewrites.pivot, TOTAL, lambda old, new: new.find(exp.Case, exp.Filter) is not None),
-    (head_rewrites.change_aggregate, GROUPS, lambda old, new: select(new).expressions[1] != select(old).expressions[1]),
+    (aggregate_rewrites.pivot, TOTAL, lambda old, new: new.find(exp.Case, exp.Filter) is not None),
+    (aggregate_rewrites.change_aggregate, GROUPS, lambda old, new: select(new).expressions[1] != select(old).expressions[1]),
     (head_rewrites.reorder, LIST, lambda old, new: True),
     (head_rewrites.show_less, DERIVED.replace("AS avg_back", "AS avg_back, COUNT(*) AS n"), lambda old, new: len(select(new).expressions) == 2),
     (part_rewrites.take_part, NAMED, lambda old, new: ctes(new) == 0 and base_tables(new) == ("refund",)),
@@ -109,7 +111,7 @@ CASES: tuple[tuple[Rewriting, str, Check], ...] = (
     (set_rewrites.combine_conditions, LIST, lambda old, new: isinstance(new, exp.SetOperation)),
     (set_rewrites.combine_seeds, LIST, lambda old, new: isinstance(new, exp.Union)),
     (condition_rewrites.member_of_seed, PARENTS, lambda old, new: new.find(exp.In) is not None),
-    (head_rewrites.show_overall_average, LIST, lambda old, new: len(select(new).expressions) >= 3),
+    (aggregate_rewrites.show_overall_average, LIST, lambda old, new: len(select(new).expressions) >= 3),
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 from rayfactory.databases.engine import Engine
@@ -95,6 +96,10 @@ def _write(
         if len(tables) < min(2, len(wanted)) or sql in written:
             continue
         rows = 2 if engine is None else _num_rows(engine, sql)
+        if engine is not None:
+            sql = _without_idle_limit(sql, rows)
+            if sql in written:
+                continue
         if rows > 1 or (rows == 1 and "GROUP BY" not in sql):
             return sql, tables
         if rows and second_best is None:
@@ -110,6 +115,15 @@ def _write(
 def _referenced(sql: str, draft: Draft) -> list[str]:
     """Return the tables that stand in FROM somewhere; a draft may have looked at more."""
     return [name for name in draft.used if re.search(rf'(?:FROM|JOIN|,) {re.escape(quote_name(name))}(?![\w"])', sql)]
+
+
+_LIMIT = re.compile(r" LIMIT (\d+)$")
+
+
+def _without_idle_limit(sql: str, num_rows: int) -> str:
+    """Return a query without the LIMIT at its end, where its rows do not reach that."""
+    found = _LIMIT.search(sql)
+    return sql[: found.start()] if found and num_rows < int(found.group(1)) else sql
 
 
 def _num_rows(engine: Engine, sql: str) -> int:
@@ -193,6 +207,9 @@ def _define_expressions(
     suffix: str,
 ) -> None:
     scope = base_scope(schema, aliases, witness)
+    graph = KeyGraph(schema)
+    grain = scope.grain.name
+    scope = replace(scope, countable=graph.countable_columns(grain), is_profile=graph.is_profile(grain))
     conditions: list[tuple[float, str]] = []
     for field in scope.fields:
         found = predicates(field, scope.dialect)

@@ -138,14 +138,14 @@ def only_name(scope: Scope, alias: str) -> Field | None:
         for f in with_role(scope, "text", "category", "identifier")
         if f.source == alias and f.table.num_rows == 1 and f.column.kind == "text" and names_a_thing(f.label)
     ]
-    options = [f for f in options if all(len(str(value)) <= 30 for value in f.present)]
+    options = [f for f in options if all(3 <= len(str(value)) <= 30 for value in f.present)]
     ranked = sorted(options, key=lambda f: (f.label.split("_")[-1] != "name", f.column.role == "identifier"))
     return ranked[0] if ranked else None
 
 
 def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> list[str]:
     """Return a condition that the row pointed to, which is not in FROM, meets conditions: IN or EXISTS; or none."""
-    conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]))
+    conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
     if not conditions:
         return []
     if len(child) == 1 and draft.chance(0.7):
@@ -192,7 +192,9 @@ def existence(draft: Draft, spine: Spine) -> str:
     outer = {f.column.name: f for f in spine.scope.fields if f.source == alias}
     if any(name not in own for name in key.columns) or any(name not in outer for name in key.referenced_columns):
         return ""
-    conditions = draft.conditions(inner.scope, draft.pick([(3, 1), (2, 2)]))
+    conditions = draft.conditions(inner.scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
+    if not conditions:
+        return ""
     negated = draft.chance(0.3)
     if correlated or len(key.columns) > 1:
         ties = [
@@ -203,7 +205,7 @@ def existence(draft: Draft, spine: Spine) -> str:
         return f"{'NOT ' if negated else ''}EXISTS (SELECT 1 FROM {inner.scope.from_sql} WHERE {text})"
     if negated:
         conditions.append(f"{own[key.columns[0]].sql} IS NOT NULL")
-    clause = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    clause = f" WHERE {' AND '.join(conditions)}"
     word = "NOT IN" if negated else "IN"
     shown = own[key.columns[0]].sql
     return f"{outer[key.referenced_columns[0]].sql} {word} (SELECT {shown} FROM {inner.scope.from_sql}{clause})"
@@ -324,6 +326,7 @@ def grouped(
     measurable = [value for value in measurable if " WHEN " not in value.sql or not draft.constrained & set(value.uses)]
     measurable = [value for value in measurable if "FILTER" not in value.sql or not draft.constrained & set(value.uses)]
     measurable = [value for value in measurable if not _is_bounded(draft, value)]
+    measurable = [value for value in measurable if not set(value.uses) & _single_in_group(spine, chosen)]
     settled = _settled(scope, used)
     measurable = [value for value in measurable if not _tests(value) or value.uses[0] not in settled]
     if plain:
@@ -373,7 +376,7 @@ def having(draft: Draft, grouping: Grouping) -> str:
     options: list[tuple[float, str]] = []
     first = len(grouping.keys)
     for position, sql in enumerate(grouping.value_sql):
-        values = [value for row in rows if (value := _as_float(row[first + position])) is not None]
+        values = [value for row in rows if (value := as_float(row[first + position])) is not None]
         values.sort()
         if len(values) < 3 or values[0] == values[-1]:
             continue
@@ -402,6 +405,27 @@ def _is_bounded(draft: Draft, value: Expression) -> bool:
     return value.sql.startswith(("MIN(", "MAX(")) and bool(draft.constrained & set(value.uses))
 
 
+def _single_in_group(spine: Spine, keys: Sequence[Expression]) -> set[str]:
+    """Return the columns of the grain that point to the very thing that a group is: counted, they give one."""
+    scope, told = spine.scope, set[str]()
+    things = {f.source for f in scope.fields_named({use for key in keys for use in key.uses}) if _names_row(f)}
+    for join in spine.skeleton.joins[: len(spine.aliases) - 1]:
+        if join.child == 0 and spine.aliases[join.parent] in things:
+            told.update(
+                f.sql for f in scope.fields if f.source == spine.aliases[0] and f.column.name in join.key.columns
+            )
+    return told
+
+
+def tells_rows_apart(scope: Scope, key: str) -> bool:
+    """Whether a grouping key is a number or a name, so that a group within it is one of a kind."""
+    return any(map(_names_row, scope.fields_named([key])))
+
+
+def _names_row(f: Field) -> bool:
+    return f.column.role in ("identifier", "text")
+
+
 def _tests(value: Expression) -> bool:
     """Whether an aggregate looks at the rows that meet a condition of its own."""
     return " WHEN " in value.sql or "FILTER" in value.sql
@@ -417,7 +441,8 @@ def _settled(scope: Scope, keys: Collection[str]) -> set[str]:
     }
 
 
-def _as_float(value: object) -> float | None:
+def as_float(value: object) -> float | None:
+    """Return a number that a database handed over; None for anything else."""
     try:
         return float(value)  # type: ignore[arg-type]  # Decimal and numbers; anything else is no threshold
     except (TypeError, ValueError):
@@ -430,7 +455,7 @@ def _rounded(value: float) -> float:
 
 
 def limit(draft: Draft) -> str:
-    """Return a number of rows for LIMIT."""
+    """Return a number of rows for LIMIT; who runs the query drops one that is not reached."""
     return draft.builder.choice("limit", [(1.0, text) for text in ("5", "10", "20", "25", "50", "100")])
 
 
@@ -449,5 +474,8 @@ def by_keys(grouping: Grouping) -> str:
 def total_order(scope: Scope, shown: Sequence[str], sources: Sequence[tuple[str, Table]]) -> list[str]:
     """Return what makes an order over rows of the scope total: the primary key of its grain, or all that is shown."""
     alias, grain = sources[0]
-    keys = [f.sql for name in grain.primary_key for f in scope.fields if f.source == alias and f.column.name == name]
+    own = [f for f in scope.fields if f.source == alias]
+    if any(f.sql in shown and f.column.profile.unique and grain.num_rows == f.column.profile.num_sampled for f in own):
+        return list(shown)
+    keys = [f.sql for name in grain.primary_key for f in own if f.column.name == name]
     return keys if keys and len(keys) == len(grain.primary_key) else list(shown)

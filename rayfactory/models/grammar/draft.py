@@ -28,6 +28,8 @@ from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_
 NUM_SAMPLED_ROWS = 40
 """Rows of a join that are looked at before conditions on it are written."""
 
+MIN_COLUMN_WEIGHT = 0.05
+
 MIN_KEPT_ROWS = 25
 """Rows that the conditions of one WHERE should leave, as far as shares can be multiplied."""
 
@@ -149,6 +151,8 @@ class Draft:
             for other in scope.fields_named(b.uses):
                 if own.source != other.source:
                     continue
+                if own.column.role == other.column.role == "date":
+                    return True
                 settled = determines(own, other) or determines(other, own)
                 if say_the_same(own, other) or (settled and self.graph.is_calendar(own.table.name)):
                     return True
@@ -202,7 +206,7 @@ class Draft:
             self._aliases.add(name.lower())
             return name
         words = snake(name).split("_")
-        if role and name in self.used:
+        if role and name in self.used and role not in KEYWORDS:
             return self.alias(role)
         if style == "numbered":
             return self.alias("t")
@@ -225,7 +229,11 @@ class Draft:
             DeadEndError: no rows come of its joins.
         """
         style = style or self.style
-        must = must or self.must()
+        if must is None:
+            must = self.must()
+            is_bare = self.graph.is_profile(must) or self.graph.is_calendar(must)
+            if num_tables == 1 and (is_bare or self.schema.table(must).num_rows == 1):
+                num_tables = 2  # what points to it, rather than itself
         wanted = self.wanted
         if len(wanted) < num_tables and self.chance(0.8):
             wanted = (*wanted, *self._borrowed(num_tables - len(wanted)))
@@ -268,6 +276,8 @@ class Draft:
             fields=tuple(field for own in fields for field in own),
             num_rows=float(skeleton.tables[0].num_rows),
             grain=skeleton.tables[0],
+            countable=self.graph.countable_columns(skeleton.tables[0].name),
+            is_profile=self.graph.is_profile(skeleton.tables[0].name),
         )
         scope = self._sampled(skeleton, aliases, scope)
         visible = set(aliases[:kept])
@@ -379,10 +389,13 @@ class Draft:
 
     # Conditions
 
-    def conditions(self, scope: Scope, count: int, exclude: Sequence[str] = ()) -> list[str]:
+    def conditions(self, scope: Scope, count: int, exclude: Sequence[str] = (), *, nulls: bool = True) -> list[str]:
         """Return up to `count` conditions on different columns that all hold in the witness row.
 
         Each leaves a few columns and constants to the grammar.
+
+        Args:
+            nulls: whether one of them may be that a value is there, or is not.
         """
         target = min(float(MIN_KEPT_ROWS), scope.num_rows / 4) / max(scope.num_rows, 1)
         floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
@@ -394,37 +407,50 @@ class Draft:
             and field.sql not in exclude
             and not any(say_the_same(field, key) or determines(field, key) for key in kept_free)
         ]
+        left = [f for f in left if f.column.role != "identifier" or not self.graph.is_calendar(f.table.name)]
+        # Sequence numbers and the like, only where there is nothing else.
+        left = [f for f in left if column_weight(f) >= MIN_COLUMN_WEIGHT] or left
         slots: list[str] = []
         if count > 1 and self.chance(0.12) and (found := comparisons(left)):
             slots.append(self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]]))
         while len(slots) < count:
             # The columns of one condition are of one source, so that it is known which sources have a part.
-            source, group = self._conditions_on_one(scope, left, floor, "")
+            source, group = self._conditions_on_one(scope, left, floor, "", nulls=nulls)
             for _ in range(self.pick([(3, 0), (3, 1), (2, 2)]) if group else 0):
-                group += self._conditions_on_one(scope, left, floor, source)[1]
+                group += self._conditions_on_one(scope, left, floor, source, nulls=nulls)[1]
             if not group:
                 break
             condition = self.builder.choice("predicate", group)
-            if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source)[1]):
+            if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source, nulls=False)[1]):
+                telling = [alternative for alternative in group if "NULL" not in alternative[1]] or group
+                condition = self.builder.choice("predicate", telling)
                 condition = f"({condition} OR {self.builder.choice('predicate', others)})"
             self.engaged.add(source)
             slots.append(condition)
         return slots
 
     def _conditions_on_one(
-        self, scope: Scope, left: list[Field], floor: float, source: str
+        self, scope: Scope, left: list[Field], floor: float, source: str, *, nulls: bool
     ) -> tuple[str, list[tuple[float, str]]]:
         """Return the weighted conditions on one column that keep enough rows, and its source.
 
         What is tried is taken from `left`; only columns of `source` are, where one is given.
         """
-        options = [field for field in left if source in ("", field.source)]
+        # One row by its number is asked for alone, not among rows that are chosen otherwise.
+        closed = {source} if source else self.engaged
+        options = [
+            field
+            for field in left
+            if source in ("", field.source) and not (field.column.role == "identifier" and field.source in closed)
+        ]
         while options:
             weights = [column_weight(field) * (1 if field.source in self.engaged else 2.5) for field in options]
             (position,) = self.rng.choices(range(len(options)), weights)
             field = options.pop(position)
             left.remove(field)
             kept = [predicate for predicate in predicates(field, self.dialect) if predicate.share >= floor]
+            if not nulls:
+                kept = [predicate for predicate in kept if "NULL" not in predicate.sql]
             # That a value is there at all is worth a condition now and then.
             if all("NULL" in predicate.sql for predicate in kept) and not self.chance(0.15):
                 continue
@@ -436,6 +462,7 @@ class Draft:
                     other
                     for other in left
                     if not (say_the_same(field, other) or determines(field, other) or determines(other, field))
+                    and not (field.column.role == "identifier" and field.source == other.source)
                 ]
                 total = sum(predicate.weight for predicate in kept)
                 share = column_weight(field) / total

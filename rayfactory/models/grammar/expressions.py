@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,10 +72,10 @@ def dimensions(scope: Scope) -> list[Expression]:
             filled = f"COALESCE({field.sql}, 'unknown')"
             found.append(Expression(filled, field.label, field.num_distinct, (field.sql,), 0.35 * weight, "text"))
     for field in with_role(scope, "date"):
+        if is_record_date(field.label):
+            continue
         # A date with few values is an attribute of something else, such as the start of a record's validity.
         rare = 0.25 if field.column.profile.num_distinct < 8 else 1.0
-        if is_record_date(field.label):
-            rare = 0.02
         found.extend(replace(period, weight=rare * period.weight) for period in _periods(field, dialect))
     for field in with_role(scope, "text"):
         # First letters of names: a register, as it were.
@@ -82,12 +83,13 @@ def dimensions(scope: Scope) -> list[Expression]:
             field.column.kind == "text"
             and field.column.profile.num_distinct > 30
             and field.label.split("_")[-1] in ("name", "title")
+            and names_a_thing(field.label)
         ):
             initial = f"SUBSTR({field.sql}, 1, 1)"
             found.append(Expression(initial, f"{field.label}_initial", 26, (field.sql,), 0.1, "text"))
     banded = [band for field in with_role(scope, "measure") for band in bands(field)]
     # Bands are second best: next to readable categories they are a rare choice.
-    share = 0.2 if sum(key.weight for key in found) >= 1.5 else 0.9
+    share = 0.05 if sum(key.weight for key in found) >= 1.5 else 0.4
     return found + [replace(band, weight=share * band.weight / len(banded)) for band in banded]
 
 
@@ -127,17 +129,19 @@ def _periods(field: Field, dialect: str) -> list[Expression]:
     return found
 
 
-def thresholds(field: Field) -> list[float]:
-    """Return up to three distinct round numbers that part the values of a measure, ascending."""
+def thresholds(field: Field, num_parts: int = 4) -> list[float]:
+    """Return up to `num_parts` - 1 distinct round numbers that part the values of a measure evenly, ascending."""
     values = sorted(value for value in field.present if isinstance(value, (int, float)))
     if len(values) < 12:
         values = [value for value in field.column.profile.quantiles if isinstance(value, (int, float))]
     if not values or values[0] == values[-1]:
         return []
     cuts: list[float] = []
-    for quarter in (1, 2, 3):
-        at = values[quarter * len(values) // 4]
-        cut = float(f"{at:.1g}") if abs(at) >= 10 else float(f"{at:.2g}")
+    for part in range(1, num_parts):
+        at = values[part * len(values) // num_parts]
+        # Two digits, the second of them 0 or 5.
+        step = 10.0 ** (math.floor(math.log10(abs(at))) - 1) * 5 if at else 1.0
+        cut = float(f"{round(at / step) * step:.2g}") if abs(at) >= 10 else float(f"{at:.2g}")
         cut = int(cut) if float(cut).is_integer() else cut
         if values[0] < cut <= values[-1] and cut not in cuts:
             cuts.append(cut)
@@ -155,9 +159,8 @@ def bands(field: Field) -> list[Expression]:
     """Return CASE expressions that sort a measure into two to four bands; none where its values do not part."""
     if not field.is_number or field.table.num_rows < MIN_BANDED_ROWS:
         return []
-    cuts = thresholds(field)
     found: list[Expression] = []
-    for some in dict.fromkeys((tuple(cuts), tuple(cuts[:1]), tuple(cuts[1:]))):
+    for some in dict.fromkeys(tuple(thresholds(field, num_parts)) for num_parts in (2, 3, 4)):
         if not some:
             continue
         ranged = [
@@ -192,7 +195,7 @@ def measures(scope: Scope) -> list[Expression]:
             (field.sql,),
             _grain_weight(scope, field),
             _kind(field),
-            is_additive(field.label) and field.table.name == scope.grain.name,
+            is_additive(field.label) and field.table.name == scope.grain.name and not scope.is_profile,
         )
         for field in varied
     ]
@@ -217,7 +220,9 @@ def _kind(field: Field) -> Kind:
 
 
 def _grain_weight(scope: Scope, field: Field) -> float:
-    return 1.0 if field.table.name == scope.grain.name else 0.2
+    if field.table.name == scope.grain.name:
+        return 1.0
+    return 0.2 if any(column.role in ("text", "identifier") for column in field.table.columns) else 0.03
 
 
 def _can_calculate(field: Field) -> bool:
@@ -259,9 +264,13 @@ def can_subtract(field: Field) -> bool:
     return not small and all(isinstance(bound, (int, float)) and abs(bound) < 1e9 for bound in bounds)
 
 
+_OTHER_WORDS = {"total": "overall", "max": "highest", "min": "lowest", "avg": "mean"}
+
+
 def prefixed(word: str, name: str) -> str:
-    """Return a name with a word before it, unless it begins with that word."""
-    return name if name.split("_", maxsplit=1)[0] == word else f"{word}_{name}"
+    """Return a name with a word before it; one that begins with that word already gets another one for it."""
+    first, _, rest = name.partition("_")
+    return f"{_OTHER_WORDS.get(word, word)}_{rest}" if first == word and rest else f"{word}_{name}"
 
 
 def counted_things(scope: Scope) -> list[Expression]:
@@ -274,18 +283,35 @@ def counted_things(scope: Scope) -> list[Expression]:
         at_grain = field.table.name == scope.grain.name
         if at_grain and _is_unique(field):
             continue
-        if field.column.role == "key" and not at_grain:
+        if field.column.role == "key" and not (at_grain and field.column.name in scope.countable):
             continue
-        if field.column.role != "key" and not names_a_thing(field.label):
+        if field.column.role == "identifier" and not names_a_thing(field.label):
             continue
-        things = re.sub(r"_(sk|id|key|code)$", "", field.label)
+        if field.column.role == "text" and not _names_it_alone(field):
+            continue
+        things = re.sub(r"_?(sk|id|key|code|name|title)$", "", field.label) or snake(field.table.name)
         weight = 1.0 if field.column.role == "key" else 0.3
         found.append(Expression(field.sql, f"num_{plural(things)}", profile.num_distinct, (field.sql,), weight))
     return found
 
 
+_PART_OF_NAME = frozenset("first last family middle personal nick sur fore given maiden short long full".split())
+
+
+def _names_it_alone(field: Field) -> bool:
+    """Whether a text is the name of a thing, and not a part of one or a description."""
+    words = field.label.split("_")
+    return words[-1] in ("name", "title") and _PART_OF_NAME.isdisjoint(words) and reads_as_name(field)
+
+
+_JOINTS = re.compile(r"(_(?:of|in|on|at|for|by|to)(?:_|$))")
+
+
 def plural(word: str) -> str:
-    """Return the plural of a noun in snake case, by the common rules of English."""
+    """Return the plural of a noun in snake case, by the common rules of English: ``member_of`` gives members."""
+    noun, joint, rest = [*_JOINTS.split(word, maxsplit=1), "", ""][:3]
+    if joint and noun:
+        return f"{plural(noun)}{joint}{rest}" if rest else plural(noun)
     if word.endswith(("ss", "x", "ch", "sh")):
         return f"{word}es"
     if word.endswith("s"):
@@ -350,6 +376,7 @@ def conditional_aggregates(scope: Scope) -> list[Expression]:
         for value in values[:3]:
             condition = f"{field.sql} = {literal(value, field.column.kind, scope.dialect)}"
             word = snake(str(value)) if isinstance(value, str) and len(str(value)) > 1 else ""
+            word = "" if word[:1].isdigit() else word
             word = word or f"{field.label}_{snake(str(value))}"
             found.extend(_filtered(condition, word, (field.sql,), sums))
     for field in with_role(scope, "measure"):
@@ -392,7 +419,7 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
         keys = [
             field for field in own if field.column.name in field.table.primary_key and len(field.table.primary_key) == 1
         ]
-        names = [field for field in names if _reads_as_name(field)]
+        names = [field for field in names if reads_as_name(field)]
         keys = [field for field in keys if not field.label.endswith("sk")]
         chosen = (*ids[:1], *names[: 2 if not ids else 1]) or tuple(keys[:1])
         if chosen and all(field.num_distinct >= 2 for field in chosen):
@@ -400,7 +427,8 @@ def entities(scope: Scope) -> list[tuple[Field, ...]]:
     return found
 
 
-def _reads_as_name(field: Field) -> bool:
+def reads_as_name(field: Field) -> bool:
+    """Whether the values of a column are short and tell a reader which thing a row is about."""
     if not names_a_thing(field.label):
         return False
     values = [value for value in field.present or field.column.profile.examples if isinstance(value, str)]

@@ -62,7 +62,7 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
     elif column.role == "date":
         found = _dates(field, value, dialect)
     elif column.role == "code":
-        found = _ranges(field, value, dialect, rounded=False)
+        found = _ranges(field, value, dialect, rounded=False) if _sorts_as_number(field) else []
         if column.kind == "text" or column.profile.num_distinct <= 150:
             found += _equalities(field, value, dialect)
     elif column.role == "category":
@@ -77,6 +77,14 @@ def predicates(field: Field, dialect: str) -> list[Predicate]:
             )
         found += _lengths(field)
     return [predicate for predicate in (*found, *nulls[:1]) if 0 < predicate.share <= MAX_SHARE]
+
+
+def _sorts_as_number(field: Field) -> bool:
+    """Whether the order of a code is that of its numbers: as text, 10 comes before 9."""
+    if field.column.kind == "text" and not code_weight(field.label):
+        return False
+    values = [*field.present, *(value for value, _ in field.column.profile.common_values)]
+    return len({len(value) for value in values if isinstance(value, str)}) <= 1
 
 
 def comparisons(fields: Sequence[Field]) -> list[Predicate]:
@@ -273,6 +281,9 @@ def _ranges(field: Field, value: Value, dialect: str, *, rounded: bool) -> list[
     lows = list(dict.fromkeys(lows))
     highs = list(dict.fromkeys(highs))
     found: list[Predicate] = []
+    # What is at or beyond an end of the values is said with an equals sign, if at all.
+    lows = [(bound, text) for bound, text in lows if bound != values[-1]]
+    highs = [(bound, text) for bound, text in highs if bound != values[0]]
     for bound, text in lows[-3:]:
         found.append(Predicate(f"{field.sql} >= {text}", share(bound, None), 1.0))
         if isinstance(bound, (int, float)) and bound < float(value):
@@ -336,11 +347,15 @@ def _patterns(field: Field, value: Value) -> list[Predicate]:
     if is_name and words and initial.isascii() and initial.isupper():
         share = max(sum(text.startswith(initial) for text in texts), 1) / max(len(texts), 10)
         found.append(Predicate(f"SUBSTR({field.sql}, 1, 1) = '{initial}'", share, 0.3))
-        found.append(Predicate(f"{field.sql} LIKE '{initial}%'", share, 0.6))
+        found.append(Predicate(f"{field.sql} LIKE '{initial}%'", share, 0.9))
+        stem = words[0][:3]
+        if value.startswith(stem) and len(words[0]) > 3 and sum(text.startswith(stem) for text in different) > 1:
+            share = max(sum(text.startswith(stem) for text in texts), 1) / max(len(texts), 10)
+            found.append(Predicate(f"{field.sql} LIKE '{stem}%'", share, 0.9))
     return found
 
 
-_LONG_TEXTS = frozenset("abstract body comment comments content description message review summary text title".split())
+_LONG_TEXTS = frozenset("abstract body comment comments content message review text".split())
 
 
 def _lengths(field: Field) -> list[Predicate]:

@@ -164,11 +164,9 @@ def code_weight(label: str) -> float:
 
 
 def orders_time(label: str) -> bool:
-    """Whether a code of this name puts rows in an order of time: years, seasons, rounds."""
+    """Whether a code of this name puts rows in an order of time; weeks, rounds and episodes come round again."""
     words = label.split("_")
-    return not {"birth", "built", "opened", "established", "founded"} & set(words) and bool(
-        _words("year season episode round week edition") & set(words)
-    )
+    return not {"birth", "built", "opened", "established", "founded"} & set(words) and "year" in words
 
 
 _NO_NAME_WORDS = _words("""

@@ -88,6 +88,8 @@ class Scope:
         fields: columns of all sources, in their order.
         num_rows: estimated rows before any predicate.
         grain: base table of which the scope holds one row each (its other sources are joined many to one).
+        countable: columns of the grain that are keys and whose different values somebody counts.
+        is_profile: whether the grain's rows are combinations of attributes, of which nothing is summed.
     """
 
     dialect: str
@@ -96,6 +98,8 @@ class Scope:
     fields: tuple[Field, ...]
     num_rows: float
     grain: Table
+    countable: frozenset[str] = frozenset()
+    is_profile: bool = False
 
     def field(self, source: str, column: str) -> Field:
         """Return the field of a source's column.

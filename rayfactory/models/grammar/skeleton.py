@@ -15,6 +15,9 @@ from rayfactory.models.grammar.syntax import snake
 MAX_DEPTH = 3
 """Foreign keys in a row from the grain to any other table."""
 
+MAX_ATTRIBUTE_VALUES = 60
+"""Different values of one attribute of a profile."""
+
 MAX_FAN_OUT = 1.2
 """Rows of the referenced table for one value of a key that nothing declares unique."""
 
@@ -66,6 +69,41 @@ class KeyGraph:
                 self._parents.setdefault(key.table, []).append(key)
                 self._children.setdefault(key.referenced_table, []).append(key)
 
+        self._profiles = self._find_profiles()
+
+    def _find_profiles(self) -> frozenset[str]:
+        found: set[str] = set()
+        tables = [table for table in self.schema.populated if self.children(table.name)]
+        for _ in range(MAX_DEPTH):
+            found.update(
+                table.name
+                for table in tables
+                if _holds_attributes(table)
+                and not self.is_calendar(table.name)
+                and all(key.referenced_table in found for key in self.parents(table.name))
+            )
+        return frozenset(found)
+
+    def is_profile(self, table: str) -> bool:
+        """Whether the rows of a table are combinations of attributes, such as bands and demographics, not things."""
+        return table in self._profiles
+
+    def named_parents(self, table: str) -> frozenset[str]:
+        """Return the tables of things with a name that rows of this one point to."""
+        things = self.entity_columns(table)
+        return frozenset(key.referenced_table for key in self.parents(table) if key.columns[0] in things)
+
+    def are_related(self, a: str, b: str) -> bool:
+        """Whether two tables tell of the same things, so that figures of both may stand side by side."""
+        above_a, above_b = self.named_parents(a), self.named_parents(b)
+        return a == b or a in above_b or b in above_a or bool(above_a & above_b)
+
+    def countable_columns(self, table: str) -> frozenset[str]:
+        """Return the columns of a table whose different values somebody counts: customers, orders; not days."""
+        pointing = {name for key in self.parents(table) for name in key.columns}
+        own = set(self.schema.table(table).primary_key) - pointing
+        return self.entity_columns(table) | own
+
     def parents(self, table: str) -> Sequence[ForeignKey]:
         """Return the keys from the table to others, or itself."""
         return self._parents.get(table, ())
@@ -88,7 +126,8 @@ class KeyGraph:
             prefix = shared_prefix(parent)
             labels = {snake(column.name.removeprefix(prefix)): column.role for column in parent.columns}
             named = any(role in ("identifier", "text") and names_a_thing(label) for label, role in labels.items())
-            if named and len(key.columns) == 1 and not is_calendar(labels):
+            is_thing = named and names_a_thing(snake(parent.name))
+            if is_thing and len(key.columns) == 1 and not is_calendar(labels):
                 found.add(key.columns[0])
         return frozenset(found)
 
@@ -108,6 +147,15 @@ class KeyGraph:
                         following.append((parent, found[parent]))
             edge = following
         return found
+
+
+def _holds_attributes(table: Table) -> bool:
+    """Whether a table has nothing but keys and attributes of few values."""
+    others = [column for column in table.columns if column.role not in ("key", "opaque")]
+    return bool(others) and all(
+        column.role in ("category", "code", "measure") and column.profile.num_distinct <= MAX_ATTRIBUTE_VALUES
+        for column in others
+    )
 
 
 def _can_join(schema: Schema, key: ForeignKey) -> bool:
@@ -189,9 +237,11 @@ def _draw_grain(
         reachable = sum(name in wanted for name in paths)
         if is_must and not reachable:
             continue
+        # Of one row, or of bare attributes, there is little to tell.
+        profile = 0.02 if graph.is_profile(table.name) or table.num_rows == 1 else 1.0
         bridges = 0 if is_must else sum(key.referenced_table not in wanted for key in paths[must][:-1])
         candidates.append(table.name)
-        weights.append(0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))
+        weights.append(profile * 0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))
     if not candidates:
         # Nothing that is wanted points here: any table that does, with something wanted beside it, is a bridge.
         for key in graph.children(must):

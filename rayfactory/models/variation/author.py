@@ -9,7 +9,7 @@ whether the query is still larger or smaller, so that variations of variations s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -18,6 +18,7 @@ from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
 from rayfactory.models.variation import (
+    aggregate_rewrites,
     condition_rewrites,
     finish,
     head_rewrites,
@@ -26,6 +27,7 @@ from rayfactory.models.variation import (
     part_rewrites,
     sense,
     set_rewrites,
+    subquery_rewrites,
     transpose,
     window_rewrites,
 )
@@ -59,10 +61,10 @@ RULES: tuple[Rule, ...] = (
     Rule(join_rewrites.swap_partner, 0.3, 2.0, 1.5, exp.Join),
     Rule(transpose.transpose, 0.5, 1.5, 0.8),
     Rule(join_rewrites.drop_join, 2.0, 0.7, 0.0, exp.Join),
-    Rule(join_rewrites.join_to_subquery, 0.0, 1.5, 1.2, exp.Join),
-    Rule(join_rewrites.subquery_to_join, 0.5, 0.8, 0.5, exp.In),
+    Rule(subquery_rewrites.join_to_subquery, 0.0, 1.5, 1.2, exp.Join),
+    Rule(subquery_rewrites.subquery_to_join, 0.5, 0.8, 0.5, exp.In),
     Rule(join_rewrites.inner_to_left, 0.2, 0.4, 0.3, exp.Join),
-    Rule(join_rewrites.anti_join, 0.0, 1.0, 1.2),
+    Rule(subquery_rewrites.anti_join, 0.0, 1.0, 1.2),
     Rule(condition_rewrites.add_condition, 0.0, 1.5, 2.0),
     Rule(condition_rewrites.drop_condition, 2.0, 0.4, 0.0, exp.Where),
     Rule(condition_rewrites.replace_condition, 0.3, 1.2, 0.5, exp.Where),
@@ -74,8 +76,8 @@ RULES: tuple[Rule, ...] = (
     Rule(head_rewrites.show_rows, 1.5, 0.8, 0.6),
     Rule(head_rewrites.add_having, 0.0, 0.4, 0.5, exp.Group),
     Rule(window_rewrites.add_window, 0.0, 3.0, 3.6),
-    Rule(head_rewrites.pivot, 0.0, 0.4, 0.5),
-    Rule(head_rewrites.change_aggregate, 0.3, 0.8, 0.5, exp.AggFunc),
+    Rule(aggregate_rewrites.pivot, 0.0, 0.4, 0.5),
+    Rule(aggregate_rewrites.change_aggregate, 0.3, 0.8, 0.5, exp.AggFunc),
     Rule(head_rewrites.reorder, 0.1, 0.4, 0.3),
     Rule(head_rewrites.show_less, 1.2, 0.3, 0.0),
     Rule(part_rewrites.take_part, 6.0, 0.8, 0.3),
@@ -86,11 +88,11 @@ RULES: tuple[Rule, ...] = (
     Rule(set_rewrites.combine_conditions, 0.0, 0.8, 0.9),
     Rule(set_rewrites.combine_seeds, 0.0, 0.4, 0.5),
     Rule(condition_rewrites.member_of_seed, 0.0, 0.7, 1.0),
-    Rule(head_rewrites.show_overall_average, 0.0, 0.25, 0.3),
+    Rule(aggregate_rewrites.show_overall_average, 0.0, 0.25, 0.3),
 )
 """Every rewriting."""
 
-_JOINING = (join_rewrites.add_join, join_rewrites.subquery_to_join, condition_rewrites.member_of_seed)
+_JOINING = (join_rewrites.add_join, subquery_rewrites.subquery_to_join, condition_rewrites.member_of_seed)
 
 SIZES: tuple[tuple[float, int, int], ...] = (
     (0.12, 8, 34),
@@ -139,6 +141,7 @@ def write_variations(
     if not trees:
         return []
     context = Context(schema, tuple(trees), engine, dict(table_use or {}))
+    single = {own.name.casefold() for table in schema.tables if table.num_rows == 1 for own in table.columns}
     weights = [_seed_weight(tree, context) for tree in trees]
     seen = {_shape(tree) for tree in trees}
     written: list[str] = []
@@ -164,7 +167,7 @@ def write_variations(
         if engine is None:
             written.append(tree.sql(dialect=schema.dialect))
             continue
-        looked = _look(tree, schema, engine)
+        looked = _look(tree, schema, engine, single)
         if looked is None:
             continue
         sql, num_rows, flaw = looked
@@ -178,7 +181,9 @@ def write_variations(
     for tree in odd:
         if len(written) + sum(flaw < _EMPTY for flaw, _ in spare) >= num_queries:
             break
-        looked = _look(tree, schema, engine) if engine is not None else (tree.sql(dialect=schema.dialect), 1, _ODD)
+        looked = (
+            _look(tree, schema, engine, single) if engine is not None else (tree.sql(dialect=schema.dialect), 1, _ODD)
+        )
         if looked is not None:
             spare.append((max(_ODD, looked[2]), looked[0]))
     spare.sort(key=lambda flawed: flawed[0])  # for want of better
@@ -189,7 +194,7 @@ _SINGLE, _LITTLE, _MANY, _ODD, _EMPTY = 1.0, 2.0, 3.0, 4.0, 5.0
 """Flaws of a query, the worst last: one more single row, rows that say little, too many, an odd question, no rows."""
 
 
-def _look(tree: exp.Expr, schema: Schema, engine: Engine) -> tuple[str, int, float] | None:
+def _look(tree: exp.Expr, schema: Schema, engine: Engine, single: Collection[str]) -> tuple[str, int, float] | None:
     """Return a query as it is written, how many rows it has, and its flaw, 0 for none; None where it does not run."""
     try:
         result = engine.run(tree.sql(dialect=schema.dialect), keep_rows=LOOKED_AT_ROWS)
@@ -208,7 +213,7 @@ def _look(tree: exp.Expr, schema: Schema, engine: Engine) -> tuple[str, int, flo
         flaw = _EMPTY
     elif num_rows > MAX_ROWS:
         flaw = _MANY
-    elif sense.says_little(tree, result.rows):
+    elif sense.says_little(tree, result.rows, single):
         flaw = _LITTLE
     return tree.sql(dialect=schema.dialect), num_rows, flaw
 

@@ -6,7 +6,7 @@ import random
 
 from sqlglot import exp
 
-from rayfactory.models.variation.blocks import Block, Context, blocks, lists_attributes, names_in
+from rayfactory.models.variation.blocks import Block, Context, blocks, free_blocks, lists_attributes, names_in
 from rayfactory.models.variation.clauses import (
     add_conjunct,
     aliases_in,
@@ -17,7 +17,7 @@ from rayfactory.models.variation.clauses import (
     reads_inside,
     set_conjuncts,
 )
-from rayfactory.models.variation.conditions import above_average, draw_condition, selects_rows
+from rayfactory.models.variation.conditions import above_average, add_choice, draw_condition, selects_rows
 from rayfactory.models.variation.naming import column, identifier, table_alias
 
 
@@ -50,7 +50,9 @@ def _column_of(condition: exp.Expr) -> str:
 def _draw_block(tree: exp.Expr, context: Context, rng: random.Random) -> Block | None:
     # A condition on one side of INTERSECT or EXCEPT may leave nothing of both.
     found = [
-        block for block in blocks(tree, context.schema) if block.select.find_ancestor(exp.Intersect, exp.Except) is None
+        block
+        for block in free_blocks(tree, context.schema)
+        if block.select.find_ancestor(exp.Intersect, exp.Except) is None
     ]
     if not found:
         return None
@@ -93,7 +95,7 @@ def replace_condition(tree: exp.Expr, context: Context, rng: random.Random) -> e
 
 def compare_with_average(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Select the rows above or below the average, of all or of their own group."""
-    found = [block for block in blocks(tree, context.schema) if not block.select.find(exp.Avg)]
+    found = [block for block in free_blocks(tree, context.schema) if not block.select.find(exp.Avg)]
     if not found:
         return None
     condition = above_average(found[0], context, rng)
@@ -127,7 +129,7 @@ def negate_condition(tree: exp.Expr, context: Context, rng: random.Random) -> ex
 def splice_condition(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Take over a condition of another seed on a table that both read."""
     found: list[tuple[Block, exp.Expr]] = []
-    for block in blocks(tree, context.schema):
+    for block in free_blocks(tree, context.schema):
         taken = {
             (node.table.casefold(), node.name.casefold())
             for condition in conjuncts(block.select)
@@ -171,15 +173,17 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
         for name in {key.referenced_table for key in keys}
         if lists_attributes(context.schema.table(name), context.schema)
     }
-    for block in blocks(tree, context.schema)[:1]:
+    for block in free_blocks(tree, context.schema)[:1]:
+        present = {table.name for table in block.tables.values()}
         for seed in context.seeds:
             for other in blocks(seed, context.schema):
                 if other.select.args.get("with_") or len(other.tables) != len(other.sources):
                     continue
-                if {table.name for table in other.tables.values()} <= {table.name for table in block.tables.values()}:
-                    continue  # the same rows, or nearly, asked for once more
                 for alias, table in block.tables.items():
                     for other_alias, other_table in other.tables.items():
+                        rest = {own.name for own in other.tables.values()} - {other_table.name}
+                        if rest & present or (not rest and other_table.name in present):
+                            continue  # the same rows, or nearly, asked for once more
                         for key in keys:
                             ends = ((key.table, key.columns[0]), (key.referenced_table, key.referenced_columns[0]))
                             for (mine, own), (theirs, far) in (ends, ends[::-1]):
@@ -203,8 +207,7 @@ def member_of_seed(tree: exp.Expr, context: Context, rng: random.Random) -> exp.
         return None
     _rename_sources(inner, tree)
     condition = exp.In(this=column(alias, own), query=exp.Subquery(this=inner))
-    add_conjunct(block.select, condition)
-    return tree if selects_rows(block, context) else None
+    return tree if add_choice(block, condition, context) else None
 
 
 def _rename_sources(query: exp.Select, tree: exp.Expr) -> None:

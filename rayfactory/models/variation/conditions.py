@@ -10,12 +10,22 @@ from sqlglot import exp
 
 from rayfactory.databases.engine import Engine
 from rayfactory.errors import StatementError
-from rayfactory.models.grammar.predicates import column_weight, predicates
-from rayfactory.models.grammar.scope import MISSING, Field, WitnessValue, as_constant, fields_of
-from rayfactory.models.variation.blocks import Block, Context, measures, nested_queries, parsed
-from rayfactory.models.variation.clauses import conjuncts, joins_of, plain_keys
-from rayfactory.models.variation.naming import column, identifier
+from rayfactory.models.grammar.predicates import MAX_SHARE, column_weight, predicates
+from rayfactory.models.grammar.scope import (
+    MISSING,
+    Field,
+    Missing,
+    WitnessValue,
+    as_constant,
+    determines,
+    fields_of,
+    say_the_same,
+)
+from rayfactory.models.variation.blocks import Block, Context, nested_queries, parsed
+from rayfactory.models.variation.clauses import add_conjunct, conjuncts, joins_of, plain_keys
+from rayfactory.models.variation.naming import column, identifier, is_calendar_table
 from rayfactory.models.variation.nodes import own_nodes
+from rayfactory.models.variation.terms import measures
 
 MAX_PROBED_ROWS = {"duckdb": 2_000_000, "sqlite": 200_000}
 """A query over tables with more rows in all than this is not looked into, by dialect: SQLite has no hash join."""
@@ -24,6 +34,9 @@ WITNESS_ROWS = 60
 
 KEPT_ROWS = 8
 """Rows that a new condition should leave: one on a few rows keeps most of them."""
+
+NULL_TESTS = 0.08
+"""How often a condition may be that a value is there, or is missing."""
 
 MIN_SHARE = 0.08
 """A condition that keeps a smaller share of the rows leaves too little for others."""
@@ -40,13 +53,15 @@ def draw_condition(
     At least one row that the block selects now satisfies it, as far as that can be seen: the constant comes from such a
     row, or from the profile where no row can be looked up.
     """
-    candidates = _candidates(block, _conditioned(block), aliases)
+    taken = _conditioned(block)
+    candidates = _candidates(block, taken, aliases)
     weights = [column_weight(field) for field in candidates]
     if sum(weights) <= 0:
         return None
     drawn = rng.choices(candidates, weights, k=6)
     chosen = list({field.qualified: field for field in drawn}.values())
-    rows = witnesses(block, context, chosen)
+    told = [field for field in _fields(block) if (field.source.casefold(), field.column.name.casefold()) in taken]
+    rows = witnesses(block, context, [*chosen, *told])
     smallest = MIN_SHARE
     row: Sequence[WitnessValue] = [MISSING] * len(chosen)
     if rows is not None:
@@ -54,13 +69,39 @@ def draw_condition(
             return None
         row = [as_constant(value) for value in rng.choice(rows)]
         smallest = max(MIN_SHARE, min(0.5, KEPT_ROWS / len(rows)))
-    for field, value in zip(chosen, row, strict=True):
+        columns = [
+            _seen(field, values) for field, values in zip((*chosen, *told), zip(*rows, strict=True), strict=True)
+        ]
+        told = columns[len(chosen) :]
+        # What another condition or a group tells already is not said once more.
+        repeated = [any(_is_told(field, other) for other in told) for field in columns[: len(chosen)]]
+    else:
+        repeated = [any(say_the_same(field, other) for other in told) for field in chosen]
+    allow_nulls = rng.random() < NULL_TESTS
+    for field, value, is_repeated in zip(chosen, row, repeated, strict=False):
+        if is_repeated:
+            continue
         seen = replace(field, witness=value, sample=() if value is MISSING else (value,))
-        found = [predicate for predicate in predicates(seen, context.schema.dialect) if predicate.share >= smallest]
+        found = [
+            predicate
+            for predicate in predicates(seen, context.schema.dialect)
+            if predicate.share >= smallest and (allow_nulls or not predicate.sql.endswith("NULL"))
+        ]
         if found:
             text = rng.choices(found, [predicate.weight for predicate in found])[0].sql
             return parsed(text, context.schema.dialect)
     return None
+
+
+def _seen(field: Field, values: Sequence[object]) -> Field:
+    """Return a field with what it holds in some rows."""
+    sample = tuple([as_constant(value) for value in values])
+    present = tuple([value for value in sample if value is not None and not isinstance(value, Missing)])
+    return replace(field, sample=sample, present=present, num_seen=len(set(present)))
+
+
+def _is_told(field: Field, other: Field) -> bool:
+    return say_the_same(field, other) or determines(other, field) or determines(field, other)
 
 
 def witnesses(block: Block, context: Context, fields: Sequence[Field]) -> tuple[tuple[object, ...], ...] | None:
@@ -97,6 +138,23 @@ def selects_rows(block: Block, context: Context) -> bool:
         return context.engine.run(query.sql(dialect=context.schema.dialect)).row_count > 0
     except StatementError:
         return False
+
+
+def add_choice(block: Block, condition: exp.Expr, context: Context) -> bool:
+    """Add a condition to a block; return whether it selects some of the rows and not nearly all."""
+    before = _num_rows(block, context)
+    add_conjunct(block.select, condition)
+    after = _num_rows(block, context)
+    if before is None or after is None:
+        return True
+    return 0 < after <= MAX_SHARE * before
+
+
+def _num_rows(block: Block, context: Context) -> int | None:
+    """Return how many rows a block selects, grouping aside; None where that cannot be looked up."""
+    query = _probe(block, [exp.Count(this=exp.Star(), big_int=True)], 1, context)
+    rows = None if query is None or context.engine is None else _look_up(query, 1, context.engine)
+    return rows[0][0] if rows and isinstance(rows[0][0], int) else None
 
 
 def _probe(block: Block, shown: Sequence[exp.Expr], limit: int, context: Context) -> exp.Select | None:
@@ -154,15 +212,32 @@ def _conditioned(block: Block) -> set[tuple[str, str]]:
     return found
 
 
-def _candidates(block: Block, taken: Collection[tuple[str, str]], aliases: Sequence[str] | None) -> list[Field]:
-    wanted = set(block.sources) if aliases is None else {alias.casefold() for alias in aliases}
+def _fields(block: Block) -> list[Field]:
     return [
         field
-        for folded, source in block.sources.items()
-        if folded in wanted and source.table is not None and not source.optional
+        for source in block.sources.values()
+        if source.table is not None and not source.optional
         for field in fields_of(source.table, source.alias, qualify=True)
-        if field.column.profile.num_distinct > 1 and (folded, field.column.name.casefold()) not in taken
     ]
+
+
+def _candidates(block: Block, taken: Collection[tuple[str, str]], aliases: Sequence[str] | None) -> list[Field]:
+    wanted = set(block.sources) if aliases is None else {alias.casefold() for alias in aliases}
+    # One condition on a day or a time of day settles most others on it.
+    timed = {alias for alias, _ in taken if alias in block.sources and _is_calendar(block, alias)}
+    return [
+        field
+        for field in _fields(block)
+        if (folded := field.source.casefold()) in wanted
+        and field.column.profile.num_distinct > 1
+        and folded not in timed
+        and (folded, field.column.name.casefold()) not in taken
+    ]
+
+
+def _is_calendar(block: Block, alias: str) -> bool:
+    table = block.sources[alias].table
+    return table is not None and is_calendar_table(table)
 
 
 def above_average(block: Block, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -170,7 +245,10 @@ def above_average(block: Block, context: Context, rng: random.Random) -> exp.Exp
     terms = [
         term
         for term in measures(block, context.schema)
-        if term.alias in block.tables and term.column is not None and term.column.profile.num_distinct > 3
+        if term.alias in block.tables
+        and not block.sources[term.alias.casefold()].optional
+        and term.column is not None
+        and term.column.profile.num_distinct > 3
     ]
     if not terms:
         return None

@@ -20,7 +20,6 @@ from rayfactory.models.variation.clauses import (
     aliases_in,
     conjuncts,
     is_join_condition,
-    joins_of,
     plain_keys,
     set_conjuncts,
 )
@@ -74,7 +73,8 @@ def finish(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr:
         name_outputs(tree)
     _shorten_aliases(tree, context)
     for select in tree.find_all(exp.Select):
-        if not isinstance(select.parent, exp.SetOperation) or select.parent.args.get("order") is None:
+        # SQLite orders the rows of a set operation by an alias of its first part only.
+        if context.schema.dialect != "sqlite" or not isinstance(select.parent, exp.SetOperation):
             _name_once(select)
         if rng.random() < 0.6:
             _unqualify(select, context)
@@ -173,12 +173,13 @@ def _is_no_choice(condition: exp.Expr, block: Block) -> bool:
 
 
 def _list_once(select: exp.Select, context: Context) -> None:
-    """List things once that the joins repeat, where nothing is shown of what repeats them."""
-    if select.args.get("distinct") or is_aggregated(select) or select.find(exp.Window) or not joins_of(select):
-        return
-    if isinstance(select.parent, (exp.SetOperation, exp.Exists)) or select.find_ancestor(exp.In) is not None:
+    """List things once that the joins repeat, where nothing is shown of what repeats them, and attributes of many."""
+    if select.parent is not None or select.args.get("distinct") or is_aggregated(select) or select.find(exp.Window):
         return
     block = block_of(select, context.schema)
+    columns = [block.column_of(part.unalias()) for part in select.expressions]
+    if all(own is not None and own.role in ("category", "code") for own in columns):
+        select.set("distinct", exp.Distinct())
     repeated = {parent for _, parent in references_of(block, context.schema)}
     shown = {alias for part in select.expressions for alias in aliases_in(part)}
     if shown and shown <= repeated:
@@ -201,10 +202,12 @@ def _group_by_what_is_shown(select: exp.Select) -> None:
 
 def _order_by_what_is_shown(tree: exp.Expr) -> None:
     """Leave out of ORDER BY the columns of a list that it does not show: keys, what was shown before."""
-    if not isinstance(tree, exp.Select) or is_aggregated(tree):
-        if isinstance(tree, exp.Select) and tree.args.get("group") is None:
-            for key in ("order", "limit", "offset"):  # of a single row
-                tree.set(key, None)
+    if not isinstance(tree, exp.Select):
+        return
+    if tree.args.get("from_") is None or (is_aggregated(tree) and tree.args.get("group") is None):
+        for key in ("order", "limit", "offset"):  # of a single row
+            tree.set(key, None)
+    if is_aggregated(tree):
         return
     order = tree.args.get("order")
     if order is None:

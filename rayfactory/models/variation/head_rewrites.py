@@ -11,29 +11,31 @@ from sqlglot import exp
 
 from rayfactory.models.grammar import expressions
 from rayfactory.models.grammar.quantities import is_additive
-from rayfactory.models.grammar.syntax import literal, number
+from rayfactory.models.grammar.syntax import number
 from rayfactory.models.variation.blocks import (
-    BANDS_ALONE,
     Block,
     Context,
-    Term,
     block_of,
     conditioned_columns,
-    dimensions,
-    labels,
-    measures,
-    names_in,
     parsed,
-    pick,
-    projection,
     references_in,
     root_select,
-    vocabulary,
 )
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, plain_keys
 from rayfactory.models.variation.conditions import sample_rows
-from rayfactory.models.variation.naming import column, identifier, new_name, table_alias
+from rayfactory.models.variation.naming import identifier, new_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
+from rayfactory.models.variation.terms import (
+    BANDS_ALONE,
+    Term,
+    dimensions,
+    labels,
+    measures,
+    names_rows,
+    pick,
+    projection,
+    vocabulary,
+)
 
 _DERIVED = re.compile(r"^(previous|running|best|highest|first|last|overall|stddev|p\d+|pct)_|_(above_avg|share|rank)$")
 """Names of figures that were made of others and do not add up."""
@@ -91,7 +93,7 @@ def aggregate_of(term: Term, rng: random.Random) -> Shown:
     inner: exp.Expr = function(this=term.expression.copy())
     if function is exp.Avg and rng.random() < 0.5:
         inner = exp.Round(this=inner, decimals=exp.Literal.number(2))
-    return Shown(inner, f"{prefix}_{stem_of(term.name)}")
+    return Shown(inner, expressions.prefixed(prefix, stem_of(term.name)))
 
 
 def stem_of(name: str) -> str:
@@ -196,9 +198,24 @@ def add_key(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | 
     return tree
 
 
-def is_listable(terms: Sequence[Term]) -> bool:
-    """Whether a list of these says what it is about, rather than bare quantities."""
-    return any(term.column is not None and term.column.role != "measure" for term in terms)
+def listed(block: Block, context: Context, rng: random.Random, count: int) -> list[Term]:
+    """Return what to show of rows: something that tells which they are and what they hold, or attributes alone.
+
+    None where neither is there, and now and then where there are attributes only.
+    """
+    found = labels(block, context.schema)
+    first = pick(rng, [term for term in found if names_rows(term.column)], 1)
+    if first and rng.random() < 0.85:
+        rest = [term for term in found if term.name != first[0].name and not (term.is_period and first[0].is_period)]
+        return [*first, *pick(rng, rest, count - 1)]
+    if not first and rng.random() < 0.5:
+        return []
+    return pick(rng, [term for term in found if term.column is not None and term.column.role == "category"], count)
+
+
+def tells_attributes(terms: Sequence[Term]) -> bool:
+    """Whether rows are shown by attributes that many share, so that each combination is listed once."""
+    return all(term.column is not None and term.column.role in ("category", "text", "code") for term in terms)
 
 
 def show_rows(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -207,17 +224,14 @@ def show_rows(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
     if select is None or select.args.get("from_") is None:
         return None
     block = block_of(select, context.schema)
-    terms = pick(rng, labels(block, context.schema), rng.choice([2, 3, 3, 4, 5]))
-    if not is_listable(terms):
+    terms = listed(block, context, rng, rng.choice([2, 3, 3, 4, 5]))
+    if not terms:
         return None
     for clause in _HEAD:
         select.set(clause, None)
     taken: set[str] = set()
     select.set("expressions", [projection(term.expression, term.name, taken) for term in terms])
-    if (
-        all(term.column is not None and term.column.role in ("category", "text", "code") for term in terms)
-        and rng.random() < 0.7
-    ):
+    if not any(names_rows(term.column) for term in terms) or (tells_attributes(terms) and rng.random() < 0.5):
         select.set("distinct", exp.Distinct())
     draw_order(select, rng, limit_chance=0.5)
     return tree
@@ -293,102 +307,6 @@ def _bound(value: float) -> exp.Expr:
     return parsed(number(value), "duckdb")
 
 
-def pivot(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Count or add up a category's values side by side, with CASE or FILTER."""
-    select = root_select(tree)
-    if select is None or select.args.get("from_") is None:
-        return None
-    block = block_of(select, context.schema)
-    grouped = plain_keys(select)
-    if grouped is None:
-        return None
-    compared, _ = conditioned_columns(block)
-    settled = compared.union(*(references_in(key) for key in grouped))
-    terms = [
-        term
-        for term in dimensions(block, context.schema)
-        if term.column is not None
-        and term.column.role == "category"
-        and not any(use in settled for use in term.uses)
-        and len(term.column.profile.common_values) >= 2
-    ]
-    if not terms:
-        return None
-    term = rng.choices(terms, [term.weight for term in terms])[0]
-    own = term.column
-    assert own is not None
-    quantities = [other for other in measures(block, context.schema) if adds_up(other.name)]
-    if not is_aggregated(select) or (not grouped and rng.random() < 0.7):
-        others = [
-            other
-            for other in dimensions(block, context.schema)
-            if other.uses != term.uses and not other.is_band and not (other.is_period and term.is_period)
-        ]
-        keys = [Shown(other.expression, other.name) for other in pick(rng, others, rng.choice([1, 1, 2]))]
-        set_head(select, keys, aggregates(block, context, rng, 1))
-    taken = {output_name(part).casefold() for part in select.expressions}
-    values = [value for value, _ in own.profile.common_values[:6]]
-    chosen = rng.sample(values, min(len(values), rng.choice([1, 2, 2, 3])))
-    quantity = rng.choice(quantities) if quantities and rng.random() < 0.65 else None
-    use_filter = rng.random() < 0.35
-    for value in chosen:
-        test = exp.EQ(
-            this=term.expression.copy(),
-            expression=parsed(literal(value, own.kind, context.schema.dialect), context.schema.dialect),
-        )
-        measured = exp.Literal.number(1) if quantity is None else quantity.expression.copy()
-        stem = "num" if quantity is None else quantity.name
-        word = re.sub(r"\W+", "_", str(value)).strip("_").lower()[:24] or "blank"
-        if use_filter:
-            function = exp.Count(this=exp.Star(), big_int=True) if quantity is None else exp.Sum(this=measured)
-            shown: exp.Expr = exp.Filter(this=function, expression=exp.Where(this=test))
-        else:
-            branch = exp.If(this=test, true=measured)
-            shown = exp.Sum(this=exp.Case(ifs=[branch], default=exp.Literal.number(0)))
-        prefix = f"{term.name}_" if not word[:1].isalpha() or len(word) < 3 else ""
-        name = new_name(f"{stem}_{prefix}{word}", taken)
-        taken.add(name.casefold())
-        select.append("expressions", exp.alias_(shown, identifier(name), copy=False))
-    return tree
-
-
-def change_aggregate(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Put another aggregate, or one of another quantity, in the place of one."""
-    select = root_select(tree)
-    if select is None or not is_aggregated(select):
-        return None
-    places = [
-        index for index, part in enumerate(select.expressions) if has_aggregate(part) and not part.find(exp.Window)
-    ]
-    if not places:
-        return None
-    block = block_of(select, context.schema)
-    index = rng.choice(places)
-    old = select.expressions[index]
-    found = aggregates(block, context, rng, 3)
-    if not found:
-        return None
-    shown = rng.choice(found)
-    grouped = {use for key in plain_keys(select) or [] for use in references_in(key)}
-    if any(shown.expression == part.unalias() for part in select.expressions):
-        return None
-    if grouped.intersection(references_in(shown.expression)):
-        return None
-    taken = {output_name(part).casefold() for part in select.expressions if part is not old}
-    new = exp.alias_(shown.expression.copy(), identifier(new_name(shown.name, taken)), copy=False)
-    was_ordered = select.args.get("order")
-    outputs = list(select.expressions)
-    outputs[index] = new
-    select.set("expressions", outputs)
-    if was_ordered is not None:
-        limit = select.args.get("limit")
-        count = limit.expression if limit is not None else None
-        size = int(count.name) if isinstance(count, exp.Literal) and count.is_int else None
-        select.set("offset", None)
-        order_outputs(select, [new], limit=size)
-    return tree
-
-
 def reorder(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Order by something else that is shown, with another limit or none."""
     del context
@@ -410,7 +328,8 @@ def show_less(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         values = [part for part in select.expressions if part not in keys]
         if not values or plain_keys(select) is None:
             return None
-        select.set("expressions", [*keys, rng.choice(values)])
+        plain = [part for part in values if not part.find(exp.Window)]
+        select.set("expressions", [*keys, rng.choice(plain or values)])
     else:
         kept = sorted(rng.sample(range(len(select.expressions)), rng.choice([1, 2])))
         shown = [select.expressions[index] for index in kept]
@@ -446,35 +365,3 @@ def _spoken(expression: exp.Expr) -> str:
     found = expression.find(exp.Column)
     words = [expression.key if isinstance(expression, exp.Func) else "", found.name if found is not None else "rows"]
     return re.sub(r"\W+", "_", "_".join(word for word in words if word)).lower()
-
-
-def _figures(select: exp.Select) -> list[exp.Expr]:
-    """Return what a SELECT shows, rounding aside."""
-    parts = [part.unalias() for part in select.expressions]
-    return [part.this if isinstance(part, exp.Round) else part for part in parts]
-
-
-def show_overall_average(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Show beside each row's quantity, or its average in each group, the average over the whole table."""
-    select = root_select(tree)
-    if select is None or select.args.get("from_") is None or select.args.get("distinct") or select.find(exp.Window):
-        return None
-    block = block_of(select, context.schema)
-    averaged = [part.this if isinstance(part, exp.Avg) else part for part in _figures(select)]
-    terms = [
-        term for term in measures(block, context.schema) if term.alias in block.tables and term.expression in averaged
-    ]
-    if not terms:
-        return None
-    term = rng.choice(terms)
-    assert term.column is not None
-    table = block.tables[term.alias]
-    alias = table_alias(table.name, names_in(tree))
-    inner = exp.Select(
-        expressions=[exp.Avg(this=column(alias, term.column.name))],
-        from_=exp.From(this=exp.Table(this=identifier(table.name), alias=exp.TableAlias(this=identifier(alias)))),
-    )
-    taken = {output_name(part).casefold() for part in select.expressions}
-    shown = projection(exp.Subquery(this=inner), f"overall_avg_{term.name}", taken)
-    select.append("expressions", shown)
-    return tree

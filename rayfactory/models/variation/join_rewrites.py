@@ -10,22 +10,16 @@ from sqlglot import exp
 
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.variation.blocks import (
-    BANDS_ALONE,
     MAX_JOINED_ROWS,
     Block,
     Context,
     aliased_table,
     block_of,
     blocks,
-    dimensions,
     estimated_rows,
-    has_period,
+    free_blocks,
     join_condition,
-    labels,
-    lists_attributes,
     names_in,
-    pick,
-    projection,
     references_in,
 )
 from rayfactory.models.variation.clauses import (
@@ -42,8 +36,18 @@ from rayfactory.models.variation.clauses import (
     uses_of,
 )
 from rayfactory.models.variation.conditions import draw_condition, selects_rows
-from rayfactory.models.variation.naming import column, table_alias
+from rayfactory.models.variation.naming import table_alias
 from rayfactory.models.variation.nodes import is_aggregated, output_name, table_name
+from rayfactory.models.variation.terms import (
+    BANDS_ALONE,
+    dimensions,
+    has_period,
+    labels,
+    names_rows,
+    only_names,
+    pick,
+    projection,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def join_clause(partner: Partner, alias: str, side: str = "") -> exp.Join:
 
 def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join one more table along a foreign key, and use it: in a condition, as a group or as a column shown."""
-    candidates = [block for block in blocks(tree, context.schema) if len(block.sources) <= 5]
+    candidates = [block for block in free_blocks(tree, context.schema) if len(block.sources) <= 5]
     if not candidates:
         return None
     block = candidates[0] if rng.random() < 0.8 else rng.choice(candidates)
@@ -136,7 +140,10 @@ def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr |
         if partner.is_parent
         or (
             # Rows of a parent are repeated: sums over it would be wrong.
-            not is_aggregated(block.select) and len(block.sources) == 1 and partner.table.num_rows <= MAX_JOINED_ROWS
+            not is_aggregated(block.select)
+            and len(block.sources) == 1
+            and partner.table.num_rows <= MAX_JOINED_ROWS
+            and not reads_inside(block.select, partner.table.name)
         )
     ]
     if not found or estimated_rows(block, context.schema) > MAX_JOINED_ROWS:
@@ -147,7 +154,7 @@ def add_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr |
     grown = block_of(block.select, context.schema)
     if not partner.is_parent:
         # The rows are those of the new table now: without anything of it they would be repeated, no one knows why.
-        return tree if block.select is tree and _show(grown, alias, context, rng) else None
+        return tree if block.select is tree and show_of(grown, alias, context, rng) else None
     return tree if _use(grown, alias, tree, context, rng) else None
 
 
@@ -155,7 +162,7 @@ def _use(block: Block, alias: str, tree: exp.Expr, context: Context, rng: random
     """Make the query need a source that it has just joined."""
     select = block.select
     is_root = select is tree
-    if is_root and rng.random() < 0.55 and _show(block, alias, context, rng):
+    if is_root and rng.random() < 0.55 and show_of(block, alias, context, rng):
         if rng.random() < 0.5:
             condition = draw_condition(block, context, rng, [alias])
             if condition is not None:
@@ -165,10 +172,11 @@ def _use(block: Block, alias: str, tree: exp.Expr, context: Context, rng: random
     if condition is not None:
         add_conjunct(select, condition)
         return True
-    return is_root and _show(block, alias, context, rng)
+    return is_root and show_of(block, alias, context, rng)
 
 
-def _show(block: Block, alias: str, context: Context, rng: random.Random) -> bool:
+def show_of(block: Block, alias: str, context: Context, rng: random.Random) -> bool:
+    """Show something of a source: as a group where there are groups, as columns where rows are listed."""
     select = block.select
     if select.args.get("distinct") or any(part.find(exp.Window) for part in select.expressions):
         return False
@@ -178,14 +186,15 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
         keys = plain_keys(select)
         measured = {use for part in select.expressions for use in references_in(part)}
         is_timed = has_period(block, keys or [])
+        without_bands = rng.random() < BANDS_ALONE
         found = [
             term
             for term in dimensions(block, context.schema, [alias])
             if not measured.intersection(term.uses)
             and not (is_timed and term.is_period)
-            and not (term.is_band and rng.random() < BANDS_ALONE)
+            and not (term.is_band and without_bands)
         ]
-        terms = pick(rng, found, 1)
+        terms = pick(rng, found or only_names(block, context.schema, [alias]), 1)
         if keys is None or len(keys) >= 3 or not terms or (not keys and rng.random() < 0.3):
             return False
         term = terms[0]
@@ -194,7 +203,10 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
         else:
             group.append("expressions", term.expression.copy())
     else:
-        terms = pick(rng, labels(block, context.schema, [alias]), rng.randint(1, 2))
+        found = labels(block, context.schema, [alias])
+        naming = [term for term in found if names_rows(term.column)]
+        terms = pick(rng, naming if naming and rng.random() < 0.6 else found, 1)
+        terms += pick(rng, [term for term in found if term not in terms and not term.is_period], rng.choice([0, 1]))
         if not terms:
             return False
         for term in terms[1:]:
@@ -205,7 +217,7 @@ def _show(block: Block, alias: str, context: Context, rng: random.Random) -> boo
     return True
 
 
-def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
+def leaves(block: Block) -> list[tuple[exp.Join, str]]:
     """Return the joined base tables that no other join and no nested query rests on, with their aliases."""
     found: list[tuple[exp.Join, str]] = []
     joins = joins_of(block.select)
@@ -228,20 +240,26 @@ def _leaves(block: Block) -> list[tuple[exp.Join, str]]:
     return found
 
 
+def _named_leaves(tree: exp.Expr, context: Context) -> list[tuple[Block, exp.Join, str]]:
+    """Return the leaves of all SELECTs but those with a label, which may name the table."""
+    return [(block, join, alias) for block in free_blocks(tree, context.schema) for join, alias in leaves(block)]
+
+
 def use_or_drop(tree: exp.Expr, context: Context, rng: random.Random) -> None:
     """Say something of every joined table that nothing is said of, or take it out."""
     for block in blocks(tree, context.schema):
-        for join, alias in _leaves(block):
+        for join, alias in leaves(block):
             if len(uses_of(block.select, alias)) > len(
                 [n for n in join.args["on"].find_all(exp.Column) if n.table.casefold() == alias.casefold()]
             ):
                 continue
             current = block_of(block.select, context.schema)
             if join.side or not _use(current, alias, tree, context, rng):
-                _remove(block.select, join)
+                remove_join(block.select, join)
 
 
-def _remove(select: exp.Select, join: exp.Join) -> None:
+def remove_join(select: exp.Select, join: exp.Join) -> None:
+    """Take one JOIN out of a SELECT."""
     select.set("joins", [other for other in joins_of(select) if other is not join])
 
 
@@ -290,12 +308,12 @@ def drop_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
 
 def drop_leaf(tree: exp.Expr, context: Context, rng: random.Random) -> bool:
     """Take out one joined table that no other rests on, a much used one rather; return whether that was possible."""
-    candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
+    candidates = _named_leaves(tree, context)
     if not candidates:
         return False
     weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
     block, join, alias = rng.choices(candidates, weights)[0]
-    _remove(block.select, join)
+    remove_join(block.select, join)
     if not _forget(block, alias):
         return False
     roles = {own.role for part in block.select.expressions if (own := block.column_of(part.unalias())) is not None}
@@ -305,7 +323,7 @@ def drop_leaf(tree: exp.Expr, context: Context, rng: random.Random) -> bool:
 
 def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Join another table in the place of one, and say of it something of the same kind."""
-    candidates = [(block, join, alias) for block in blocks(tree, context.schema) for join, alias in _leaves(block)]
+    candidates = _named_leaves(tree, context)
     if not candidates:
         return None
     weights = [1 / use_weight(block.tables[alias].name, context) for block, _, alias in candidates]
@@ -332,7 +350,7 @@ def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Ex
     grown = block_of(select, context.schema)
     said = False
     if was_grouped or shown:
-        said = _show(grown, new_alias, context, rng)
+        said = show_of(grown, new_alias, context, rng)
     if had_condition or not said:
         condition = draw_condition(grown, context, rng, [new_alias])
         if condition is not None:
@@ -341,80 +359,13 @@ def swap_partner(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Ex
     return tree if said else None
 
 
-def join_to_subquery(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Say with IN or EXISTS what an inner join along one key column says, where the table is only a filter."""
-    candidates: list[tuple[Block, exp.Join, str, exp.EQ]] = []
-    for block in blocks(tree, context.schema):
-        for join, alias in _leaves(block):
-            on = join.args["on"]
-            others = [
-                part
-                for part in uses_of(block.select, alias)
-                if not isinstance(part.find_ancestor(exp.Where, exp.Join, exp.Select), (exp.Where, exp.Join))
-            ]
-            filters = [c for c in conjuncts(block.select) if alias.casefold() in aliases_in(c)]
-            own_only = all(aliases_in(c) == {alias.casefold()} for c in filters)
-            is_free = not reads_inside(block.select, block.tables[alias].name)
-            if not join.side and is_join_condition(on) and not others and own_only and filters and is_free:
-                candidates.append((block, join, alias, on))
-    if not candidates:
-        return None
-    block, join, alias, on = rng.choice(candidates)
-    select, folded = block.select, alias.casefold()
-    outer, inner = (on.this, on.expression) if on.expression.table.casefold() == folded else (on.expression, on.this)
-    filters = [c for c in conjuncts(select) if folded in aliases_in(c)]
-    rest = [c for c in conjuncts(select) if folded not in aliases_in(c)]
-    query = exp.Select(expressions=[inner.copy()], from_=exp.From(this=join.this.copy()))
-    _remove(select, join)
-    # IN is computed once, whatever the database; EXISTS only where it is turned into a join.
-    if context.schema.dialect == "duckdb" and rng.random() < 0.4:
-        query.set("expressions", [exp.Literal.number(1)])
-        set_conjuncts(query, [exp.EQ(this=inner.copy(), expression=outer.copy()), *filters])
-        condition: exp.Expr = exp.Exists(this=query)
-    else:
-        set_conjuncts(query, filters)
-        condition = exp.In(this=outer.copy(), query=exp.Subquery(this=query))
-    set_conjuncts(select, [*rest, condition])
-    return tree
-
-
-def subquery_to_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Join the table of an IN subquery over its key, and show something of it where the query lists rows."""
-    for block in blocks(tree, context.schema):
-        for condition in conjuncts(block.select):
-            inner = condition.args.get("query") if isinstance(condition, exp.In) else None
-            query = inner.this if isinstance(inner, exp.Subquery) else inner
-            if not isinstance(query, exp.Select) or not isinstance(condition.this, exp.Column):
-                continue
-            if any(query.args.get(key) for key in ("joins", "group", "having", "limit", "distinct", "with_")):
-                continue
-            nested = block_of(query, context.schema)
-            key = query.expressions[0]
-            if len(nested.tables) != 1 or not isinstance(key, exp.Column):
-                continue
-            ((alias, table),) = nested.tables.items()
-            if table.name in {own.name for own in block.tables.values()}:
-                continue
-            if table.primary_key != (key.name,) or alias.casefold() in block.sources:
-                continue
-            others = [other for other in conjuncts(block.select) if other is not condition]
-            joined = exp.Join(
-                this=query.args["from_"].this.copy(), on=exp.EQ(this=condition.this.copy(), expression=key.copy())
-            )
-            set_conjuncts(block.select, [*others, *conjuncts(query)])
-            block.select.append("joins", joined)
-            if block.select is tree and rng.random() < 0.7:
-                _show(block_of(block.select, context.schema), alias, context, rng)
-            return tree
-    return None
-
-
 def inner_to_left(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Keep the rows without a partner, or list only those."""
     candidates = [
         (block, join, alias)
-        for block in blocks(tree, context.schema)
-        for join, alias in _leaves(block)
+        for block in free_blocks(tree, context.schema)
+        if block.select.find_ancestor(exp.In, exp.Exists) is None
+        for join, alias in leaves(block)
         if not join.side and not join.kind and not has_comma_joins(block.select)
     ]
     if not candidates:
@@ -433,53 +384,10 @@ def inner_to_left(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     if any(folded in aliases_in(part) for part in block.select.expressions):
         return tree
     grown = block_of(block.select, context.schema)
-    if block.select is tree and rng.random() < 0.5 and _show(grown, alias, context, rng):
+    if block.select is tree and rng.random() < 0.5 and show_of(grown, alias, context, rng):
         return tree
     key = next((part for part in join.args["on"].find_all(exp.Column) if part.table.casefold() == folded), None)
     if key is None:
         return None
     add_conjunct(block.select, exp.Is(this=key.copy(), expression=exp.Null()))
     return tree if selects_rows(block_of(block.select, context.schema), context) else None
-
-
-def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
-    """Leave out (or require) the rows that a row of another table refers to."""
-    candidates = [
-        (block, partner)
-        for block in blocks(tree, context.schema)[:1]
-        for partner in partners(block, context)
-        if not partner.is_parent
-        and len(partner.key.columns) == 1
-        and not reads_inside(block.select, partner.table.name)
-        and not lists_attributes(context.schema.table(partner.key.referenced_table), context.schema)
-    ]
-    if not candidates:
-        return None
-    partner = draw_partner([partner for _, partner in candidates], context, rng)
-    block = next(block for block, other in candidates if other is partner)
-    alias = table_alias(partner.table.name, names_in(tree))
-    inner = exp.Select(
-        expressions=[column(alias, partner.key.columns[0])],
-        from_=exp.From(this=aliased_table(partner.table.name, alias)),
-    )
-    negated = rng.random() < 0.6
-    # Without a row of the other table at all is a question; with any row of it is hardly one.
-    condition = None
-    if not negated or rng.random() < 0.7:
-        condition = draw_condition(block_of(inner, context.schema), context, rng)
-        if condition is None:
-            return None
-        add_conjunct(inner, condition)
-    outer = column(partner.alias, partner.key.referenced_columns[0])
-    if context.schema.dialect == "duckdb" and rng.random() < 0.5:
-        key = inner.expressions[0]
-        inner.set("expressions", [exp.Literal.number(1)])
-        set_conjuncts(inner, [exp.EQ(this=key.copy(), expression=outer), *conjuncts(inner)])
-        test: exp.Expr = exp.Exists(this=inner)
-    else:
-        if negated:
-            key = inner.expressions[0]
-            add_conjunct(inner, exp.Not(this=exp.Is(this=key.copy(), expression=exp.Null())))
-        test = exp.In(this=outer, query=exp.Subquery(this=inner))
-    add_conjunct(block.select, exp.Not(this=test) if negated else test)
-    return tree if selects_rows(block, context) else None

@@ -8,7 +8,15 @@ import re
 from sqlglot import exp
 
 from rayfactory.models.grammar.expressions import prefixed
-from rayfactory.models.variation.blocks import Context, block_of, names_in, root_select, table_names
+from rayfactory.models.variation.blocks import (
+    Context,
+    block_of,
+    conditioned_columns,
+    names_in,
+    references_in,
+    root_select,
+    table_names,
+)
 from rayfactory.models.variation.head_rewrites import (
     Shown,
     draw_order,
@@ -52,7 +60,9 @@ def wrap(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | Non
     use_cte = rng.random() < 0.6
     # What reads no table reads groups that another query has made.
     is_grouped = is_aggregated(select) or not block_of(select, context.schema).tables
-    outer = _outer(outputs, name, use_cte=use_cte, is_grouped=is_grouped, rng=rng)
+    _, pinned = conditioned_columns(block_of(select, context.schema))
+    settled = {output_name(part).casefold() for part in select.expressions if pinned.intersection(references_in(part))}
+    outer = _outer(outputs, settled, name, use_cte=use_cte, is_grouped=is_grouped, rng=rng)
     if outer is None:
         return None
     if use_cte:
@@ -87,7 +97,9 @@ def _place(outer: exp.Select, source: exp.Expr) -> None:
             nested.set("this", source.copy())
 
 
-def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng: random.Random) -> exp.Select | None:
+def _outer(
+    outputs: Outputs, settled: set[str], name: str, *, use_cte: bool, is_grouped: bool, rng: random.Random
+) -> exp.Select | None:
     # A key says nothing to a reader, and on its own nothing tells what the figures beside it are of.
     shown = [own for own in outputs.values() if not own.name.startswith("(") and own.role != "key"]
     if len(shown) < 2 or not any(
@@ -95,7 +107,13 @@ def _outer(outputs: Outputs, name: str, *, use_cte: bool, is_grouped: bool, rng:
     ):
         return None
     quantities = [own for own in shown if own.role == "measure" and own.kind in ("integer", "real")]
-    groups = [own for own in shown if own.role in ("category", "code") and own.kind in ("text", "integer", "boolean")]
+    groups = [
+        own
+        for own in shown
+        if own.name.casefold() not in settled
+        and own.role in ("category", "code")
+        and own.kind in ("text", "integer", "boolean")
+    ]
     if not quantities:
         return None
     quantity = rng.choice(quantities)

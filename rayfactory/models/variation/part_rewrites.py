@@ -7,14 +7,14 @@ import random
 from sqlglot import exp
 
 from rayfactory.models.variation import join_rewrites
-from rayfactory.models.variation.blocks import BANDS_ALONE, Context, block_of, blocks, dimensions, labels, pick
+from rayfactory.models.variation.blocks import Context, block_of, blocks
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, is_join_condition, joins_of, set_conjuncts
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
     Shown,
     aggregates,
     draw_order,
-    is_listable,
+    listed,
     name_outputs,
     regroup,
     set_head,
@@ -22,6 +22,7 @@ from rayfactory.models.variation.head_rewrites import (
 )
 from rayfactory.models.variation.nodes import is_aggregated
 from rayfactory.models.variation.resolution import outputs_of
+from rayfactory.models.variation.terms import BANDS_ALONE, dimensions, names_rows, pick
 
 
 def take_part(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -89,11 +90,11 @@ def take_core(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
         if rng.random() < 0.3:
             draw_order(select, rng, limit_chance=0.5)
     else:
-        terms = pick(rng, labels(core, context.schema), rng.choice([1, 2, 2, 3]))
-        if not is_listable(terms):
+        terms = listed(core, context, rng, rng.choice([1, 2, 2, 3]))
+        if not terms:
             return None
         set_head(select, [Shown(term.expression, term.name) for term in terms], [])
-        if len(terms) == 1 or rng.random() < 0.35:
+        if len(terms) == 1 or not any(names_rows(term.column) for term in terms) or rng.random() < 0.35:
             select.set("distinct", exp.Distinct())
         if rng.random() < 0.3:
             draw_order(select, rng, limit_chance=0.5)

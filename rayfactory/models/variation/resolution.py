@@ -300,6 +300,7 @@ def _resolve_column(
             if source is not None:
                 if folded not in source.columns:
                     raise UnresolvedError
+                _spell(node, source)
                 return
             current = current.outer
         raise UnresolvedError
@@ -310,6 +311,7 @@ def _resolve_column(
         holders = [source for source in current.sources.values() if folded in source.columns]
         if len(holders) == 1 or (holders and folded in current.shared):
             node.set("table", _column(holders[0].alias, "x").args["table"])
+            _spell(node, holders[0])
             return
         if holders:
             raise UnresolvedError
@@ -321,6 +323,13 @@ def _resolve_column(
         node.replace(exp.Literal.string(node.name))
         return
     raise UnresolvedError
+
+
+def _spell(node: exp.Column, source: Source) -> None:
+    """Write a column and its source as they are declared, so that equal columns are equal nodes."""
+    name = source.columns[node.name.casefold()].name
+    if node.name != name or node.table != source.alias:
+        node.replace(_column(source.alias, name))
 
 
 def _check_grouping(select: exp.Select, named: set[str], dialect: str) -> None:
@@ -369,7 +378,7 @@ def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[
 
 def is_shadowed(column: exp.Column, top: exp.Expr, alias: str) -> bool:
     """Whether a SELECT between the column and `top` (which is not looked at) has a source of that name of its own."""
-    folded, node = alias.casefold(), column.parent
+    folded, node = alias.casefold(), None if column is top else column.parent
     while node is not None and node is not top:
         if isinstance(node, exp.Select) and any(table_name(item).casefold() == folded for item, _ in _items(node)):
             return True

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, Schema
 from rayfactory.models.grammar.quantities import is_additive
+from rayfactory.models.grammar.syntax import snake
 from rayfactory.models.variation.blocks import (
     Block,
     blocks,
@@ -19,7 +20,15 @@ from rayfactory.models.variation.blocks import (
     references_in,
     references_of,
 )
-from rayfactory.models.variation.clauses import conjuncts, plain_keys
+from rayfactory.models.variation.clauses import (
+    aliases_in,
+    conjuncts,
+    is_join_condition,
+    joins_of,
+    operands,
+    plain_keys,
+    uses_of,
+)
 from rayfactory.models.variation.naming import is_calendar_table, plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, own_nodes
 
@@ -33,7 +42,10 @@ MIN_TELLING_ROWS = 4
 def is_odd(tree: exp.Expr, schema: Schema) -> bool:
     """Whether some SELECT of a resolved query asks what nobody would ask."""
     return any(
-        _is_about_the_calendar(block)
+        _is_about_attributes(block, schema)
+        or _reads_for_nothing(block, schema)
+        or _compares_what_may_be_missing(block)
+        or _shows_what_nobody_reads(block)
         or _multiplies(block, schema)
         or _asks_what_is_settled(block)
         or _calculates_with_labels(block, schema)
@@ -42,12 +54,71 @@ def is_odd(tree: exp.Expr, schema: Schema) -> bool:
     )
 
 
-def _is_about_the_calendar(block: Block) -> bool:
-    """Whether only days or times of a day are read: their number is known to everybody."""
+def _is_about_attributes(block: Block, schema: Schema) -> bool:
+    """Whether only combinations of attributes are read, such as days: somebody made them up, they say nothing."""
     is_inner = block.select.find_ancestor(exp.In, exp.Exists) is not None
+    absent = block.absent
     return not is_inner and all(
-        source.table is not None and is_calendar_table(source.table) for source in block.sources.values()
+        source.table is not None and lists_attributes(source.table, schema)
+        for folded, source in block.sources.items()
+        if folded not in absent
     )
+
+
+def _reads_for_nothing(block: Block, schema: Schema) -> bool:
+    """Whether a table is read that nothing is said of, and that joins no two others."""
+    if len(block.sources) < 2:
+        return False
+    references = list(references_of(block, schema))
+    ties = [tie for join in joins_of(block.select) if join.args.get("on") for tie in operands(join.args["on"])]
+    ties = [condition for condition in (*ties, *conjuncts(block.select)) if is_join_condition(condition)]
+    for folded, source in block.sources.items():
+        uses = uses_of(block.select, source.alias)
+        if source.optional and all(isinstance(node.find_ancestor(exp.Join, exp.Select), exp.Join) for node in uses):
+            return True
+        tied = [condition for condition in ties if folded in aliases_in(condition)]
+        others = {alias for condition in tied for alias in aliases_in(condition)} - {folded}
+        is_parent = any(parent == folded for _, parent in references)
+        if is_parent and len(others) == 1 and len(uses) <= len(tied):
+            return True
+    return False
+
+
+def _asks_for_null(condition: exp.Expr) -> bool:
+    return isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null)
+
+
+def _compares_what_may_be_missing(block: Block) -> bool:
+    """Whether a condition leaves out the very rows that an outer join keeps."""
+    optional = {folded for folded, source in block.sources.items() if source.optional}
+    return any(
+        isinstance(node, exp.Column) and node.table.casefold() in optional
+        for condition in conjuncts(block.select)
+        if optional and not _asks_for_null(condition) and not isinstance(condition, (exp.Or, exp.Paren))
+        for node in own_nodes(condition)
+    )
+
+
+def _shows_what_nobody_reads(block: Block) -> bool:
+    """Whether a thing is shown twice, a reference as it is, what is missing, or a window over a single row."""
+    select = block.select
+    parts = [part.unalias() for part in select.expressions]
+    if any(part in parts[:position] for position, part in enumerate(parts)):
+        return True
+    if any(isinstance(part.unalias(), exp.Column) and block.absent & aliases_in(part) for part in select.expressions):
+        return True
+    if select.parent is not None:
+        return False
+    if is_aggregated(select) and select.args.get("group") is None and select.find(exp.Window) is not None:
+        return True
+    for part in select.expressions:
+        own = block.column_of(part.unalias())
+        if own is None or own.role != "key":
+            continue
+        table = block.sources[part.unalias().table.casefold()].table
+        if table is not None and own.name not in table.primary_key:
+            return True
+    return False
 
 
 def _multiplies(block: Block, schema: Schema) -> bool:
@@ -76,14 +147,23 @@ def _asks_what_is_settled(block: Block) -> bool:
         group = block.select.args["group"]
         if pinned.intersection(references_in(group)):
             return True
+    for window in (node for part in block.select.expressions for node in part.find_all(exp.Window)):
+        if any(pinned.intersection(references_in(part)) for part in window.args.get("partition_by") or []):
+            return True
+    timed = {key.table.casefold() for key in keys or [] if isinstance(key, exp.Column) and _is_time(key, block)}
     for part in block.select.expressions:
         if not has_aggregate(part):
             continue
         for test in part.find_all(exp.If, exp.Filter):
             condition = test.this if isinstance(test, exp.If) else test.expression
-            if (pinned | grouped).intersection(references_in(condition)):
+            if (pinned | grouped).intersection(references_in(condition)) or timed & aliases_in(condition):
                 return True
     return False
+
+
+def _is_time(key: exp.Column, block: Block) -> bool:
+    source = block.sources.get(key.table.casefold())
+    return source is not None and source.table is not None and is_calendar_table(source.table)
 
 
 def _calculates_with_labels(block: Block, schema: Schema) -> bool:
@@ -103,9 +183,11 @@ def _is_label(own: Column, function: exp.Expr, block: Block) -> bool:
     source = block.sources[function.this.table.casefold()]
     if own.role in ("key", "identifier", "code"):
         return source.table is not None
-    return (
-        isinstance(function, exp.Sum) and own.role == "measure" and not is_additive(plain_name(source.table, own.name))
-    )
+    if not isinstance(function, exp.Sum) or own.role != "measure":
+        return False
+    # The months of a table of temperatures are temperatures.
+    kind = "" if source.table is None else snake(source.table.name).rpartition("_")[2]
+    return not is_additive(plain_name(source.table, own.name)) or not is_additive(kind)
 
 
 def _is_attribute_key(node: exp.Expr, block: Block, schema: Schema) -> bool:
@@ -132,17 +214,24 @@ def _compares_long_text(block: Block) -> bool:
     )
 
 
-def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]]) -> bool:
+def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collection[str] = ()) -> bool:
     """Whether a query's rows show that a part of it has nothing to say.
 
     A key that is the same in all rows, two keys of which each tells the other, two figures that are equal throughout, a
     figure that is nothing, or all, everywhere.
+
+    Args:
+        single: folded names of columns of tables of one row, which may well be the same everywhere.
     """
     if not isinstance(tree, exp.Select) or len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
         return False
     grouped = plain_keys(tree) or []
     columns = list(zip(tree.expressions, zip(*rows, strict=True), strict=True))
-    keys = [list(map(repr, values)) for part, values in columns if part.unalias() in grouped]
+    keys = [
+        list(map(repr, values))
+        for part, values in columns
+        if part.unalias() in grouped and part.unalias().name.casefold() not in single
+    ]
     if any(len(set(values)) == 1 for values in keys):
         return True
     # A key and its name are two; so are others where every row has its own of both.

@@ -7,8 +7,9 @@ import re
 
 from sqlglot import exp
 
+from rayfactory.databases.schema import Column
 from rayfactory.models.grammar.expressions import prefixed
-from rayfactory.models.variation.blocks import Block, Context, block_of, dimensions, labels, measures, pick, root_select
+from rayfactory.models.variation.blocks import Block, Context, block_of, conditioned_columns, references_in, root_select
 from rayfactory.models.variation.clauses import add_conjunct, plain_keys
 from rayfactory.models.variation.conditions import draw_condition
 from rayfactory.models.variation.head_rewrites import (
@@ -17,8 +18,12 @@ from rayfactory.models.variation.head_rewrites import (
     name_outputs,
     set_head,
 )
-from rayfactory.models.variation.naming import identifier, plain_name
-from rayfactory.models.variation.nodes import is_aggregated
+from rayfactory.models.variation.naming import identifier, new_name
+from rayfactory.models.variation.nodes import is_aggregated, output_name
+from rayfactory.models.variation.terms import dimensions, labels, measures, pick
+
+MIN_COMPARED_SHARE = 0.04
+"""Share of the rows that a part must have at least to be set beside another."""
 
 
 def combine_conditions(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -54,18 +59,14 @@ def combine_conditions(tree: exp.Expr, context: Context, rng: random.Random) -> 
     other = select.copy()
     kind = rng.choice(kinds)
     one, two = block_of(select, context.schema), block_of(other, context.schema)
+    if is_aggregated(select):
+        return _side_by_side(one, two, context, rng)
     first, second = draw_condition(one, context, rng), draw_condition(two, context, rng)
     if first is None or second is None or _columns(first) == _columns(second):
         return None
     if kind is not exp.Except:
         add_conjunct(select, first)
     add_conjunct(other, second)
-    if is_aggregated(select):
-        # The same figures for two parts of the rows: each says which part it is of.
-        for part, condition, block in ((select, first, one), (other, second, two)):
-            label = exp.alias_(exp.Literal.string(_in_words(condition, block)), identifier("segment"), copy=False)
-            part.set("expressions", [label, *part.expressions])
-        return exp.Union(this=select, expression=other, distinct=False)
     return kind(this=select, expression=other, distinct=True)
 
 
@@ -73,13 +74,40 @@ def _columns(condition: exp.Expr) -> list[exp.Column]:
     return list(condition.find_all(exp.Column))
 
 
-def _in_words(condition: exp.Expr, block: Block) -> str:
-    """Return a condition as a label: ``state IN (MS, GA)``."""
-    plain = condition.copy()
-    for node in plain.find_all(exp.Column):
-        table = block.tables.get(node.table)
-        node.replace(exp.Column(this=exp.to_identifier(plain_name(table, node.name).replace("_", " "), quoted=False)))
-    return re.sub(r"['\"]", "", re.sub(r"\bDATE '", "'", plain.sql()))
+def _side_by_side(one: Block, two: Block, context: Context, rng: random.Random) -> exp.Expr | None:
+    """Put the same figures for two parts of the rows under each other; each says which part it is of."""
+    compared, _ = conditioned_columns(one)
+    taken = compared.union(*(references_in(part) for part in one.select.expressions))
+    found = [
+        term
+        for term in dimensions(one, context.schema)
+        if term.column is not None
+        and term.column.role == "category"
+        and term.column.kind == "text"
+        and not taken.intersection(term.uses)
+    ]
+    parts = [(term, _frequent(term.column)) for term in found if term.column is not None]
+    parts = [(term, values) for term, values in parts if len(values) >= 2]
+    if not parts:
+        return None
+    term, values = rng.choices(parts, [term.weight for term, _ in parts])[0]
+    used = {output_name(part).casefold() for part in one.select.expressions}
+    name = new_name(term.name, used)
+    for block, value in zip((one, two), rng.sample(values, 2), strict=True):
+        text = exp.Literal.string(value)
+        add_conjunct(block.select, exp.EQ(this=term.expression.copy(), expression=text))
+        label = exp.alias_(text.copy(), identifier(name), copy=False)
+        block.select.set("expressions", [label, *block.select.expressions])
+    return exp.Union(this=one.select, expression=two.select, distinct=False)
+
+
+def _frequent(own: Column) -> list[str]:
+    """Return the values of a category that are worth comparing."""
+    return [
+        value
+        for value, share in own.profile.common_values[:6]
+        if isinstance(value, str) and share >= MIN_COMPARED_SHARE and 0 < len(value.strip()) <= 30
+    ]
 
 
 def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -124,7 +152,12 @@ def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
 
 def _topic(block: Block) -> str:
     folded = next(
-        (name for name in block.sources if name in block.grain and block.sources[name].table is not None), None
+        (
+            name
+            for name, source in block.sources.items()
+            if name in block.grain and source.table is not None and not source.optional
+        ),
+        None,
     )
     table = block.sources[folded].table if folded is not None else next(iter(block.tables.values()))
     assert table is not None

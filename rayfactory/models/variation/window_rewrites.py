@@ -9,18 +9,7 @@ from sqlglot import exp
 
 from rayfactory.models.grammar.expressions import prefixed
 from rayfactory.models.grammar.quantities import is_record_date, orders_time
-from rayfactory.models.variation.blocks import (
-    Block,
-    Context,
-    block_of,
-    dimensions,
-    key_columns,
-    labels,
-    measures,
-    projection,
-    reference,
-    root_select,
-)
+from rayfactory.models.variation.blocks import Block, Context, block_of, key_columns, reference, root_select
 from rayfactory.models.variation.clauses import plain_keys
 from rayfactory.models.variation.head_rewrites import (
     Shown,
@@ -29,6 +18,7 @@ from rayfactory.models.variation.head_rewrites import (
 )
 from rayfactory.models.variation.naming import identifier, new_name, plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, output_name
+from rayfactory.models.variation.terms import dimensions, labels, measures, names_rows, projection
 
 
 def add_window(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
@@ -84,6 +74,9 @@ def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) ->
     if choice < 0.35:
         function = rng.choice([exp.Rank, exp.DenseRank])()
         return Shown(window(function, partition, _ordered((value, True))), f"{name}_rank")
+    if choice < 0.5 and isinstance(value, exp.Avg):
+        gap = exp.Sub(this=value.copy(), expression=window(exp.Avg(this=value.copy()), partition, None))
+        return Shown(gap, f"{name}_above_avg")
     if choice < 0.6 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
         share = exp.Div(
             this=exp.Mul(this=exp.Literal.number("100.0"), expression=value.copy()),
@@ -98,6 +91,9 @@ def _window_over_groups(select: exp.Select, block: Block, rng: random.Random) ->
     if choice >= 0.8 and isinstance(value, (exp.Sum, exp.Count)) and not value.find(exp.Distinct):
         running = window(exp.Sum(this=value.copy()), partition, _ordered(*((key, False) for key in rest)))
         return Shown(running, f"running_{name}")
+    if choice < 0.57 or not isinstance(value, (exp.Avg, exp.Sum, exp.Count)):
+        function = rng.choice([exp.Rank, exp.DenseRank])()
+        return Shown(window(function, partition, _ordered((value, True))), f"{name}_rank")
     return Shown(window(exp.Max(this=value.copy()), partition, None), prefixed("highest", name))
 
 
@@ -133,9 +129,7 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
         if isinstance(part.unalias(), exp.Column)
     }
     quantities = measures(block, context.schema)
-    if not quantities or not any(
-        own is not None and own.role != "measure" for own in map(block.column_of, _shown_columns(select))
-    ):
+    if not quantities or not any(names_rows(block.column_of(part)) for part in _shown_columns(select)):
         return None
     visible = [term for term in quantities if term.text in shown]
     term = rng.choice(visible or quantities)
@@ -143,7 +137,8 @@ def _window_over_rows(select: exp.Select, block: Block, context: Context, rng: r
     seen = [other for other in groups if other.text in shown]
     # Where the rows are groups of one key already, each would be a part of its own.
     is_parted = bool(block.tables) or len(groups) > 1
-    partition = [rng.choice(seen or groups)] if groups and is_parted and rng.random() < 0.8 else []
+    drawn = rng.choices(seen or groups, [other.weight for other in seen or groups]) if groups else []
+    partition = drawn if groups and is_parted and rng.random() < 0.8 else []
     parts = [other.expression for other in partition]
     keys = key_columns(block)
     # Rows follow each other by a date of their own, not by that of another table's record.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayfactory.databases.schema import ForeignKey
-from rayfactory.models.grammar.clauses import Select, limit, where
+from rayfactory.models.grammar.clauses import Select, as_float, limit, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -16,6 +16,7 @@ from rayfactory.models.grammar.expressions import (
     measures,
     plural,
     prefixed,
+    reads_as_name,
 )
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
 from rayfactory.models.grammar.scope import Field
@@ -50,17 +51,25 @@ def branches(draft: Draft, count: int, *, apart: bool = False) -> list[Branch]:
         keys = [
             key for key in draft.graph.children(table.name) if key.table in draft.wanted and key.table != table.name
         ]
+        if draft.graph.is_calendar(table.name) or draft.graph.is_profile(table.name):
+            # That two things have a day in common says nothing of them.
+            keys = [
+                key
+                for key in keys
+                if any(draft.graph.are_related(key.table, other.table) for other in keys if other is not key)
+            ]
         if len(keys) > apart and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
             tables = len({key.table for key in keys})
             wanted = 1.0 if table.name in draft.wanted else 0.1
-            if draft.graph.is_calendar(table.name):
-                wanted *= 0.3  # that two things have a day in common says little
             options.append((wanted * min(tables, 2) ** 2 / (1 + draft.use[table.name]) ** 2, table.name, keys))
     if not options:
         raise DeadEndError
-    _shared, keys = draft.pick([(weight, (name, keys)) for weight, name, keys in options])
-    chosen: list[ForeignKey] = []
-    left = keys
+    keys = draft.pick([(weight, keys) for weight, _, keys in options])
+    first = draft.pick([(1 / (1 + draft.use[key.table]) ** 2, key) for key in keys])
+    if draft.graph.is_calendar(first.referenced_table) or draft.graph.is_profile(first.referenced_table):
+        keys = [key for key in keys if draft.graph.are_related(key.table, first.table)]
+    chosen = [first]
+    left = [key for key in keys if key.table != first.table]
     while len(chosen) < (min(count, len(keys)) if apart else count):
         if not left:
             left = [key for key in keys if key not in chosen] or keys
@@ -87,9 +96,12 @@ def overlap(draft: Draft) -> str:
     if is_calendar([f.label for f in first.shared]):
         readable = [f for f in readable if f.column.role == "date" or code_weight(f.label) == 1.5]
     else:
+        readable = [f for f in readable if f.column.kind != "text" or reads_as_name(f)]
         names = [f for f in readable if f.column.role in ("identifier", "text")]
         categories = [f for f in readable if f.column.role == "category"]
-        readable = names + categories if not names or draft.chance(0.5) else names
+        # Of a profile, that both groups have some of each kind is no news.
+        readable = names or [f for f in categories if f.num_distinct >= 8]
+        readable = names + categories if names and draft.chance(0.3) else readable
     if not readable:
         keys = [f for f in first.shared if f.column.name in first.key.referenced_columns]
         readable = [f for f in keys if f.num_distinct > 2 and not f.label.endswith("sk")]
@@ -129,7 +141,8 @@ def stacked(draft: Draft) -> str:
     key = draft.pick([(key.weight, key) for key in keys])
     (use,) = key.uses
     base = next(f for f in first.shared if f.sql == use)
-    label = draft.output(draft.pick([(1, "source"), (1, "channel"), (1, "origin")]), set())
+    labels = [(1.0, name) for name in ("source", "channel", "origin") if draft.output(name, set()) == name]
+    label = draft.pick(labels or [(1.0, draft.output("origin", set()))])
     taken = {label}
     group = draft.output_of(key, first.spine.scope, taken)
     parts = []
@@ -145,12 +158,16 @@ def stacked(draft: Draft) -> str:
         if [own.key.table for own in several].count(branch.key.table) > 1:
             field = branch.spine.scope.field(branch.spine.aliases[0], branch.key.columns[0])
             word = f"{word} by {re.sub('_(sk|id|key|code)$', '', field.label)}".replace("_", " ")
-        select.items = [f"'{word}' AS {label}", draft.named(sql, group), f"{aggregate} AS {total}"]
-        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
+        select.items = [f"'{word}' AS {label}", named(sql, group), f"{aggregate} AS {total}"]
+        # What chooses among the rows is of their own table: a condition on what is shared would be on one side alone.
+        shared = [f.sql for f in branch.shared]
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1, exclude=shared)
         select.group = sql
         parts.append(select.sql())
     text = " UNION ALL ".join(parts)
-    how = draft.pick([(3, "plain"), (2, "derived"), (4, "cte")])
+    # Counts of unlike things stand one below the other, but are not added up.
+    is_sum = bool(figures) or len({snake(branch.key.table).split("_")[-1] for branch in several}) == 1
+    how = draft.pick([(3, "plain"), (2, "derived"), (4, "cte")]) if is_sum else "plain"
     if how == "plain":
         return f"{text} ORDER BY {label}, {group}" if draft.chance(0.7) else text
     alias = draft.alias(draft.pick([(1, "combined"), (1, "all_sources"), (1, "together")]))
@@ -212,8 +229,10 @@ def side_by_side(draft: Draft) -> str:
         aggregate = f"SUM({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed("total", figure.name) if figure else f"num_{plural(snake(branch.key.table))}"
         value = draft.output(wanted, taken)
-        select.items = [draft.named(sql, group), f"{aggregate} AS {value}"]
-        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1)
+        select.items = [named(sql, group), f"{aggregate} AS {value}"]
+        # What chooses among the rows is of their own table: a condition on what is shared would be on one side alone.
+        shared = [f.sql for f in branch.shared]
+        select.where = where(draft, branch.spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.1, exclude=shared)
         select.group = sql
         words = snake(branch.key.table)[:32].strip("_")
         is_thing = branch.key.columns[0] in draft.graph.entity_columns(branch.key.table)
@@ -259,14 +278,26 @@ def side_by_side(draft: Draft) -> str:
     sql = f"SELECT {', '.join(items)} FROM {sources[0]}"
     for name, source in list(zip(names, sources, strict=True))[1:]:
         sql += f" {join} {source} ON {names[0]}.{group} = {name}.{group}"
-    if join == "JOIN" and draft.chance(0.3):
-        sql += (
-            f" WHERE {draft.builder.choice('comparison', [(1, f'{a} > {b}'), (1, f'{b} > {a}'), (1, f'{a} <> {b}')])}"
-        )
+    if join == "JOIN" and compared_figures and draft.chance(0.4):
+        sql = _compared(draft, sql, a, b)
     way = draft.builder.choice("direction", [(2, " DESC"), (1, "")])
     # Each of the sources has a column of the group's name.
     sql += f" ORDER BY {values[0]}{way}, {group if member.startswith('COALESCE') else member}"
     return f"{sql} LIMIT {limit(draft)}" if draft.chance(0.5) else sql
+
+
+def _compared(draft: Draft, sql: str, a: str, b: str) -> str:
+    """Return a join with a condition that one figure exceeds the other, where that holds for some rows and not all."""
+    draft.ctes = [draft.fixed(cte) for cte in draft.ctes]
+    sql = draft.fixed(sql)
+    select, source = sql.split(" FROM ", maxsplit=1)
+    prefix = f"WITH {', '.join(draft.ctes)} " if draft.ctes else ""
+    rows = draft.rows(f"{prefix}SELECT {a}, {b} FROM {source}")
+    pairs = [(as_float(own) or 0.0, as_float(other) or 0.0) for own, other in rows]
+    above, below = sum(own > other for own, other in pairs), sum(own < other for own, other in pairs)
+    if not above or not below:
+        return sql
+    return f"{select} FROM {source} WHERE {f'{a} > {b}' if above < below else f'{b} > {a}'}"
 
 
 _SAYS_LITTLE = frozenset("name type code desc description title id number date kind class status".split())

@@ -15,6 +15,7 @@ from rayfactory.models.grammar.clauses import (
     having,
     limit,
     num_conditions,
+    tells_rows_apart,
     where,
 )
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
@@ -186,7 +187,7 @@ def pivot(draft: Draft) -> str:
     for value in values:
         condition = f"{column.sql} = {literal(value, column.column.kind, draft.dialect)}"
         word = snake(str(value))
-        name = word if len(word) > 2 and not word.isdigit() else f"{column.label}_{word}"
+        name = word if len(word) > 2 and not word[0].isdigit() else f"{column.label}_{word}"
         if figure is None:
             sql = (
                 f"COUNT(*) FILTER (WHERE {condition})"
@@ -225,7 +226,7 @@ def share_of_total(draft: Draft) -> str:
     taken = {key.name for key in grouping.keys} | {value.name for value in grouping.values}
     name = draft.output(draft.pick([(1, "pct_of_total"), (1, "share_of_total"), (1, "percentage")]), taken)
     window = "OVER ()"
-    if len(grouping.keys) > 1 and draft.chance(0.6):
+    if len(grouping.keys) > 1 and not tells_rows_apart(spine.scope, grouping.key_sql[0]) and draft.chance(0.6):
         window = f"OVER (PARTITION BY {grouping.key_sql[0]})"
     select.items.append(f"ROUND(100.0 * {sql} / NULLIF(SUM({sql}) {window}, 0), 2) AS {name}")
     if draft.chance(0.3):

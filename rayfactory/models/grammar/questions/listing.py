@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.grammar.clauses import Select, engage, idle_sources, limit, num_conditions, total_order, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
-from rayfactory.models.grammar.expressions import bands, measures, plural
+from rayfactory.models.grammar.expressions import bands, measures, plural, reads_as_name
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import Field, with_role
 from rayfactory.models.grammar.syntax import date_part, date_period, snake
@@ -31,6 +31,7 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
     ]
     left = [f for f in left if f.column.role != "key"] or left
     idle = set(idle_sources(draft, spine, ()))
+    readable = {f.source for f in left if f.column.role == "text" and reads_as_name(f)}
     chosen: list[Field] = []
     while left and len(chosen) < count:
         seen = {f.source for f in chosen}
@@ -38,7 +39,9 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
             (
                 _SHOWN_WEIGHT[f.column.role]
                 * (0.5 if f.source in seen else 4 if f.source in idle else 1.5)
-                * (0.2 if f.num_distinct < 2 or is_record_date(f.label) else 1)
+                * (0.05 if f.num_distinct < 2 and f.table.num_rows > 1 else 1)
+                * (0.1 if is_record_date(f.label) or (f.table.num_rows == 1 and not _is_name(f)) else 1)
+                * (0.15 if f.column.role == "identifier" and f.source in readable else 1)
                 * (1 if names_a_thing(f.label) else 0.1)
                 * (0.2 if f.column.role == "code" and code_weight(f.label) < 1 else 1)
                 * (8 if f.source in calendars and f.column.role == "date" else 1),
@@ -52,6 +55,10 @@ def shown_fields(draft: Draft, spine: Spine, count: int) -> list[Field]:
     if not chosen:
         raise DeadEndError
     return chosen
+
+
+def _is_name(f: Field) -> bool:
+    return f.column.role == "text" and reads_as_name(f)
 
 
 def _dressed(draft: Draft, f: Field, taken: set[str]) -> str:
@@ -92,16 +99,22 @@ def lookup(draft: Draft) -> str:
         extra = draft.pick([(m.weight, m) for m in extras])
         select.items.append(f"{extra.sql} AS {draft.output(extra.name, taken)}")
     banded = [band for f in with_role(spine.scope, "measure") for band in bands(f)]
-    if banded and draft.chance(0.15):
+    if banded and draft.chance(0.05):
         band = draft.pick([(1.0, b) for b in banded])
         select.items.append(f"{band.sql} AS {draft.output(band.name, taken)}")
-    engage(draft, spine, select)
     sortable = [f for f in fields if f.column.role in ("measure", "date", "text", "code", "category")]
     if all(f.table.name != spine.scope.grain.name for f in fields) or draft.chance(0.2):
+        # The different values of quantities are nobody's question.
+        fields = [f for f in fields if f.column.role not in ("measure", "key")]
+        if not fields:
+            raise DeadEndError
         select.distinct = True
         select.items = list(dict.fromkeys(f.sql for f in fields))
-        select.order = draft.builder.optional("order", 0.7, "") or ", ".join(names) if draft.chance(0.7) else ""
+        names = select.items.copy()
+        engage(draft, spine, select)
+        select.order = ", ".join(names) if draft.chance(0.7) else ""
     else:
+        engage(draft, spine, select)
         ties = total_order(spine.scope, names, list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
         lead = draft.pick([(1.0, f) for f in sortable]).sql if sortable else ties[0]
         way = draft.builder.choice("direction", [(3, " DESC"), (2, "")])
@@ -167,7 +180,7 @@ def without_partner(draft: Draft) -> str:
     fields = shown_fields(draft, spine, draft.pick([(2, 2), (3, 3), (2, 4)]))
     select.items = [f.sql for f in fields]
     ties = total_order(spine.scope, select.items, list(zip(spine.aliases, spine.skeleton.tables, strict=False)))
-    select.order = ", ".join(ties)
+    select.order = ", ".join(dict.fromkeys([select.items[0], *ties]))
     select.limit = limit(draft)
     engage(draft, spine, select)
     return select.sql()
@@ -185,7 +198,8 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
             1.0
             / (1 + draft.use[name] + draft.use[key.referenced_table])
             * (3 if key.referenced_table in draft.wanted else 1)
-            * (0.2 if draft.graph.is_calendar(key.referenced_table) else 1),
+            * (0.03 if draft.graph.is_calendar(key.referenced_table) else 1)
+            * (0.1 if draft.graph.is_profile(key.referenced_table) else 1),
             (name, key),
         )
         for name in draft.wanted
@@ -195,6 +209,23 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
     if not options:
         raise DeadEndError
     return draft.pick(options)
+
+
+def readable_key(spine: Spine, key: Field) -> Field:
+    """Return a key of the grain as a reader knows what it points to: by its number or name.
+
+    Raises:
+        DeadEndError: it is a surrogate, and what it points to is not in sight.
+    """
+    if key.column.role != "key" or not key.label.endswith("sk"):
+        return key
+    for join in spine.skeleton.joins[: len(spine.aliases) - 1]:
+        if join.child == 0 and join.key.columns == (key.column.name,):
+            own = [f for f in spine.scope.fields if f.source == spine.aliases[join.parent] and reads_as_name(f)]
+            named = [f for f in own if f.column.role == "identifier"] or [f for f in own if f.column.role == "text"]
+            if named and named[0].num_distinct > 1:
+                return named[0]
+    raise DeadEndError
 
 
 def newest_record(draft: Draft) -> str:
@@ -210,6 +241,7 @@ def newest_record(draft: Draft) -> str:
         f
         for f in scope.fields
         if (f.column.role == "category" or (dates and f.source == spine.aliases[0] and f.column.name in named))
+        and not draft.graph.is_calendar(f.table.name)
         and f.num_distinct >= 2
         and f.sql not in draft.constrained
         and not f.column.profile.unique
@@ -217,7 +249,7 @@ def newest_record(draft: Draft) -> str:
     ]
     if not keys or not (dates or figures):
         raise DeadEndError
-    key = draft.pick([(1.0, f) for f in keys])
+    key = readable_key(spine, draft.pick([(1.0, f) for f in keys]))
     order = draft.pick([(3.0, f) for f in dates] or [(1.0, f) for f in figures])
     fields = [f for f in shown_fields(draft, spine, 3) if f.sql not in (key.sql, order.sql)][:3]
     taken: set[str] = set()
@@ -226,10 +258,11 @@ def newest_record(draft: Draft) -> str:
     window = f"ROW_NUMBER() OVER (PARTITION BY {key.sql} ORDER BY {order.sql} DESC, {last})"
     select = Select(scope.from_sql)
     select.where = where(draft, spine, draft.pick([(2, 1), (2, 2)]), nested=0.2, exclude=[key.sql])
-    names = [draft.output(f.label, taken, f.column.name) for f in (key, order, *fields)]
-    select.items = [key.sql, order.sql, *(f.sql for f in fields)]
+    leading = (key, order)
+    names = [draft.output(f.label, taken, f.column.name) for f in (*leading, *fields)]
+    select.items = [f.sql for f in (*leading, *fields)]
     engage(draft, spine, select, shown=False)
-    columns = [draft.named(f.sql, name) for f, name in zip((key, order, *fields), names, strict=True)]
+    columns = [draft.named(f.sql, name) for f, name in zip((*leading, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]
     if draft.dialect == "duckdb" and draft.chance(0.35):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, where
+from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, tells_rows_apart, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -13,6 +13,7 @@ from rayfactory.models.grammar.expressions import (
     measures,
     plural,
     prefixed,
+    reads_as_name,
 )
 from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
@@ -28,6 +29,7 @@ def counts_beside(draft: Draft) -> str:
         for key in draft.graph.children(name)
         if key.table != name and len(key.columns) == 1 and draft.schema.table(name).num_rows <= 20_000
     ]
+    options = [(weight * (0.1 if draft.graph.is_profile(key.referenced_table) else 1), key) for weight, key in options]
     options = [option for option in options if option[0] > 0]
     if not options:
         raise DeadEndError
@@ -49,7 +51,9 @@ def counts_beside(draft: Draft) -> str:
     conditions = draft.conditions(inner.scope, draft.pick([(2, 0), (3, 1), (1, 2)]))
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (3, 2), (2, 3)])) if f.sql != parent.sql]
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
-    shown = [f.qualified for f in fields] or [parent.qualified]
+    if not fields:
+        raise DeadEndError
+    shown = [f.qualified for f in fields]
     big = draft.dialect == "sqlite" and spine.scope.num_rows * inner.scope.num_rows > MAX_CORRELATED
     if big or draft.chance(0.5):
         alias = draft.alias(draft.pick([(1, "per_key"), (1, "child_totals"), (1, "counts")]))
@@ -100,7 +104,10 @@ def counted_members(draft: Draft) -> str:
     ]
     on = " AND ".join([*ties, *draft.conditions(children.scope, draft.pick([(3, 0), (3, 1), (1, 2)]))])
     select = Select(f"{parents.scope.from_sql} LEFT JOIN {children.scope.from_sql} ON {on}")
-    select.where = where(draft, parents, draft.pick([(3, 0), (3, 1), (1, 2)]), nested=0)
+    own = [f for f in parents.scope.fields if f.source == outer]
+    names = [f for f in own if f.column.role in ("text", "identifier") and reads_as_name(f)][:2]
+    shown_names = [f.sql for f in names]
+    select.where = where(draft, parents, draft.pick([(3, 0), (3, 1), (1, 2)]), nested=0, exclude=shown_names)
     member = parents.scope.field(outer, key.referenced_columns[0]).sql
     taken: set[str] = set()
     kinds = [
@@ -108,12 +115,12 @@ def counted_members(draft: Draft) -> str:
         for f in with_role(parents.scope, "category")
         if 2 <= f.num_distinct <= 30 and f.sql not in draft.constrained and f.column.kind != "other"
     ]
-    own = [f for f in parents.scope.fields if f.source == outer]
-    names = [f for f in own if f.column.role in ("text", "identifier") and names_a_thing(f.label)][:2]
     if kinds and (not names or draft.chance(0.35)):
         shown = [draft.pick([(1.0, f) for f in kinds])]
-        members = draft.output(f"num_{plural(snake(key.referenced_table))}", taken)
-        select.items = [shown[0].sql, f"COUNT(DISTINCT {member}) AS {members}"]
+        select.items = [shown[0].sql]
+        if not draft.graph.is_profile(key.referenced_table) and not draft.graph.is_calendar(key.referenced_table):
+            members = draft.output(f"num_{plural(snake(key.referenced_table))}", taken)
+            select.items.append(f"COUNT(DISTINCT {member}) AS {members}")
         select.group = shown[0].sql
     elif names:
         shown = names
@@ -164,7 +171,7 @@ def spread_of_groups(draft: Draft) -> str:
     taken = {value, *(key.name for key in grouping.keys)}
     alias = draft.alias(draft.pick([(1, "per_group"), (1, "g"), (1, "subtotals"), (1, "grouped")]))
     source = draft.source(grouping.select.sql(), alias, cte_probability=0.75)
-    if len(grouping.keys) > 1 and draft.chance(0.6):
+    if len(grouping.keys) > 1 and not tells_rows_apart(spine.scope, grouping.key_sql[0]) and draft.chance(0.6):
         key = grouping.keys[0].name
         functions = draft.rng.sample(["AVG", "MAX", "MIN"], 2)
         names = [draft.output(prefixed(function.lower(), value), taken) for function in functions]
@@ -310,6 +317,8 @@ def pairs_of_rows(draft: Draft) -> str:
         for key in draft.graph.parents(name):
             if (
                 key.referenced_table == name
+                or draft.graph.is_calendar(key.referenced_table)
+                or draft.graph.is_profile(key.referenced_table)
                 or len(key.columns) > 1
                 or len(table.primary_key) != 1
                 or table.num_rows > 5000
@@ -332,7 +341,12 @@ def pairs_of_rows(draft: Draft) -> str:
         f for f in first.fields if f.source == alias and f.column.role in ("text", "identifier", "category", "measure")
     ]
     shared = [
-        f for f in first.fields if f.source == spine.aliases[1] and f.column.role in ("text", "identifier", "category")
+        f
+        for f in first.fields
+        if f.source == spine.aliases[1]
+        and f.column.role in ("text", "identifier", "category")
+        and f.num_distinct > 1
+        and names_a_thing(f.label)
     ]
     if not shown:
         raise DeadEndError
@@ -371,7 +385,8 @@ def scalar_figures(draft: Draft) -> str:
         function = draft.pick([(2, "AVG"), (1, "MAX"), (1 if figure and figure.additive else 0, "SUM")])
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed(function.lower(), figure.name) if figure else f"num_{plural(snake(name))}"
-        conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]))
+        exclude = figure.uses if figure else ()
+        conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]), exclude)
         scalar = Select(inner.scope.from_sql, [aggregate], where=conditions).sql()
         items.append(f"({scalar}) AS {draft.output(wanted, taken)}")
     return f"SELECT {', '.join(items)}"

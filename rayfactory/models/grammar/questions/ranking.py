@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rayfactory.models.grammar.clauses import (
     Grouping,
     Select,
@@ -16,8 +18,8 @@ from rayfactory.models.grammar.clauses import (
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, can_subtract, dimensions, entities, prefixed
 from rayfactory.models.grammar.quantities import is_additive, is_record_date, orders_time
-from rayfactory.models.grammar.questions.listing import shown_fields
-from rayfactory.models.grammar.scope import Field, with_role
+from rayfactory.models.grammar.questions.listing import readable_key, shown_fields
+from rayfactory.models.grammar.scope import Field, Scope, with_role
 from rayfactory.models.grammar.syntax import snake
 
 MAX_WINDOW_ROWS = 200_000
@@ -35,7 +37,8 @@ def top_of_each_group(draft: Draft) -> str:
         raise DeadEndError
     entity = draft.chance(0.6)
     grouping = grouped(draft, spine, 2, draft.pick([(3, 1), (1, 2)]), conditions, keys=groups, entity=entity)
-    if len(grouping.keys) < 2:
+    # The first three of two or three are all of them.
+    if max([0.0, *(key.num_distinct for key in grouping.keys[1:])]) < 6:
         raise DeadEndError
     select, sql = grouping.select, grouping.value_sql[0]
     if draft.chance(0.2):
@@ -70,6 +73,16 @@ def top_of_each_group(draft: Draft) -> str:
 
 
 _RUNS_ON = frozenset("year quarter season".split())
+_WITH_YEAR = re.compile(r"\d{4}")
+
+
+def _runs_on(scope: Scope, key: Expression) -> bool:
+    """Whether periods of that name follow each other in its order: years; quarters that say of which year they are."""
+    words = set(key.name.split("_"))
+    if "year" in words or not words & _RUNS_ON:
+        return "year" in words
+    values = [str(value) for f in scope.fields_named(key.uses) for value in (*f.present, *f.column.profile.examples)]
+    return bool(values) and all(_WITH_YEAR.match(value) for value in values)
 
 
 def _period(draft: Draft, spine: Spine) -> Expression:
@@ -82,7 +95,7 @@ def _period(draft: Draft, spine: Spine) -> Expression:
         and not set(key.uses) & record_dates
         and not set(key.uses) & draft.constrained
         # What comes round again, such as weekdays and months of any year, has no before and after.
-        and (key.kind in ("date", "timestamp") or _RUNS_ON & set(key.name.split("_")))
+        and (key.kind in ("date", "timestamp") or _runs_on(spine.scope, key))
         and not key.name.endswith("month_of_year")
     ]
     if not options:
@@ -270,12 +283,13 @@ def ranked_rows(draft: Draft) -> str:
         f
         for f in scope.fields
         if (f.column.role == "category" or (f.source == spine.aliases[0] and f.column.name in named))
+        and not draft.graph.is_calendar(f.table.name)
         and f.num_distinct >= 2
         and f.sql not in draft.constrained
         and not f.column.profile.unique
         and f.column.kind != "other"
     ]
-    group = draft.pick([(1.0, f) for f in groups]) if groups and draft.chance(0.5) else None
+    group = readable_key(spine, draft.pick([(1.0, f) for f in groups])) if groups and draft.chance(0.5) else None
     partition = f"PARTITION BY {group.sql} " if group else ""
     if group and group not in fields:
         fields.insert(0, group)
@@ -319,9 +333,12 @@ def ranked_rows(draft: Draft) -> str:
         sql, name = draft.pick(options)
         options = [option for option in options if option[1][1] != name and "RANK" not in option[1][0]]
         select.items.append(f"{sql} AS {draft.output(name, taken)}")
-    select.order = ", ".join(draft.pick([(1, [f"{figure.sql} DESC", *ties]), (1, [*ties])]))
+    select.order = order if order and draft.chance(0.4) else ", ".join([f"{figure.sql} DESC", *ties])
     select.limit = limit(draft)
     return select.sql()
+
+
+_ROUNDED = re.compile(r"ROUND\((AVG\(.*\)), 2\)")
 
 
 def grouped_rank(draft: Draft) -> str:
@@ -330,6 +347,8 @@ def grouped_rank(draft: Draft) -> str:
     conditions = where(draft, spine, num_conditions(draft), nested=0.3)
     grouping: Grouping = grouped(draft, spine, draft.pick([(3, 1), (2, 2)]), draft.pick([(2, 1), (2, 2)]), conditions)
     sql, value = grouping.value_sql[0], grouping.values[0].name
+    rounded = _ROUNDED.fullmatch(sql)
+    sql = rounded.group(1) if rounded else sql  # it is rounded at the end
     taken = {key.name for key in grouping.keys} | {own.name for own in grouping.values}
     keys = ", ".join(grouping.key_sql)
     options = [
