@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from rayfactory.agents.player import Player
 from rayfactory.config import ManagementConfig, RoundConfig
+from rayfactory.errors import ConfigError
 from rayfactory.models import replies
 from rayfactory.models.completion import Prompt
 from rayfactory.records import Evaluation, State, Tally
@@ -93,20 +94,27 @@ async def decide_with_model(
 
 
 def management_prompt(situation: Situation, config: ManagementConfig, player: Player) -> Prompt:
-    """Return the prompt for the state of the next round. Its numbers are the computed ones.
+    """Return the prompt for the state of the next round: as many of the last rounds as fit, in computed numbers.
 
     Raises:
         ConfigError: it does not fit into the model's context window.
     """
     evaluations = situation.evaluations
     warmup = [e.mean_similarity for e in evaluations[: config.warmup_rounds] if e.mean_similarity is not None]
-    values = {
-        "rounds": [_row(evaluation) for evaluation in evaluations[-MAX_ROUNDS_SHOWN:]],
-        "warmup_similarity": f"{sum(warmup) / len(warmup):.3f}" if warmup else "not known",
-        "under_way": [f"round {i} {situation.states[i]}" for i in range(len(evaluations), len(situation.states))],
-        "number": len(situation.states),
-    }
-    return player.decision_prompt("management", None, values)
+    rows = [_row(evaluation) for evaluation in evaluations[-MAX_ROUNDS_SHOWN:]]
+    while True:
+        values = {
+            "rounds": rows,
+            "warmup_similarity": f"{sum(warmup) / len(warmup):.3f}" if warmup else "not known",
+            "under_way": [f"round {i} {situation.states[i]}" for i in range(len(evaluations), len(situation.states))],
+            "number": len(situation.states),
+        }
+        try:
+            return player.decision_prompt("management", None, values)
+        except ConfigError:
+            if len(rows) <= 1:
+                raise
+            rows = rows[1:]
 
 
 def _row(evaluation: Evaluation) -> list[str]:
