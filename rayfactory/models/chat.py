@@ -30,6 +30,8 @@ _LONGEST_BACKOFF_S = 60.0
 _CLOSE_GRACE_S = 5.0
 """What is in flight when a run ends has this long to arrive: it is paid for."""
 
+_ENDING = "the run is ending; no more is asked of its models"
+
 _TOO_MANY_PER_ATTEMPT = 10
 """So many times being told to ask less often count as one attempt: it costs nothing, and the gate learns from it."""
 
@@ -89,7 +91,12 @@ class Chat:
             self._running[key, request] = task
             task.add_done_callback(lambda task: self._forget((key, request), task))
         # Whoever asked may go away; the request, once paid for, comes to its end.
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise EngineError(_ENDING) from None
+            raise
 
     async def check(self) -> None:
         """See that every endpoint is there and will take requests, without paying for any.
@@ -113,7 +120,7 @@ class Chat:
 
     async def close(self) -> None:
         """Send nothing more, wait a little for what is in flight, and let go of everything."""
-        self._shut(EngineError("the run is ending; no more is asked of its models"))
+        self._shut(EngineError(_ENDING))
         for task in set(self._running.values()) - self._attempting:
             task.cancel()
         if self._attempting:
@@ -162,7 +169,7 @@ class Chat:
                         num_too_many += 1
                     case "failed":
                         is_closed = endpoint.gate.failed(permit, reply.text, error.retry_after_s)
-                        if is_closed:
+                        if is_closed and reply.away:
                             # It was no fault of this request, and is no attempt of it; the gate says when to go on.
                             continue
                         num_failed += 1
@@ -190,6 +197,7 @@ class Chat:
             endpoint.gate.abandoned(permit)
             raise
         self._attempting.add(task)
+        is_sent = False
         try:
             self._journal.append(Sent(attempt, key, request, config.name, worst))
             if worst.cost_usd:
@@ -198,6 +206,7 @@ class Chat:
             async with self._turn:
                 # One request is made in each pass of the loop, so that no reply stays unread while many are made.
                 await asyncio.sleep(0)
+            is_sent = True
             completion, is_counted = await endpoint.ask(key, prompt)
             # No other task has run since the last byte was read.
             self._journal.append(Done(attempt, key, request, config.name, completion, is_counted))
@@ -211,7 +220,8 @@ class Chat:
             self._shut(error)
             raise
         except BaseException as error:
-            self._end(attempt, True, type(error).__name__)
+            # An EndpointError from here is a key or an address that is missing.
+            self._end(attempt, is_sent and not isinstance(error, EndpointError), type(error).__name__)
             endpoint.gate.abandoned(permit)
             raise
         finally:

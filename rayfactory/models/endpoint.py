@@ -115,7 +115,7 @@ class Endpoint:
         try:
             with self._lent_client() as client:
                 async with _deadline(self.config.timeout_s):
-                    # Not `chat.completions.create`: walking through the parameters by their types takes as long as all else.
+                    # `chat.completions.create` would walk through the body by its types, for as long as all else takes.
                     response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
             return read_completion(response.content, self.config)
         except openai.APIStatusError as error:
@@ -127,7 +127,8 @@ class Endpoint:
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
             is_unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            raise ErrorReplyError(ErrorReply("failed", not is_unsent, self._failure(error))) from None
+            reply = ErrorReply("failed", not is_unsent, self._failure(error), away=is_unsent)
+            raise ErrorReplyError(reply) from None
         except ValueError as error:
             raise ErrorReplyError(ErrorReply("failed", True, self._without_key(str(error)))) from None
 

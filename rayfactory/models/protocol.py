@@ -32,12 +32,14 @@ class ErrorReply:
         lost: whether a model may have been at work behind it all the same.
         text: the status and the endpoint's own words, in one line.
         remedy: what a person can do about it; empty where nothing needs doing.
+        away: whether nobody was there to answer, so that the request itself cannot be what is wrong.
     """
 
     kind: ErrorKind
     lost: bool
     text: str
     remedy: str = ""
+    away: bool = False
 
 
 def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str, Any]:
@@ -111,7 +113,9 @@ def read_error(status: int, body: bytes, config: ModelConfig) -> ErrorReply:
             return ErrorReply("too_many", False, text)
         case 408 | 502 | 504:
             # A gateway gave up on a model that may be at work behind it.
-            return ErrorReply("failed", True, text)
+            return ErrorReply("failed", True, text, away=status != 408)
+        case 503 | 529:
+            return ErrorReply("failed", False, text, away=True)
         case 409 | 425:
             return ErrorReply("failed", False, text)
         case _ if status >= 500:

@@ -281,16 +281,30 @@ def test_door_closes_and_opens_without_burning_attempts(tmp_path):
 
     async def body(chat, server):
         server.enqueue(*["503"] * 9)
-        calls = [asyncio.create_task(chat.complete("strong", key(i), PROMPT)) for i in range(8)]
-        await asyncio.sleep(0.5)
+        call = asyncio.create_task(chat.complete("strong", key(0), PROMPT))
+        while not chat.status().slots[0].waits_for:
+            await asyncio.sleep(0.01)
         status = pickle.loads(pickle.dumps(chat.status()))
         assert "503 fault 503" in status.slots[0].waits_for
         assert "next try in" in status.slots[0].waits_for
-        assert status.slots[0].waiting == 8
-        # The probe after a second fails too; the one two seconds later does not.
-        assert len(await asyncio.gather(*calls)) == 8
+        assert (status.slots[0].waiting, status.slots[0].in_flight) == (1, 0)
+        # Seven failures are attempts; the one that closes the door is none, nor is the first probe. The second succeeds.
+        assert (await call).text.startswith("word")
 
-    assert with_chat(tmp_path, body, max_attempts=2).num_requests == 17
+    assert with_chat(tmp_path, body, max_attempts=8).num_requests == 10
+
+
+def test_requests_that_break_the_endpoint_do_not_end_the_run(tmp_path):
+    """When all that is left to ask is answered with 500, each is given up after its attempts: the endpoint is there."""
+
+    async def body(chat, server):
+        server.enqueue(*["500"] * 9)
+        calls = [chat.complete("strong", key(i), PROMPT) for i in range(3)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(result, CompletionError) for result in results)
+        await chat.complete("strong", key(3), PROMPT)
+
+    assert with_chat(tmp_path, body, max_attempts=3).num_requests == 10
 
 
 def test_endpoint_that_stays_away_ends_the_run(tmp_path):
@@ -382,6 +396,20 @@ def test_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, caplog):
     assert not any(SECRET in text for text in shown)
 
 
+def test_missing_key_costs_nothing(tmp_path, monkeypatch):
+    """A request that could not be sent is no request."""
+    monkeypatch.delenv("SOME_KEY", raising=False)
+
+    async def body(chat, server):
+        with pytest.raises(EndpointError, match="SOME_KEY"):
+            await chat.complete("strong", key(0), PROMPT)
+        assert unconfirmed(chat) == 0
+        assert chat.ledger.reserved_usd == 0
+        assert chat.status().slots[0].in_flight == 0
+
+    with_chat(tmp_path, body, api_key_env="SOME_KEY")
+
+
 def test_key_of_another_endpoint_is_not_shown_to_this_one(tmp_path, monkeypatch):
     """An endpoint that asks for no key does not get the one that is in OPENAI_API_KEY."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
@@ -458,7 +486,7 @@ def test_close_waits_for_what_is_paid_for(tmp_path):
         await asyncio.sleep(0.15)
         await chat.close()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert sum(isinstance(result, BaseException) for result in results) == 3
+        assert sum(isinstance(result, EngineError) for result in results) == 3
 
     async def run() -> None:
         async with EndpointServer(delay_s=0.4) as server:
