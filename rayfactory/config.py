@@ -97,9 +97,10 @@ class ModelConfig:
     max_output_tokens: int = 4_096
     # What the endpoint calls the bound on a reply's tokens: OpenAI's newer models take `max_completion_tokens` alone.
     max_tokens_field: str = "max_tokens"
-    # Prices in US dollars for a million tokens; a cached one is a prompt token that the endpoint had before.
+    # Prices in US dollars for a million tokens. A cached one is a prompt token that the endpoint had before; null: it
+    # costs what any other costs.
     usd_per_million_in: float = 0.0
-    usd_per_million_cached: float = 0.0
+    usd_per_million_cached: float | None = None
     usd_per_million_out: float = 0.0
     # Requests in flight, at most. The client goes below it when the endpoint says that it is too many.
     max_in_flight: int = 64

@@ -25,6 +25,7 @@ from rayfactory import __version__
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
+from rayfactory.agents.preflight import check_context_windows
 from rayfactory.cluster.crew import JOURNAL, Crew
 from rayfactory.cluster.session import connected
 from rayfactory.config import SLOTS, Config, ModelConfig
@@ -47,7 +48,6 @@ from rayfactory.records import (
     add_tallies,
 )
 from rayfactory.reports.monitor import Monitor, Progress, greeting
-from rayfactory.reports.preview import check_prompts
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.tools.statistics import Statistics
 from rayfactory.validate import used_slots
@@ -85,7 +85,7 @@ def run(config: Config, command: str) -> int:
     check_target(config, run_dir)
     check_models(config)
     databases, schemas = open_databases(config)
-    check_prompts(config, schemas)
+    check_context_windows(config, schemas)
     identity = run_identity(config, schemas)
     progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
     monitor = Monitor(progress, config.display)

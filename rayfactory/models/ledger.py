@@ -75,7 +75,7 @@ def worst_case(prompt: Prompt, config: ModelConfig) -> WorstCase:
     A token of a byte-level vocabulary, or of one that falls back on bytes, stands for a byte at least.
     """
     tokens_in = len((prompt.system + prompt.user).encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-    dearest_in = max(config.usd_per_million_in, config.usd_per_million_cached)
+    dearest_in = max(config.usd_per_million_in, _cached_price(config))
     return WorstCase(
         tokens_in,
         prompt.max_tokens,
@@ -88,9 +88,13 @@ def cost_usd(usage: Usage, config: ModelConfig) -> float:
     fresh = usage.tokens_in - usage.tokens_cached
     return (
         fresh * config.usd_per_million_in
-        + usage.tokens_cached * config.usd_per_million_cached
+        + usage.tokens_cached * _cached_price(config)
         + usage.tokens_out * config.usd_per_million_out
     ) / 1e6
+
+
+def _cached_price(config: ModelConfig) -> float:
+    return config.usd_per_million_in if config.usd_per_million_cached is None else config.usd_per_million_cached
 
 
 class Ledger:

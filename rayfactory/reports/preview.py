@@ -31,9 +31,6 @@ ADMITTED_SHARE = 0.85
 TOKENS_PER_QUERY = 160
 """Tokens of a query that a model writes: an assumption; the official TPC-DS queries have 400, BIRD's gold ones 60."""
 
-LONGEST_SEED = "SELECT " + ", ".join(f"column_{i}" for i in range(200)) + " FROM a_table"
-"""Stands for the longest query that an expansion prompt may show."""
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -71,26 +68,6 @@ def preview(config: Config, schemas: Mapping[str, Schema]) -> str:
     lines += ["# Up to the target", "", *_table(config, estimates(config, schemas, prompts)), ""]
     lines += ["# What is started where", "", *_places(config)]
     return "\n".join(lines) + "\n"
-
-
-def check_prompts(config: Config, schemas: Mapping[str, Schema]) -> None:
-    """Return if the prompts about every database leave room for a reply, with the schema cut as far as it can be.
-
-    Raises:
-        ConfigError: one does not.
-    """
-    prompts = Prompts()
-    for name, schema in schemas.items():
-        widest = max(schema.populated, key=lambda table: (len(table.columns), table.name)).name
-        request = Request(0, 0, "generation", name, (widest,), (), (), config.round.queries_per_request, 0)
-        generation, expansion = (
-            player_of(config, agent, _ask_nobody, prompts) for agent in ("generation", "expansion")
-        )
-        if generation is not None:
-            generation_prompt(request, generation, schemas)
-        if expansion is not None:
-            seeded = replace(request, origin="expansion", seeds=(Seed(0, LONGEST_SEED),))
-            expansion_prompt(seeded, expansion, schemas)
 
 
 def example_prompts(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Prompt]:
