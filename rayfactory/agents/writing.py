@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from rayfactory.agents.player import Player
@@ -204,7 +205,7 @@ async def _corrected(
     failed: list[tuple[int, Execution]] = []
     for place, draft in enumerate(drafts):
         if not draft.by_rule:
-            execution = await desk.in_thread(lambda sql=draft.sql: desk.run(request.database, sql))  # type: ignore[misc]
+            execution = await desk.in_thread(partial(desk.run, request.database, draft.sql))
             if execution.reason is not None:
                 failed.append((place, execution))
     prompt = _correction_prompt(request, drafts, failed, player, desk)
@@ -224,7 +225,7 @@ async def _corrected(
         place, _ = failed[position]
         if sql == drafts[place].sql:
             continue
-        execution = await desk.in_thread(lambda sql=sql: desk.run(request.database, sql))  # type: ignore[misc]
+        execution = await desk.in_thread(partial(desk.run, request.database, sql))
         if execution.reason is None:
             kept[place] = _Draft(sql, completion.model, prompt.sha256(player.model.name))
             mended += 1

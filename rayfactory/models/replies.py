@@ -22,11 +22,12 @@ _THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNOREC
 # What chat templates leave behind when a server does not cut it off.
 _TURN_MARKS = re.compile(r"<\|[A-Za-z_]{1,24}\|>|</?s>|<(?:end|start)_of_turn>|<(?:eos|bos|pad)>")
 
-# <start-sql>, <END_SQL>, <end-sqgl>, </start-sql>, <start-sql id="2">, <sql>, and any without its last bracket.
+# <start-sql>, <END_SQL>, <end-sqgl>, </start-sql>, <start-sql id="2">, <sql>, and the longer ones without last bracket.
 _TAG = (
-    r"(?:<|&lt;)\s{0,3}(?P<slash>[/\\]?)\s{0,3}(?:(?P<word>start|begin|end)[-_ ]{0,2})?"
+    r"(?:<|&lt;)\s{0,3}(?P<slash>[/\\]?)\s{0,3}(?:sql\s?(?:>|&gt;)|(?P<word>start|begin|end)[-_ ]{0,2}"
     r"(?:sqgl|sqll|ssql|sql|sq1|sqi|qsl|sl)"
-    r"(?:[\s_:=#-]{0,3}(?:id|no|nr|number|query)?[\s_:=#\"'-]{0,3}(?P<number>\d{1,4})[\"']?)?\s{0,3}(?:>|&gt;|(?=\n)|\Z)"
+    r"(?:[\s_:=#-]{0,3}(?:id|no|nr|number|query)?[\s_:=#\"'-]{0,3}(?P<number>\d{1,4})[\"']?)?"
+    r"\s{0,3}(?:>|&gt;|(?=\n)|\Z))"
 )
 _TAG_ALONE = re.compile(_TAG, re.IGNORECASE)
 # Literals end with their line: one that is not closed then spoils no more than that line.
@@ -52,7 +53,7 @@ _INLINE = re.compile(rf"(?:[:：]\s{{0,3}}[`*]{{0,3}}|`)\s{{0,3}}(?={_SELECT})",
 _COMMENT_LINE = re.compile(r"\s*(?:--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*)")
 # 1.  2)  -  *  **Query 3:**  ### Query 4  `
 _MARKER = re.compile(
-    r"(?:[-*+•>]{1,3}\s{1,4}|#{1,6}\s{1,4}|[*_`]{1,3}|\(?\d{1,4}[.):]\s{0,4}|(?:SQL\s)?(?:query|question|example|statement|sql)\s?#?\d{0,4}\s?[:.)-]{1,2}\s{0,4})",
+    r"(?:[-*+•>]\s{1,4}|#{1,6}\s{1,4}|[*_`]{1,3}|\(?\d{1,4}[.):]\s{0,4}|(?:SQL\s)?(?:query|question|example|statement|sql)\s?#?\d{0,4}\s?[:.)-]{1,2}\s{0,4})",
     re.IGNORECASE,
 )
 _CONTINUES = re.compile(
@@ -355,8 +356,8 @@ def _statements_by_line(text: str) -> list[str]:
         if current and (
             (begins and complete)
             or (complete and after_blank and not _CONTINUES.match(stripped))
-            or (depth <= 0 and not begins and _PROSE.match(stripped))
-            or (depth <= 0 and marked and stripped[0].isdigit())
+            or (complete and not begins and _PROSE.match(stripped))
+            or (complete and marked and stripped[0].isdigit())
         ):
             found.append("\n".join(current))
             current = []

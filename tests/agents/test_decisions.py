@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.agents.critical import MAX_EXAMPLES, advise
@@ -169,6 +169,7 @@ def test_overview_is_cut_to_the_window():
     assert 1 <= sizes[2][1] < 60
 
 
+@settings(deadline=None)
 @given(st.permutations(["fact", "a", "b", "c", "d", "island"]), st.integers(0, 6), st.integers(1, 8))
 def test_mended_tables_are_connected(names, num_names, max_tables):
     """They keep the first, are no more than allowed, and have rows; a first one without keys keeps one for company."""

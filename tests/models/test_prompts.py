@@ -6,7 +6,7 @@ import logging
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.config import AgentConfig, ModelConfig
@@ -84,6 +84,7 @@ def test_pitfalls_are_those_of_the_dialect(dialect, has, has_not):
     assert "RANDOM" in system
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
 def test_content_of_a_database_cannot_leave_its_place(name, note, value, declared_type):
     """Names, notes, types and values stay on their line, and nothing in them reads like a tag."""

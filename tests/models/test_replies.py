@@ -63,18 +63,20 @@ def test_every_reply_of_the_corpus_has_an_expectation():
     assert len(REPLIES) >= 12
 
 
+@settings(deadline=None)
 @given(st.text())
 @example('{"a": "SELECT \\ud800"}')
 def test_no_text_makes_a_reader_raise(text):
     check(text)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(TAG_PARTS), max_size=40))
 def test_no_mixture_of_marks_makes_a_reader_raise(parts):
     check("".join(parts))
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(st.sampled_from(REPLIES), st.data())
 def test_no_damaged_reply_makes_a_reader_raise(path, data):
     """Pieces of a real-looking reply are cut out, doubled or replaced."""
@@ -90,6 +92,7 @@ def test_no_damaged_reply_makes_a_reader_raise(path, data):
 PLAIN = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S", "Zs")), max_size=30)
 
 
+@settings(deadline=None)
 @given(st.lists(PLAIN, min_size=1, max_size=5))
 def test_what_stands_in_constants_does_not_matter(constants):
     """Whatever a constant holds, tags and semicolons too, the queries come back as they were."""
