@@ -193,7 +193,8 @@ def _say(line: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=4, help="generation requests, of ten queries each")
+    parser.add_argument("--requests", type=int, default=4, help="generation requests")
+    parser.add_argument("--queries", type=int, default=10, help="calls of one request")
     parser.add_argument("--in-flight", type=int, help="calls at once; the model's own setting if not given")
     parser.add_argument("--models", nargs="+", choices=("packaged", "tiny"), default=["packaged", "tiny"])
     parser.add_argument("--data-dir", help="where the packaged model is unpacked")
@@ -204,6 +205,7 @@ def main() -> None:
         return
     logging.getLogger("httpx").setLevel(logging.WARNING)
     overrides = ["+benchmark=tpcds", "models=vllm_cpu", "models.self_correction=false", "run_dir=unused"]
+    overrides.append(f"round.queries_per_request={arguments.queries}")
     if arguments.in_flight:
         overrides.append(f"models.local.max_in_flight={arguments.in_flight}")
     if arguments.data_dir:

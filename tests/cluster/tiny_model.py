@@ -32,4 +32,6 @@ def make_tiny_model(folder: Path) -> None:
         eos_token_id=1,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.bfloat16()
+    model.save_pretrained(folder)
