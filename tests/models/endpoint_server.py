@@ -5,7 +5,7 @@
     async with EndpointServer() as server: ...                                 in the loop of this test
 
 It counts tokens by a rule of its own (`count_tokens`), and keeps a ledger that the client knows nothing of: what was
-billed, and which request bodies were answered in full, how often. Faults come from `enqueue`, one for each
+billed, and which requests (`identity`) were answered in full, how often. Faults come from `enqueue`, one for each
 of the next completions, or by chance. A subclass adds endpoints by adding to `routes`.
 """
 
@@ -36,6 +36,11 @@ FAULTS = (
 def count_tokens(text: str) -> int:
     """Return the tokens of a text: one for every four bytes begun, so fewer than it has bytes."""
     return (len(text.encode()) + 3) // 4
+
+
+def identity(body: Mapping[str, Any]) -> str:
+    """Return what a request's body is known by in the ledger: its model, messages and seed."""
+    return hashlib.sha256(json.dumps([body["model"], body["messages"], body.get("seed")]).encode()).hexdigest()
 
 
 def echo(messages: Messages) -> str:
@@ -144,6 +149,8 @@ class EndpointServer:
         self.deliveries: Counter[str] = Counter()
         self.faults_met: Counter[str] = Counter()
         self.keep_requests = True
+        # While it is set nothing is sent.
+        self.is_held = False
         self._random = random.Random(seed)
         self._delays = random.Random(seed)
         self._enqueued: deque[str] = deque()
@@ -159,7 +166,7 @@ class EndpointServer:
         self._enqueued.extend(faults)
 
     def ledger(self) -> dict[str, Any]:
-        """Return what was billed, and how often each request body was answered with its completion in full."""
+        """Return what was billed, and how often each request (`identity`) got its completion in full."""
         return {
             "requests": self.num_requests,
             "billed": dict(self.billed),
@@ -299,7 +306,7 @@ class EndpointServer:
         if fault == "no_choices":
             completion["choices"] = []
         whole = json.dumps(completion).encode()
-        identity = hashlib.sha256(request.body).hexdigest()
+        asked = identity(body)
         match fault:
             case "drop_before_headers":
                 return HttpReply(200, whole, cut_at=-1)
@@ -318,7 +325,7 @@ class EndpointServer:
             case "gzip":
                 return HttpReply(200, whole, {"Content-Encoding": "gzip"})
         pieces = 5 if fault == "slow" else 1
-        return HttpReply(200, whole, pieces=pieces, delivered=lambda: self.deliveries.update([identity]))
+        return HttpReply(200, whole, pieces=pieces, delivered=lambda: self.deliveries.update([asked]))
 
     # --- HTTP ---
 
@@ -329,6 +336,8 @@ class EndpointServer:
         try:
             while (request := await _read_request(reader)) is not None:
                 reply = await self._route(request)
+                while self.is_held:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
                 # To a client that is gone nothing can be delivered, though the kernel would take it.
                 if reader.at_eof() or not await _write_reply(writer, reply):
                     break

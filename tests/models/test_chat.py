@@ -282,7 +282,7 @@ def test_door_closes_and_opens_without_burning_attempts(tmp_path):
     async def body(chat, server):
         server.enqueue(*["503"] * 9)
         call = asyncio.create_task(chat.complete("strong", key(0), PROMPT))
-        while not chat.status().slots[0].waits_for:
+        while not chat.status().slots[0].waits_for:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         status = pickle.loads(pickle.dumps(chat.status()))
         assert "503 fault 503" in status.slots[0].waits_for
