@@ -37,8 +37,9 @@ _MARK = re.compile(
 )
 _LINE_COMMENT_END = re.compile(rf"\n|{_TAG}", re.IGNORECASE)
 
+# "Select the customers who ..." is prose.
 _SELECT = (
-    r"(?:\(\s{0,20}){0,8}(?:SELECT\b|VALUES\s{0,20}\("
+    r"(?:\(\s{0,20}){0,8}(?:SELECT\b(?!\s{1,4}(?:the|every|each|those|these|all\s(?:the|of))\s(?!from\b)[a-z])|VALUES\s{0,20}\("
     r"|WITH\s+(?:RECURSIVE\s+)?[^\s(]{1,100}\s{0,20}(?:\([^()]{0,300}\)\s{0,20})?AS\b)"
 )
 _STATEMENT = re.compile(_SELECT, re.IGNORECASE)
