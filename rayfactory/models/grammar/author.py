@@ -25,7 +25,7 @@ from rayfactory.models.grammar.scope import base_scope
 from rayfactory.models.grammar.skeleton import KeyGraph
 from rayfactory.models.grammar.syntax import quote_name
 
-__all__ = ["Grammar", "draw_grammar", "scope_grammar", "write_queries"]
+__all__ = ["Grammar", "scope_grammar", "write_queries"]
 
 MAX_DRAWS = 12
 """Questions tried for one query before the plainest one is asked."""
@@ -47,7 +47,7 @@ def write_queries(
         KeyError: the database has no such table.
     """
     graph = KeyGraph(schema)
-    wanted = _wanted(schema, tables)
+    wanted = with_rows(schema, tables)
     use: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     written: list[str] = []
@@ -58,17 +58,12 @@ def write_queries(
     return written
 
 
-def draw_grammar(schema: Schema, tables: Sequence[str], rng: Random, engine: Engine | None) -> Grammar:
-    """Return the grammar of one query: a question over a join skeleton of some of the tables.
+def with_rows(schema: Schema, tables: Sequence[str]) -> list[str]:
+    """Return the tables that have rows, or all where none has any; the first tables of the schema for none at all.
 
     Raises:
         KeyError: the database has no such table.
     """
-    grammar, _ = _draw(KeyGraph(schema), _wanted(schema, tables), rng, engine, Counter(), Counter())
-    return grammar
-
-
-def _wanted(schema: Schema, tables: Sequence[str]) -> list[str]:
     named = list(dict.fromkeys(schema.table(name).name for name in tables)) or [
         table.name for table in schema.tables[:8]
     ]
@@ -160,9 +155,13 @@ def _draw(
 
 
 def _grammar(draft: Draft, body: str) -> Grammar:
-    prefix = f"WITH {', '.join(draft.ctes)} " if draft.ctes else ""
-    draft.builder.define("root", [(1.0, prefix + body)])
+    draft.builder.define("root", [(1.0, statement(draft, body))])
     return draft.builder.build().reachable()
+
+
+def statement(draft: Draft, body: str) -> str:
+    """Return a body with the common table expressions of its draft before it; it may hold references to rules."""
+    return f"WITH {', '.join(draft.ctes)} {body}" if draft.ctes else body
 
 
 def scope_grammar(

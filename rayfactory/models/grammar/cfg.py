@@ -7,6 +7,7 @@ rule's name between two NUL characters, which no identifier or constant of SQL c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,37 @@ class Grammar:
     def size(self) -> int:
         """Number of alternatives over all rules."""
         return sum(len(alternatives) for alternatives in self.rules.values())
+
+    def num_derivations(self, symbol: str = "root") -> int:
+        """Return in how many ways a sentence of a symbol can be chosen: a bound on the number of its sentences.
+
+        Raises:
+            KeyError: the grammar has no such symbol.
+        """
+        found: dict[str, int] = {}
+        for name, alternatives in self.rules.items():
+            found[name] = sum(
+                math.prod(found[part.name] for part in alternative.symbols if isinstance(part, NonTerminal))
+                for alternative in alternatives
+            )
+        return found[symbol]
+
+    def max_bytes(self, symbol: str = "root") -> int:
+        """Return the length of the longest sentence of a symbol, in bytes of UTF-8.
+
+        Raises:
+            KeyError: the grammar has no such symbol.
+        """
+        found: dict[str, int] = {}
+        for name, alternatives in self.rules.items():
+            found[name] = max(
+                sum(
+                    len(part.text.encode()) if isinstance(part, Terminal) else found[part.name]
+                    for part in alternative.symbols
+                )
+                for alternative in alternatives
+            )
+        return found[symbol]
 
     def sample(self, rng: Random, symbol: str = "root") -> str:
         """Return one sentence of a symbol, each alternative drawn by its weight.
@@ -107,18 +139,23 @@ class GrammarBuilder:
 
     def __init__(self) -> None:
         self._rules: dict[str, tuple[Alternative, ...]] = {}
+        # Reference to the rule with these alternatives.
+        self._known: dict[tuple[tuple[str, float], ...], str] = {}
 
     def choice(self, hint: str, alternatives: Iterable[tuple[float, str]]) -> str:
-        """Add a rule with a fresh name made of the hint, and return a reference to it.
+        """Add a rule with a fresh name made of the hint, and return a reference to it, or to one that says the same.
 
         Of equal alternatives one is kept, with their weights added; a single one is returned as it is.
         """
         merged = _merge(alternatives)
         if len(merged) == 1:
             return next(iter(merged))
-        name = f"{_NOT_A_NAME.sub('-', hint.lower()).strip('-') or 'rule'}-{len(self._rules)}"
-        self._rules[name] = tuple(Alternative(weight, seq(text)) for text, weight in merged.items())
-        return _MARK + name + _MARK
+        alternatives = tuple(merged.items())
+        if alternatives not in self._known:
+            name = f"{_NOT_A_NAME.sub('-', hint.lower()).strip('-') or 'rule'}-{len(self._rules)}"
+            self._rules[name] = tuple(Alternative(weight, seq(text)) for text, weight in alternatives)
+            self._known[alternatives] = _MARK + name + _MARK
+        return self._known[alternatives]
 
     def optional(self, hint: str, probability: float, text: str) -> str:
         """Return a reference to the text or nothing."""
@@ -127,7 +164,8 @@ class GrammarBuilder:
         return self.choice(hint, ((probability, text), (1 - probability, ""))) if probability < 1 else text
 
     def define(self, symbol: str, alternatives: Iterable[tuple[float, str]]) -> str:
-        """Add a rule under a name of the caller's, and return a reference to it."""
+        """Add a rule under a name of the caller's, or replace it, and return a reference to it."""
+        self._rules.pop(symbol, None)  # what it refers to stands before it
         self._rules[symbol] = tuple(Alternative(weight, seq(text)) for text, weight in _merge(alternatives).items())
         return _MARK + symbol + _MARK
 

@@ -128,7 +128,9 @@ def engage(draft: Draft, spine: Spine, select: Select, *, shown: bool = True) ->
             select.items.append(name.sql)
 
 
-_AGGREGATE = re.compile(r"(?:ROUND\()?(?:100\.0 \* )?[A-Z_]+\(")
+_AGGREGATE = re.compile(
+    r"(?:ROUND\()?(?:100\.0 \* )?(?:COUNT|SUM|AVG|MIN|MAX|MEDIAN|QUANTILE_CONT|STDDEV_SAMP|STRING_AGG)\("
+)
 
 
 def only_name(scope: Scope, alias: str) -> Field | None:
@@ -456,14 +458,18 @@ def _rounded(value: float) -> float:
 
 def limit(draft: Draft) -> str:
     """Return a number of rows for LIMIT; who runs the query drops one that is not reached."""
-    return draft.builder.choice("limit", [(1.0, text) for text in ("5", "10", "20", "25", "50", "100")])
+    numbers = ("1", "3", "5", "8", "10", "12", "15", "20", "25", "30", "40", "50", "75", "100", "200")
+    if not draft.shared:
+        numbers = ("5", "10", "20", "25", "50", "100")
+    return draft.builder.choice("limit", [(1.0, text) for text in numbers])
 
 
 def by_values(draft: Draft, grouping: Grouping) -> str:
     """Return an ORDER BY by one aggregate and then by the keys, so that the order is total."""
-    value = draft.pick([(1.0, expression) for expression in grouping.values])
+    values = grouping.values if draft.shared else [draft.pick([(1.0, expression) for expression in grouping.values])]
+    value = draft.builder.choice("value", [(1.0, expression.name) for expression in values])
     way = draft.builder.choice("direction", [(4, " DESC"), (1, "")])
-    return ", ".join([value.name + way, *(key.name for key in grouping.keys)])
+    return ", ".join([value + way, *(key.name for key in grouping.keys)])
 
 
 def by_keys(grouping: Grouping) -> str:

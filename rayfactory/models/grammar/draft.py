@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal, TypeVar
 
@@ -22,7 +22,7 @@ from rayfactory.models.grammar.scope import (
     say_the_same,
     with_sample,
 )
-from rayfactory.models.grammar.skeleton import KeyGraph, Skeleton, draw_skeleton
+from rayfactory.models.grammar.skeleton import Join, KeyGraph, Skeleton, draw_skeleton
 from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_name, snake
 
 NUM_SAMPLED_ROWS = 40
@@ -32,6 +32,9 @@ MIN_COLUMN_WEIGHT = 0.05
 
 MIN_KEPT_ROWS = 25
 """Rows that the conditions of one WHERE should leave, as far as shares can be multiplied."""
+
+NUM_MORE_COLUMNS = 4
+"""Columns that one condition of a wide grammar may be on, besides the first."""
 
 AliasStyle = Literal["initials", "full", "letter", "numbered"]
 JoinStyle = Literal["on", "comma", "using"]
@@ -65,10 +68,28 @@ class Spine:
     hidden: tuple[tuple[tuple[Field, ...], tuple[Field, ...], Scope], ...] = ()
 
 
-class Draft:
-    """One query being drawn. It owns the grammar's rules and the names that are taken.
+@dataclass(slots=True)
+class Shared:
+    """What the tellings of one question have in common: drawn with the first, used by all. Makes wide rules.
 
     Attributes:
+        builder: the rules of all tellings.
+        style: how all of them spell.
+        stem: the table and the grain that the first skeleton was asked for, that skeleton and how much of it is kept.
+        samples: rows of each join that was looked at, by its grain and its joins.
+    """
+
+    builder: GrammarBuilder = field(default_factory=GrammarBuilder)
+    style: Style | None = None
+    stem: tuple[tuple[str | None, str | None], Skeleton, int] | None = None
+    samples: dict[tuple[str, tuple[Join, ...]], tuple[tuple[object, ...], ...]] = field(default_factory=dict)
+
+
+class Draft:
+    """One query being drawn. It owns the names that are taken, and the grammar's rules where it shares them with none.
+
+    Attributes:
+        shared: what it has in common with other tellings of its question; None: it is the only one.
         wanted: names of the tables that the request is about.
         use: queries of the request that reference each table, so far.
         used: tables that this query references.
@@ -81,7 +102,9 @@ class Draft:
         rng: Random,
         engine: Engine | None,
         use: Counter[str],
+        shared: Shared | None = None,
     ) -> None:
+        self.shared = shared
         self.graph = graph
         self.schema = graph.schema
         self.dialect = graph.schema.dialect
@@ -90,7 +113,7 @@ class Draft:
         self.engine = engine
         self.use = use
         self.used: dict[str, None] = {}
-        self.builder = GrammarBuilder()
+        self.builder = shared.builder if shared else GrammarBuilder()
         self.ctes: list[str] = []
         self._aliases: set[str] = set()
         # How many of the sources have a column of a name.
@@ -105,6 +128,8 @@ class Draft:
             qualify=rng.random() < 0.65,
             as_keyword=rng.random() < 0.5,
         )
+        if shared:
+            self.style = shared.style = shared.style or self.style
 
     # Drawing
 
@@ -229,6 +254,9 @@ class Draft:
             DeadEndError: no rows come of its joins.
         """
         style = style or self.style
+        asked = (must, grain)
+        if self.shared and self.shared.stem and self.shared.stem[0] == asked and not self.used:
+            return self._spine(*self.shared.stem[1:], style)
         if must is None:
             must = self.must()
             is_bare = self.graph.is_profile(must) or self.graph.is_calendar(must)
@@ -245,6 +273,8 @@ class Draft:
         # The last tables are leaves: they may be looked at without standing in FROM.
         while hidden and kept > max(1, num_tables) and kept - 1 in leaves and skeleton.tables[kept - 1].name != must:
             kept, hidden = kept - 1, hidden - 1
+        if self.shared and not self.shared.stem and not self.used:
+            self.shared.stem = asked, skeleton, kept
         return self._spine(skeleton, kept, style)
 
     def _borrowed(self, count: int) -> list[str]:
@@ -344,6 +374,26 @@ class Draft:
         fields = [field for field in scope.fields if field.column.kind != "other"]
         if not fields:
             return scope
+        rows = self._sampled_rows(skeleton, aliases, fields)
+        values = {
+            (field.source, field.column.name): [row[position] for row in rows] for position, field in enumerate(fields)
+        }
+        # Of a few rows, the one that says most.
+        candidates = [self.rng.randrange(len(rows)) for _ in range(3)]
+        witness = min(candidates, key=lambda position: sum(value is None for value in rows[position]))
+        return with_sample(scope, values, witness)
+
+    def _sampled_rows(
+        self, skeleton: Skeleton, aliases: Sequence[str], fields: Sequence[Field]
+    ) -> tuple[tuple[object, ...], ...]:
+        """Return some rows of a join; those that another telling looked at, where one did.
+
+        Raises:
+            DeadEndError: no rows come of the join.
+        """
+        key = skeleton.tables[0].name, skeleton.joins
+        if self.shared and key in self.shared.samples:
+            return self.shared.samples[key]
         grain, first = skeleton.tables[0], quote_name(aliases[0])
         columns = ", ".join(field.qualified for field in fields)
         joins = "".join(
@@ -355,16 +405,10 @@ class Draft:
             sql = f"SELECT {columns} FROM ({few}) AS {first}{joins} LIMIT {NUM_SAMPLED_ROWS}"
             rows = self.rows(sql)
             if rows:
-                break
-        else:
-            raise DeadEndError
-        values = {
-            (field.source, field.column.name): [row[position] for row in rows] for position, field in enumerate(fields)
-        }
-        # Of a few rows, the one that says most.
-        candidates = [self.rng.randrange(len(rows)) for _ in range(3)]
-        witness = min(candidates, key=lambda position: sum(value is None for value in rows[position]))
-        return with_sample(scope, values, witness)
+                if self.shared:
+                    self.shared.samples[key] = rows
+                return rows
+        raise DeadEndError
 
     def rows(self, sql: str) -> tuple[tuple[object, ...], ...]:
         """Return the first rows of a statement; none where it does not run or there is no engine."""
@@ -416,7 +460,8 @@ class Draft:
         while len(slots) < count:
             # The columns of one condition are of one source, so that it is known which sources have a part.
             source, group = self._conditions_on_one(scope, left, floor, "", nulls=nulls)
-            for _ in range(self.pick([(3, 0), (3, 1), (2, 2)]) if group else 0):
+            more = NUM_MORE_COLUMNS if self.shared else self.pick([(3, 0), (3, 1), (2, 2)])
+            for _ in range(more if group else 0):
                 group += self._conditions_on_one(scope, left, floor, source, nulls=nulls)[1]
             if not group:
                 break

@@ -63,6 +63,7 @@ class KeyGraph:
         )
         self.table_names = frozenset(table.name.lower() for table in schema.tables)
         self._parents: dict[str, list[ForeignKey]] = {}
+        self._entity_columns: dict[str, frozenset[str]] = {}
         self._children: dict[str, list[ForeignKey]] = {}
         for key in schema.foreign_keys:
             if _can_join(schema, key):
@@ -120,7 +121,12 @@ class KeyGraph:
 
     def entity_columns(self, table: str) -> frozenset[str]:
         """Return the columns of a table that each point to a thing with a name: customers, not days or profiles."""
-        found = set()
+        if table not in self._entity_columns:
+            self._entity_columns[table] = frozenset(self._find_entity_columns(table))
+        return self._entity_columns[table]
+
+    def _find_entity_columns(self, table: str) -> set[str]:
+        found: set[str] = set()
         for key in self.parents(table):
             parent = self.schema.table(key.referenced_table)
             prefix = shared_prefix(parent)
@@ -129,7 +135,7 @@ class KeyGraph:
             is_thing = named and names_a_thing(snake(parent.name))
             if is_thing and len(key.columns) == 1 and not is_calendar(labels):
                 found.add(key.columns[0])
-        return frozenset(found)
+        return found
 
     def paths(self, table: str, rng: Random) -> dict[str, tuple[ForeignKey, ...]]:
         """Return a shortest path of keys to each table that rows of this one point to; ties are drawn."""

@@ -1,0 +1,87 @@
+"""The grammar that constrains a language model: one question over one join skeleton, told in several ways.
+
+The offline author draws everything that has to agree in several places (grouping keys, what is measured, the names that
+a query introduces, thresholds on groups) and leaves little open. A model is to choose more than that, so the same question
+is drawn again over the same joins, and the tellings become alternatives of one grammar, whole statements each. Their
+conditions leave more columns and constants open than those of the offline author.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+
+from rayfactory.databases.engine import Engine
+from rayfactory.databases.schema import Schema
+from rayfactory.models.grammar.author import MAX_DRAWS, statement, with_rows
+from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder
+from rayfactory.models.grammar.draft import DeadEndError, Draft, Shared
+from rayfactory.models.grammar.questions import QUESTIONS, plainest
+from rayfactory.models.grammar.skeleton import KeyGraph
+
+NUM_TELLINGS = 6
+"""Tellings of one grammar, where that many fit."""
+
+MAX_FAILED_TELLINGS = 3
+
+BYTES_PER_TOKEN = 2.2
+"""Bytes of SQL that a token stands for, at the least: it was 2.2 to 3.4 a statement, 2.7 on average, with Gemma 3."""
+
+MAX_TOKENS = 400
+"""Tokens of the longest sentence, about."""
+
+
+def draw_grammar(
+    schema: Schema, tables: Sequence[str], rng: Random, engine: Engine | None, *, max_tokens: int = MAX_TOKENS
+) -> Grammar:
+    """Return the grammar of one query: tellings of a question over a join skeleton of some of the tables.
+
+    Args:
+        tables: names of base tables; those without rows are passed over, unless none has any.
+        engine: runs the statements that the constants are taken from; None: they come from the profiles.
+        max_tokens: of any sentence, about. The plainest question is asked where all others are longer, whatever it takes.
+
+    Raises:
+        KeyError: the database has no such table.
+    """
+    graph = KeyGraph(schema)
+    wanted = with_rows(schema, tables)
+    for _ in range(MAX_DRAWS):
+        grammar = _told(graph, wanted, rng, engine, int(BYTES_PER_TOKEN * max_tokens))
+        if grammar:
+            return grammar
+    draft = Draft(graph, wanted, rng, engine, Counter())
+    text = statement(draft, plainest(draft))
+    return _grammar(draft.builder, [text])
+
+
+def _told(graph: KeyGraph, wanted: Sequence[str], rng: Random, engine: Engine | None, max_bytes: int) -> Grammar | None:
+    """Return the tellings of one question that are short enough, or None where there are none."""
+    shared = Shared()
+    question = None
+    told: list[str] = []
+    failed = 0
+    while len(told) < NUM_TELLINGS and failed < MAX_FAILED_TELLINGS:
+        draft = Draft(graph, wanted, rng, engine, Counter(), shared)
+        question = question or draft.pick(QUESTIONS)
+        try:
+            text = statement(draft, question(draft))
+        except DeadEndError:
+            text = ""
+        if (
+            text
+            and len(draft.used) >= min(2, len(wanted))
+            and _grammar(shared.builder, [text]).max_bytes() <= max_bytes
+        ):
+            told.append(text)
+        elif told:
+            failed += 1
+        else:
+            return None
+    return _grammar(shared.builder, told) if told else None
+
+
+def _grammar(builder: GrammarBuilder, statements: Sequence[str]) -> Grammar:
+    builder.define("root", [(1.0, text) for text in statements])
+    return builder.build().reachable()
