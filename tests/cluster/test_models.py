@@ -42,10 +42,10 @@ def server(folder):
     def reply(messages):
         text = "\n".join(message["content"] for message in messages)
         rng = random.Random(text)
+        if "You correct SQL" in text:
+            return "<start-sql 1>\nSELECT name FROM customer ORDER BY name, customer_id LIMIT 3\n<end-sql>"
         if "<start-sql>" not in text:
             return rng.choice(["STATE: GEN\nreason: variety", "I would go on as before.", "sale, customer\nproduct"])
-        if "failed" in text and "Reference Queries" not in text and "complex" not in text:
-            return "1.\n<start-sql>SELECT name FROM customer ORDER BY name, customer_id LIMIT 3<end-sql>"
         tables = [table.name for table in schema.populated]
         queries = write_queries(schema, rng.sample(tables, 3), 5, rng, engine)
         if rng.random() < 0.3:
