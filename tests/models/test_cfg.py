@@ -6,10 +6,10 @@ import re
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder
+from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder, Terminal
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[a-z0-9-]+|\|')
 ESCAPE = re.compile(r'\\(x[0-9A-F]{2}|u[0-9A-F]{4}|U[0-9A-F]{8}|["\\])')
@@ -116,3 +116,41 @@ def test_rule_needs_an_alternative() -> None:
     """A rule that could never be written is refused."""
     with pytest.raises(ValueError, match="without an alternative"):
         GrammarBuilder().choice("empty", [])
+
+
+def derivations(grammar: Grammar, symbol: str = "root") -> list[str]:
+    """Return the sentence of each way to choose."""
+    found: list[str] = []
+    for alternative in grammar.rules[symbol]:
+        texts = [""]
+        for part in alternative.symbols:
+            following = [part.text] if isinstance(part, Terminal) else derivations(grammar, part.name)
+            texts = [text + more for text in texts for more in following]
+        found += texts
+    return found
+
+
+@settings(deadline=None)
+@given(grammars())
+def test_sizes_are_those_of_all_sentences(grammar: Grammar) -> None:
+    """Number of derivations and length of the longest sentence are what enumerating them gives."""
+    assume(grammar.num_derivations() <= 3_000)
+    sentences = derivations(grammar)
+    assert grammar.num_derivations() == len(sentences)
+    assert grammar.max_bytes() == max(len(sentence.encode()) for sentence in sentences)
+
+
+def test_equal_choices_are_one_rule() -> None:
+    """A choice that is there already is referred to again, whatever its hint; with other weights it is another."""
+    builder = GrammarBuilder()
+    first = builder.choice("limit", [(1, "5"), (1, "10")])
+    assert builder.choice("number", [(1, "5"), (1, "10")]) == first
+    assert builder.choice("limit", [(1, "5"), (2, "10")]) != first
+
+
+def test_rule_that_is_replaced_may_refer_to_later_ones() -> None:
+    """A rule defined again stands after what it refers to."""
+    builder = GrammarBuilder()
+    builder.define("root", [(1, "short")])
+    builder.define("root", [(1, "longer" + builder.choice("part", [(1, "a"), (1, "bc")]))])
+    assert builder.build().max_bytes() == len("longerbc")

@@ -150,12 +150,12 @@ class GrammarBuilder:
         merged = _merge(alternatives)
         if len(merged) == 1:
             return next(iter(merged))
-        alternatives = tuple(merged.items())
-        if alternatives not in self._known:
+        key = tuple(merged.items())
+        if key not in self._known:
             name = f"{_NOT_A_NAME.sub('-', hint.lower()).strip('-') or 'rule'}-{len(self._rules)}"
-            self._rules[name] = tuple(Alternative(weight, seq(text)) for text, weight in alternatives)
-            self._known[alternatives] = _MARK + name + _MARK
-        return self._known[alternatives]
+            self._rules[name] = tuple(Alternative(weight, seq(text)) for text, weight in key)
+            self._known[key] = _MARK + name + _MARK
+        return self._known[key]
 
     def optional(self, hint: str, probability: float, text: str) -> str:
         """Return a reference to the text or nothing."""
@@ -214,8 +214,7 @@ def _quote(text: str) -> str:
         elif character.isprintable():
             escaped.append(character)
         else:
+            # Not by \x: decoders take more than two digits after it where there are some.
             code = ord(character)
-            escaped.append(
-                f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
-            )
+            escaped.append(f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}")
     return '"' + "".join(escaped) + '"'

@@ -458,10 +458,8 @@ def _rounded(value: float) -> float:
 
 def limit(draft: Draft) -> str:
     """Return a number of rows for LIMIT; who runs the query drops one that is not reached."""
-    numbers = ("1", "3", "5", "8", "10", "12", "15", "20", "25", "30", "40", "50", "75", "100", "200")
-    if not draft.shared:
-        numbers = ("5", "10", "20", "25", "50", "100")
-    return draft.builder.choice("limit", [(1.0, text) for text in numbers])
+    numbers = (1, 3, 5, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 200) if draft.shared else (5, 10, 20, 25, 50, 100)
+    return draft.builder.choice("limit", [(1.0, str(number)) for number in numbers])
 
 
 def by_values(draft: Draft, grouping: Grouping) -> str:

@@ -1,9 +1,9 @@
 """The grammar that constrains a language model: one question over one join skeleton, told in several ways.
 
 The offline author draws everything that has to agree in several places (grouping keys, what is measured, the names that
-a query introduces, thresholds on groups) and leaves little open. A model is to choose more than that, so the same question
-is drawn again over the same joins, and the tellings become alternatives of one grammar, whole statements each. Their
-conditions leave more columns and constants open than those of the offline author.
+a query introduces, thresholds on groups) and leaves little open. A model is to choose more than that, so the same
+question is drawn again over the same joins, and the tellings become alternatives of one grammar, whole statements each.
+Their conditions leave more columns open than those of the offline author.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def draw_grammar(
     Args:
         tables: names of base tables; those without rows are passed over, unless none has any.
         engine: runs the statements that the constants are taken from; None: they come from the profiles.
-        max_tokens: of any sentence, about. The plainest question is asked where all others are longer, whatever it takes.
+        max_tokens: of any sentence, about. Where all others are longer, the plainest question, whatever it takes.
 
     Raises:
         KeyError: the database has no such table.
