@@ -6,13 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.errors import StatementError
 from rayfactory.models.grammar.cfg import GrammarBuilder, seq
 from rayfactory.models.grammar.expressions import Expression
+from rayfactory.models.grammar.joins import (
+    NUM_SAMPLED_ROWS,
+    Style,
+    equality,
+    few_rows,
+    from_clause,
+    role_of,
+    source_item,
+)
 from rayfactory.models.grammar.predicates import column_weight, comparisons, predicates
 from rayfactory.models.grammar.scope import (
     Field,
@@ -25,9 +34,6 @@ from rayfactory.models.grammar.scope import (
 from rayfactory.models.grammar.skeleton import Join, KeyGraph, Skeleton, draw_skeleton
 from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_name, snake
 
-NUM_SAMPLED_ROWS = 40
-"""Rows of a join that are looked at before conditions on it are written."""
-
 MIN_COLUMN_WEIGHT = 0.05
 
 MIN_KEPT_ROWS = 25
@@ -36,20 +42,7 @@ MIN_KEPT_ROWS = 25
 NUM_MORE_COLUMNS = 4
 """Columns that one condition of a wide grammar may be on, besides the first."""
 
-AliasStyle = Literal["initials", "full", "letter", "numbered"]
-JoinStyle = Literal["on", "comma", "using"]
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How one query spells what can be spelled in several ways."""
-
-    alias: AliasStyle
-    join: JoinStyle
-    qualify: bool
-    as_keyword: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +283,7 @@ class Draft:
     def _spine(self, skeleton: Skeleton, kept: int, style: Style) -> Spine:
         aliases: list[str] = []
         for position, table in enumerate(skeleton.tables):
-            role = _role(skeleton.joins[position - 1].key) if position else ""
+            role = role_of(skeleton.joins[position - 1].key) if position else ""
             aliases.append(self._table_alias(table, role))
             self._columns.update(column.name.lower() for column in table.columns)
             self.used[table.name] = None
@@ -298,7 +291,7 @@ class Draft:
         fields = [
             fields_of(table, alias, qualify=qualify) for table, alias in zip(skeleton.tables, aliases, strict=True)
         ]
-        from_sql, joins = self._from(skeleton, aliases, kept, style)
+        from_sql, joins = from_clause(skeleton, aliases, kept, style)
         scope = Scope(
             dialect=self.dialect,
             from_sql=from_sql,
@@ -325,7 +318,7 @@ class Draft:
             child = tuple(scope.field(aliases[join.child], name) for name in join.key.columns)
             target = tuple(_find(inner_fields, name) for name in join.key.referenced_columns)
             inner = Scope(
-                self.dialect, self._source(parent, alias, style), (), inner_fields, float(parent.num_rows), parent
+                self.dialect, source_item(parent, alias, style), (), inner_fields, float(parent.num_rows), parent
             )
             nested.append((child, target, inner))
         outer = replace(scope, fields=tuple(field for field in scope.fields if field.source in visible))
@@ -341,31 +334,6 @@ class Draft:
             0, key, self.schema.table(key.referenced_table)
         )
         return self._spine(skeleton, 2, self.style)
-
-    def _source(self, table: Table, alias: str, style: Style) -> str:
-        if alias == table.name:
-            return quote_name(table.name)
-        return f"{quote_name(table.name)} {'AS ' if style.as_keyword else ''}{quote_name(alias)}"
-
-    def _from(self, skeleton: Skeleton, aliases: Sequence[str], kept: int, style: Style) -> tuple[str, tuple[str, ...]]:
-        sources = [self._source(table, alias, style) for table, alias in zip(skeleton.tables, aliases, strict=True)]
-        joins = skeleton.joins[: kept - 1]
-        if style.join == "comma":
-            equalities = [_equality(join.key, aliases[join.child], aliases[join.parent]) for join in joins]
-            return ", ".join(sources[:kept]), tuple(equalities)
-        text = sources[0]
-        for join in joins:
-            key = join.key
-            same = style.join == "using" and [c.lower() for c in key.columns] == [
-                c.lower() for c in key.referenced_columns
-            ]
-            if same and kept == 2:
-                names = ", ".join(quote_name(name) for name in key.columns)
-                text += f" JOIN {sources[join.parent]} USING ({names})"
-            else:
-                word = "JOIN" if style.alias != "numbered" else "INNER JOIN"
-                text += f" {word} {sources[join.parent]} ON {_equality(key, aliases[join.child], aliases[join.parent])}"
-        return text, ()
 
     def _sampled(self, skeleton: Skeleton, aliases: Sequence[str], scope: Scope) -> Scope:
         """Return the scope with some rows of its join, taken evenly from over the grain."""
@@ -398,10 +366,10 @@ class Draft:
         columns = ", ".join(field.qualified for field in fields)
         joins = "".join(
             f" JOIN {quote_name(skeleton.tables[join.parent].name)} AS {quote_name(aliases[join.parent])}"
-            f" ON {_equality(join.key, aliases[join.child], aliases[join.parent])}"
+            f" ON {equality(join.key, aliases[join.child], aliases[join.parent])}"
             for join in skeleton.joins
         )
-        for few in _few_rows(grain, self.rng):
+        for few in few_rows(grain, self.rng):
             sql = f"SELECT {columns} FROM ({few}) AS {first}{joins} LIMIT {NUM_SAMPLED_ROWS}"
             rows = self.rows(sql)
             if rows:
@@ -460,11 +428,11 @@ class Draft:
         while len(slots) < count:
             # The columns of one condition are of one source, so that it is known which sources have a part.
             source, group = self._conditions_on_one(scope, left, floor, "", nulls=nulls)
-            more = NUM_MORE_COLUMNS if self.shared else self.pick([(3, 0), (3, 1), (2, 2)])
-            for _ in range(more if group else 0):
-                group += self._conditions_on_one(scope, left, floor, source, nulls=nulls)[1]
             if not group:
                 break
+            more = NUM_MORE_COLUMNS if self.shared else self.pick([(3, 0), (3, 1), (2, 2)])
+            for _ in range(more):
+                group += self._conditions_on_one(scope, left, floor, source, nulls=nulls)[1]
             condition = self.builder.choice("predicate", group)
             if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source, nulls=False)[1]):
                 telling = [alternative for alternative in group if "NULL" not in alternative[1]] or group
@@ -519,20 +487,6 @@ class DeadEndError(Exception):
     """What was drawn leads nowhere: another draw may."""
 
 
-def _role(key: ForeignKey) -> str:
-    name = snake(key.columns[0])
-    for ending in ("_sk", "_id", "_key", "_code"):
-        name = name.removesuffix(ending)
-    return name
-
-
-def _equality(key: ForeignKey, child: str, parent: str) -> str:
-    return " AND ".join(
-        f"{quote_name(child)}.{quote_name(own)} = {quote_name(parent)}.{quote_name(other)}"
-        for own, other in zip(key.columns, key.referenced_columns, strict=True)
-    )
-
-
 def _clash(tables: Sequence[Table]) -> bool:
     """Whether two of the tables have a column of the same name."""
     names = [column.name.lower() for table in tables for column in table.columns]
@@ -542,16 +496,3 @@ def _clash(tables: Sequence[Table]) -> bool:
 
 def _find(fields: Sequence[Field], name: str) -> Field:
     return next(field for field in fields if field.column.name == name)
-
-
-def _few_rows(table: Table, rng: Random) -> list[str]:
-    """Return queries for some rows of a table: evenly spread by row number, or where that finds none, the first."""
-    name = quote_name(table.name)
-    first = f"SELECT * FROM {name} LIMIT 2000"
-    if table.num_rows <= 2 * NUM_SAMPLED_ROWS:
-        return [first]
-    count = 2 * NUM_SAMPLED_ROWS
-    step = table.num_rows / count
-    offset = rng.random() * step
-    numbers = ", ".join(str(int(offset + step * position)) for position in range(count))
-    return [f"SELECT * FROM {name} WHERE rowid IN ({numbers})", first]

@@ -276,7 +276,9 @@ def run_together(a: Field, b: Field) -> bool:
 
 def say_the_same(a: Field, b: Field) -> bool:
     """Whether one of two columns tells nothing beside the other: a number and its name, a date and its year."""
+    if a.source != b.source:
+        return False
     stems = [re.sub("_?(id|code|name|desc|key|sk|no)$", "", field.label) for field in (a, b)]
-    if a.source == b.source and stems[0] == stems[1] != "":
+    if stems[0] == stems[1] != "":
         return True
     return run_together(a, b) or (determines(a, b) and determines(b, a))
