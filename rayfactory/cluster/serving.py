@@ -104,6 +104,10 @@ def app_settings(config: ModelConfig, weights: str) -> dict[str, Any]:
         engine["gpu_memory_utilization"] = serving.gpu_memory_utilization
     else:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(serving.cpu_cache_gb)
+        # When vLLM 0.29 takes a prompt in parts it winds the generator of a request back, which it cannot on a CPU:
+        # where the request has a seed, the engine dies. So prompts are taken whole.
+        engine["enable_chunked_prefill"] = False
+        engine["max_num_batched_tokens"] = max(config.context_tokens, 8192)
         if ranks > 1:
             environment["VLLM_CPU_OMP_THREADS_BIND"] = _threads_of_ranks(sorted(os.sched_getaffinity(0)), ranks)
     if Path(weights).is_dir():
