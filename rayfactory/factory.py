@@ -277,12 +277,14 @@ class Produced:
         candidates: in order.
         tallies: what happened between the agents and their models, one for each agent.
         out_of_budget: whether requests stayed unanswered because `max_cost_usd` was reached.
+        phase_s: seconds that planning and writing took.
     """
 
     plan: Plan
     candidates: tuple[Candidate, ...]
     tallies: tuple[Tally, ...]
     out_of_budget: bool
+    phase_s: dict[str, float]
 
 
 class Loop:
@@ -325,7 +327,9 @@ class Loop:
                 # What is known now is what a resumed run would know: everything before the round that is under way.
                 self._learn_up_to(produced.plan.round - 1)
                 future = None if produced.out_of_budget else self._start_producing(crew, background)
-                self._commit(crew, produced, self._judge(crew, produced))
+                started = time.monotonic()
+                verdicts = self._judge(crew, produced)
+                self._commit(crew, produced, verdicts, time.monotonic() - started)
                 reason = _stop_reason(self._config, self._pool, self._counted)
                 if reason is not None:
                     return reason
@@ -353,13 +357,16 @@ class Loop:
         return background.submit(self._produce, crew, most)
 
     def _produce(self, crew: Workers, max_queries: int | None) -> Produced:
+        started = time.monotonic()
         plan = plan_round(self._config, self._schemas, self._knowledge, max_queries, crew)
+        planned = time.monotonic()
         answers = crew.produce(plan.requests, self._on_answer)
         return Produced(
             plan,
             tuple(candidate for answer in answers for candidate in answer.candidates),
             add_tallies([*crew.take_tallies(), *(tally for answer in answers for tally in answer.tallies)]),
             any(answer.out_of_budget for answer in answers),
+            {"plan": planned - started, "produce": time.monotonic() - planned},
         )
 
     def _remember(self, plan: Plan) -> None:
@@ -417,7 +424,7 @@ class Loop:
         self._monitor.tick()
         return crew.judge(produced.candidates, self._pool.num_rows, on_verdicts)
 
-    def _commit(self, crew: Workers, produced: Produced, verdicts: Sequence[Verdict]) -> None:
+    def _commit(self, crew: Workers, produced: Produced, verdicts: Sequence[Verdict], judge_s: float) -> None:
         plan = produced.plan
         room = None if self._config.target is None else self._config.target - self._pool.num_rows
         verdicts = without_surplus(verdicts, room)
@@ -426,8 +433,9 @@ class Loop:
         ids = {position: first_id + i for i, position in enumerate(admitted)}
         tables = round_tables(verdicts, ids)
         evaluation = evaluate(plan.round, plan.state, [r.database for r in plan.requests], verdicts)
+        phase_s = {**produced.phase_s, "judge": judge_s}
         requests = [PlannedRequest(r.origin, r.database, r.tables, r.num_queries) for r in plan.requests]
-        self._pool.commit(tables, requests, evaluation, self._clock.wall_s, produced.tallies)
+        self._pool.commit(tables, requests, evaluation, self._clock.wall_s, phase_s, produced.tallies)
         crew.commit({first_id + position: query_id for position, query_id in ids.items()})
         self._counted.add(tables["R"])
         self._progress.commit(evaluation)

@@ -22,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +65,8 @@ class Manifest:
         plan: the requests of the round.
         evaluation: E_t of the round.
         wall_s: seconds of work on the run up to this commit, over all its processes.
+        phase_s: seconds of each phase of the round: ``plan``, ``produce``, ``judge``; the first two of a round
+            run beside the last of the one before.
         tallies: what happened between the agents and their models in planning and writing the round; empty where
             all of them kept to their rules.
         files: file name -> sha256 hex digest.
@@ -76,6 +78,7 @@ class Manifest:
     plan: tuple[PlannedRequest, ...]
     evaluation: Evaluation
     wall_s: float
+    phase_s: dict[str, float]
     tallies: tuple[Tally, ...]
     files: dict[str, str]
 
@@ -167,6 +170,7 @@ class Pool:
         plan: Sequence[PlannedRequest],
         evaluation: Evaluation,
         wall_s: float,
+        phase_s: Mapping[str, float] | None = None,
         tallies: Sequence[Tally] = (),
     ) -> Manifest:
         """Make the next round visible, in full or not at all.
@@ -177,6 +181,7 @@ class Pool:
             plan: the round's requests.
             evaluation: E_t of the round.
             wall_s: seconds of work on the run so far.
+            phase_s: seconds of each phase of the round.
             tallies: of the agents that asked a model.
 
         Raises:
@@ -203,6 +208,7 @@ class Pool:
                 tuple(plan),
                 evaluation,
                 round(wall_s, 3),
+                {phase: round(seconds, 3) for phase, seconds in (phase_s or {}).items()},
                 tuple(tallies),
                 files,
             )
@@ -380,6 +386,7 @@ def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
         "plan": [[p.origin, p.database, list(p.tables), p.num_queries] for p in manifest.plan],
         "evaluation": manifest.evaluation.to_json(),
         "wall_s": manifest.wall_s,
+        "phase_s": manifest.phase_s,
         "tallies": [asdict(tally) for tally in manifest.tallies],
         "files": manifest.files,
     }
@@ -393,6 +400,7 @@ def _manifest_from_json(data: dict[str, Any]) -> Manifest:
         plan=tuple(PlannedRequest(origin, name, tuple(tables), n) for origin, name, tables, n in data["plan"]),
         evaluation=Evaluation.from_json(data["evaluation"]),
         wall_s=data["wall_s"],
+        phase_s=data["phase_s"],
         tallies=tuple(Tally(**tally) for tally in data["tallies"]),
         files=dict(data["files"]),
     )

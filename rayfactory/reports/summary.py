@@ -58,6 +58,7 @@ def summarise(
         books: the ledger's rows: one for each model and agent.
         max_cost_usd: the budget that the run had.
 
+    `phase_s` sums the seconds of each phase; they overlap, so that together they may exceed `wall_s`.
     `cost_usd` is what replies cost, also those of rounds that were never committed. `cost_unconfirmed_usd` is the most
     that requests without a reply may have cost.
     """
@@ -110,6 +111,10 @@ def summarise(
         "agents": [asdict(tally) for tally in add_tallies(t for manifest in manifests for t in manifest.tallies)],
         "rounds": len(manifests),
         "wall_s": round(wall_s, 3),
+        "phase_s": {
+            phase: round(sum(manifest.phase_s.get(phase, 0.0) for manifest in manifests), 3)
+            for phase in ("plan", "produce", "judge")
+        },
         "queries_per_second": _share(admitted, wall_s),
         "seed": identity["seed"],
         "config_sha256": identity["config_sha256"],
