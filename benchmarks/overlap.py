@@ -1,0 +1,100 @@
+"""Do writing and judging overlap? A whole run over TPC-DS with an endpoint that takes two seconds. Prints one JSON object.
+
+    python -m benchmarks.overlap [--target 1000 --in-flight 64 --delay 2.0]
+
+The endpoint is the one of the tests, in a process of its own; it answers with queries that the schema grammar wrote
+beforehand. `ratio` is the time of the loop over the larger of what writing (plan and produce) and judging took, each summed
+over the rounds: 1 is a perfect overlap. The limit is 1.15.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rayfactory.agents.table_selection import select_tables
+from rayfactory.compose import compose
+from rayfactory.databases.engine import connect
+from rayfactory.factory import open_databases
+from rayfactory.models.grammar import write_queries
+from rayfactory.pool import read_manifests
+from tests.models.endpoint_server import serving
+
+PROJECT = Path(__file__).resolve().parents[1]
+NUM_QUERIES = 3_000
+
+
+def written(count: int) -> list[str]:
+    """Return queries over TPC-DS for the endpoint to answer with."""
+    config = compose(["+benchmark=tpcds"])
+    databases, schemas = open_databases(config)
+    schema, rng, use = schemas["tpcds"], random.Random(0), dict[str, float]()
+    with_rows = connect(databases["tpcds"], config.execution)
+    queries: list[str] = []
+    while len(queries) < count:
+        tables = select_tables(schema, use, 8, rng)
+        for name in tables:
+            use[name] = use.get(name, 0.0) + 1
+        queries += write_queries(schema, tables, 20, rng, with_rows)
+    return queries
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", type=int, default=1000)
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--delay", type=float, default=2.0)
+    arguments = parser.parse_args()
+    queries = written(NUM_QUERIES)
+
+    def reply(messages: Sequence[Mapping[str, str]]) -> str:
+        rng = random.Random(json.dumps(list(messages)))
+        if "<start-sql>" not in messages[0]["content"]:
+            return "STATE: EXP"
+        return "\n".join(f"<start-sql>\n{sql}\n<end-sql>" for sql in rng.sample(queries, 10))
+
+    with tempfile.TemporaryDirectory() as folder, serving(reply=reply, delay_s=arguments.delay) as server:
+        command = [sys.executable, "-m", "rayfactory", "+benchmark=tpcds", "models=endpoint", "display.mode=none"]
+        command += [
+            f"models.strong.base_url={server.base_url}",
+            "models.strong.name=test-model",
+            f"run_dir={folder}/run",
+        ]
+        command += [f"models.strong.max_in_flight={arguments.in_flight}", f"target={arguments.target}"]
+        command += ["cluster.dashboard=false"]
+        subprocess.run(command, cwd=PROJECT, check=True)
+        summary = json.loads(Path(folder, "run", "summary.json").read_text(encoding="utf-8"))
+        manifests = list(read_manifests(Path(folder, "run")))
+    phase_s = summary["phase_s"]
+    first = manifests[0].phase_s
+    # The clock of a run starts with Ray; the loop starts when the first plan is asked for.
+    before_s = manifests[0].wall_s - sum(first.values())
+    loop_s = summary["wall_s"] - before_s
+    larger_s = max(phase_s["plan"] + phase_s["produce"], phase_s["judge"])
+    print(
+        json.dumps(
+            {
+                "benchmark": "overlap",
+                "reference": "the larger of writing and judging, each summed over the rounds",
+                "target": arguments.target,
+                "in_flight": arguments.in_flight,
+                "delay_s": arguments.delay,
+                "rounds": summary["rounds"],
+                "ours": round(loop_s, 2),
+                "reference_s": round(larger_s, 2),
+                "ratio": round(loop_s / larger_s, 3),
+                "start_s": round(before_s, 2),
+                "phase_s": phase_s,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
