@@ -1,10 +1,10 @@
-"""Do writing and judging overlap? A whole run over TPC-DS with an endpoint that takes two seconds. Prints one JSON object.
+"""Do writing and judging overlap? A run over TPC-DS with an endpoint that takes two seconds. Prints one JSON object.
 
     python -m benchmarks.overlap [--target 1000 --in-flight 64 --delay 2.0]
 
-The endpoint is the one of the tests, in a process of its own; it answers with queries that the schema grammar wrote
-beforehand. `ratio` is the time of the loop over the larger of what writing (plan and produce) and judging took, each summed
-over the rounds: 1 is a perfect overlap. The limit is 1.15.
+The endpoint is the one of the tests, in this process, beside the run's; it answers with queries that the schema
+grammar wrote beforehand. `ratio` is the time of the loop over the larger of what writing (plan and produce) and judging
+took, each summed over the rounds: 1 is a perfect overlap. The limit is 1.15.
 """
 
 from __future__ import annotations

@@ -354,6 +354,7 @@ class Loop:
         if most is not None and most <= 0:
             return None
         self._progress.answered = 0
+        self._progress.activity = "writing the first round"
         return background.submit(self._produce, crew, most)
 
     def _produce(self, crew: Workers, max_queries: int | None) -> Produced:

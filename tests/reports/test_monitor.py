@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from rayfactory.config import DisplayConfig
+from rayfactory.models.chat import ChatStatus
+from rayfactory.models.endpoint import SlotStatus
 from rayfactory.records import Candidate, Evaluation, Execution, Verdict
 from rayfactory.reports.monitor import Monitor, Progress, line, panel
 
@@ -41,6 +43,21 @@ def test_panel_has_what_matters(progress):
     for part in ("42 of 100", "EXP", "exploiting", "16 of 40 judged", "0.750", "22 of 24", "error 10", "8265",
                  "get-auth-token"):  # fmt: skip
         assert part in out.getvalue()
+
+
+def test_models_are_shown_with_what_they_cost_and_what_they_wait_for(progress):
+    """Spent, the budget, what may be lost, what the target will cost; and why nothing moves where nothing moves."""
+    slots = (
+        SlotStatus("strong", "gpt-4o", 12, 32, 3, 40.0, 812.4, ""),
+        SlotStatus("local", "qwen", 0, 64, 20, 0.0, 0.0, "closed for 40 s: 503 overloaded; next try in 8 s"),
+    )
+    progress.models = ChatStatus(slots, (), 4.2, 0.05, 0.3, 20.0)
+    out = io.StringIO()
+    Console(file=out, width=130).print(panel(progress))
+    for text in (out.getvalue(), line(progress)):
+        for part in ("$4.20 of $20.00", "up to $0.05 more", "about $10.00 at the target", "12 of 32 requests in flight",
+                     "812 tokens/s", "closed for 40 s: 503 overloaded; next try in 8 s"):  # fmt: skip
+            assert part in text
 
 
 def test_no_more_rows_are_shown_than_were_asked_for(progress):
