@@ -1,10 +1,10 @@
 """What does decoding by the schema grammar do for a small model, and are the words its own? Prints one JSON object.
 
-    python -m benchmarks.constrained [--requests 60] [--grammars 12 --samples 16]
+    python -m benchmarks.constrained [--requests 6] [--grammars 12 --samples 16]
 
-The packaged model, through `vllm.LLM.generate`, answers the Generation Agent's own prompts over TPC-DS, one query a
-request: with the grammar of the request, and without. `sampler` is the control: it walks the same grammars and takes
-each alternative with equal chance. Then the model answers some of the requests several times, and so does the sampler;
+The packaged model, through `vllm.LLM.generate`, answers the Generation Agent's own prompts over TPC-DS, ten queries a
+request: each with a grammar of its own, and without. `sampler` is the control: it walks the same grammars and takes
+each alternative with equal chance. Then the model answers some of the prompts several times, and so does the sampler;
 `choices` compares how often they took which alternative:
 
 - `model_or_sampler`: a permutation test of the hypothesis that both choose alike. Who wrote which sentence is
@@ -37,7 +37,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.quality import measure_diversity, parse_all
-from benchmarks.serving import prompts_of, requests_over
+from benchmarks.serving import Asked, prompts_of, requests_over
+from rayfactory.agents.writing import CALLS_PER_REQUEST
 from rayfactory.cluster.serving import app_settings
 from rayfactory.compose import compose
 from rayfactory.config import Config
@@ -81,8 +82,7 @@ class Model:
         engine = {
             key: value for key, value in settings["engine_kwargs"].items() if key != "enable_prompt_tokens_details"
         }
-        # On a CPU, a prompt that is read in parts and has a seed of its own kills the engine (vLLM 0.29).
-        self._llm = LLM(model=weights, **engine | {"enable_chunked_prefill": False})
+        self._llm = LLM(model=weights, **engine)
 
     def answer(self, asked: Sequence[tuple[Prompt, int]]) -> list[Reply]:
         """Return the replies to prompts, each with a seed of its sampling."""
@@ -104,24 +104,31 @@ class Model:
                     structured_outputs=StructuredOutputsParams(grammar=prompt.grammar) if prompt.grammar else None,
                 )
             )
+        begun = time.monotonic()
         outputs = [one.outputs[0] for one in self._llm.generate(prompts, sampling, use_tqdm=False)]
+        _say(f"{len(asked)} replies in {time.monotonic() - begun:.0f} s")
         return [Reply(one.text, len(one.token_ids), one.finish_reason == "length") for one in outputs]
 
 
 def grammars_of(
-    requests: Sequence[Request], asked: Sequence[Prompt], schemas: Mapping[str, Schema], connections: Connections
+    requests: Sequence[Request], asked: Asked, schemas: Mapping[str, Schema], connections: Connections
 ) -> list[Grammar]:
     """Return the grammars that the prompts carry, as data.
+
+    Args:
+        requests: one for each prompt.
+        asked: prompts with their keys.
 
     Raises:
         RuntimeError: one of them was drawn in another way.
     """
     found = []
-    for request, prompt in zip(requests, asked, strict=True):
-        rng = random.Random(f"{request.rng_seed}/0")
+    for request, (key, prompt) in zip(requests, asked, strict=True):
+        place = key.ordinal % CALLS_PER_REQUEST
+        rng = random.Random(f"{request.rng_seed}/{place}")
         grammar = draw_grammar(schemas[request.database], request.tables, rng, connections.get(request.database))
         if grammar.ebnf() != prompt.grammar:
-            raise RuntimeError(f"the grammar of request {request.index} is not the one that its prompt carries")
+            raise RuntimeError(f"grammar {place} of request {request.index} is not the one that its prompt carries")
         found.append(grammar)
     return found
 
@@ -244,26 +251,24 @@ def measure_tokens(replied: Sequence[Reply]) -> dict[str, Any]:
 def measure(config: Config, num_requests: int, num_grammars: int, num_samples: int) -> dict[str, Any]:
     """Measure everything."""
     databases, schemas = open_databases(config)
-    requests = requests_over(schemas, num_requests, 1)
-    keyed = prompts_of(config, databases, schemas, requests)
+    of_ten = requests_over(schemas, num_requests, config.round.queries_per_request)
+    keyed = prompts_of(config, databases, schemas, of_ten)
     asked = [prompt for _, prompt in keyed]
-    grammars = grammars_of(requests, asked, schemas, Connections(databases, config.execution))
+    requests = [of_ten[key.ordinal // CALLS_PER_REQUEST] for key, _ in keyed]
+    grammars = grammars_of(requests, keyed, schemas, Connections(databases, config.execution))
     model = Model(config)
     seeds = [key.sampling_seed() for key, _ in keyed]
     begun = time.monotonic()
     constrained = model.answer(list(zip(asked, seeds, strict=True)))
     constrained_s = time.monotonic() - begun
     free = model.answer([(replace(prompt, grammar=""), seed) for prompt, seed in zip(asked, seeds, strict=True)])
-    several = [
-        (prompt, 1_000 * number + position)
-        for position, prompt in enumerate(asked[:num_grammars])
-        for number in range(num_samples)
-    ]
-    _say(f"{len(several)} replies for the choices, twice")
+    chosen = range(0, len(asked), max(1, len(asked) // num_grammars))[:num_grammars]
+    several = [(asked[place], 1_000 * number + place) for place in chosen for number in range(num_samples)]
     by_prompt = model.answer(several)
-    by_none = model.answer([(replace(prompt, system="", user=""), seed) for prompt, seed in several])
+    by_none = model.answer([(replace(prompt, system="", user=""), 500_000 + seed) for prompt, seed in several])
     return {
         "requests": num_requests,
+        "queries": len(asked),
         "grammars": {
             "alternatives": _quartiles([grammar.size for grammar in grammars]),
             "log2_derivations": _quartiles([math.log2(grammar.num_derivations()) for grammar in grammars]),
@@ -271,7 +276,7 @@ def measure(config: Config, num_requests: int, num_grammars: int, num_samples: i
         },
         "wall_s_constrained": round(constrained_s, 1),
         **_arms(databases, schemas, config, requests, grammars, constrained, free),
-        "choices": measure_choices(grammars[:num_grammars], by_prompt, by_none, num_samples)
+        "choices": measure_choices([grammars[place] for place in chosen], by_prompt, by_none, num_samples)
         | {"truncated": sum(one.truncated for one in by_prompt)},
     }
 
@@ -342,8 +347,8 @@ def _say(line: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=60, help="requests, of one query each")
-    parser.add_argument("--grammars", type=int, default=12, help="requests that are answered several times")
+    parser.add_argument("--requests", type=int, default=6, help="generation requests, of ten queries each")
+    parser.add_argument("--grammars", type=int, default=12, help="queries that are answered several times")
     parser.add_argument("--samples", type=int, default=16, help="answers to each of those")
     parser.add_argument("--data-dir", help="where the packaged model is unpacked")
     arguments = parser.parse_args()
