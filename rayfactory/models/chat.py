@@ -1,6 +1,6 @@
 """Asks language models, over the OpenAI chat-completions protocol: each thing once, within the budget, in any weather.
 
-One `Chat` serves a run. A completion goes
+One `Chat` serves a run. A completion that goes in no batch (see `batch`) goes
 
     journal (is it there?) -> gate (may a request leave?) -> ledger (can it be paid?) -> journal (it leaves)
         -> endpoint -> journal (it is there) -> ledger (what it took)
@@ -14,12 +14,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rayfactory.config import ModelConfig, Slot
 from rayfactory.errors import CompletionError, EndpointError, EngineError, RayfactoryError, RunDirError
+from rayfactory.models.batch import Batches, BatchLimits, OpenBatches
+from rayfactory.models.batch_endpoint import check_batches
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.endpoint import Endpoint, ErrorReplyError, SlotStatus
 from rayfactory.models.journal import Done, Failed, Journal, Record, Sent
@@ -56,6 +58,7 @@ class Chat:
         directory: of the journal; created where it does not exist.
         max_cost_usd: what the run may spend; None: no limit.
         backoff_s: bound of the first pause before another attempt; it doubles from one to the next.
+        batch_limits: when a batch of requests leaves, where they go in batches.
 
     Raises:
         RunDirError: the journal cannot be read or written.
@@ -68,13 +71,29 @@ class Chat:
         max_cost_usd: float | None,
         *,
         backoff_s: float = 0.5,
+        batch_limits: BatchLimits = BatchLimits(),  # noqa: B008 - it is frozen
     ) -> None:
         self.ledger = Ledger(max_cost_usd)
         self._max_cost_usd = max_cost_usd
         self._backoff_s = backoff_s
+        self._open_batches = OpenBatches()
         self._journal = Journal(directory, self._replay)
-        self.ledger.lose_open()
         self._endpoints = {slot: Endpoint(slot, config) for slot, config in models.items()}
+        self._batches = {
+            slot: Batches(
+                endpoint,
+                self._journal,
+                self.ledger,
+                self._open_batches.of(slot, endpoint.config),
+                batch_limits,
+                backoff_s,
+            )
+            for slot, endpoint in self._endpoints.items()
+        }
+        for attempt in self._open_batches.never_made():
+            self.ledger.release(attempt)
+        # A batch goes on without the process that sent it.
+        self.ledger.lose_open(but=set().union(*(batches.attempts() for batches in self._batches.values())))
         self._running: dict[tuple[CallKey, str], asyncio.Task[Completion]] = {}
         self._attempting: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()
@@ -106,11 +125,12 @@ class Chat:
         """
         for endpoint in self._endpoints.values():
             await endpoint.check()
+            await check_batches(endpoint)
 
     def status(self) -> ChatStatus:
         """Return how the endpoints are doing and what they cost."""
         return ChatStatus(
-            slots=tuple(endpoint.status() for endpoint in self._endpoints.values()),
+            slots=tuple(map(self._slot_status, self._endpoints)),
             ledger=tuple(self.ledger.rows()),
             confirmed_usd=self.ledger.confirmed_usd,
             unconfirmed_usd=self.ledger.unconfirmed_usd,
@@ -120,7 +140,10 @@ class Chat:
 
     async def close(self) -> None:
         """Send nothing more, wait a little for what is in flight, and let go of everything."""
-        self._shut(EngineError(_ENDING))
+        ending = EngineError(_ENDING)
+        self._shut(ending)
+        for batches in self._batches.values():
+            await batches.close(ending)
         for task in set(self._running.values()) - self._attempting:
             task.cancel()
         if self._attempting:
@@ -132,6 +155,11 @@ class Chat:
         for endpoint in self._endpoints.values():
             await endpoint.close()
         await self._journal.close()
+
+    def _slot_status(self, slot: Slot) -> SlotStatus:
+        status = self._endpoints[slot].status()
+        waits = filter(None, (status.waits_for, self._batches[slot].waits_for()))
+        return replace(status, waits_for="; ".join(waits))
 
     def _forget(self, call: tuple[CallKey, str], task: asyncio.Task[Completion]) -> None:
         del self._running[call]
@@ -145,6 +173,11 @@ class Chat:
 
     async def _obtain(self, endpoint: Endpoint, key: CallKey, prompt: Prompt, request: str) -> Completion:
         """Ask until there is a reply, or no hope of one."""
+        for batches in self._batches.values():
+            batches.resume()
+        in_batch = await self._batches[endpoint.slot].complete(key, prompt, request)
+        if in_batch is not None:
+            return in_batch
         worst = worst_case(prompt, endpoint.config)
         retries = num_failed = num_too_many = 0
         max_attempts = endpoint.config.max_attempts
@@ -248,6 +281,7 @@ class Chat:
             self._shut(error)
 
     def _replay(self, record: Record) -> None:
+        self._open_batches.replay(record)
         match record:
             case Sent(attempt, key, _, model, worst):
                 self.ledger.enter(attempt, model, key.agent, worst)
@@ -276,6 +310,7 @@ async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> None:
         endpoint = Endpoint(slot, config)
         try:
             await endpoint.check()
+            await check_batches(endpoint)
         finally:
             await endpoint.close()
 

@@ -13,11 +13,11 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rayfactory.config import ModelConfig, Slot
 from rayfactory.errors import EndpointError
@@ -38,11 +38,17 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 * 2**20
 """Longer replies are cut off: 8,192 tokens of the longest kind, every character escaped, are shorter."""
 
+_MAX_FILE_BYTES = 2 * 2**30
+"""Longer files are cut off: 50,000 replies of 8,192 tokens are shorter. They are read line by line."""
+
+_FILE_TIMEOUT_S = 1_800.0
 _CONNECT_TIMEOUT_S = 10.0
 _READING_S = 0.05
 
@@ -75,12 +81,16 @@ class SlotStatus:
 
 
 class ErrorReplyError(Exception):
-    """There is no completion, for the reason in `reply`; `retry_after_s` if the endpoint says when to ask again."""
+    """There is no completion, for the reason in `reply`; `retry_after_s` if the endpoint says when to ask again.
 
-    def __init__(self, reply: ErrorReply, retry_after_s: float | None = None) -> None:
+    `status` is that of HTTP; 0: there was no whole reply, or nothing was wrong with its status.
+    """
+
+    def __init__(self, reply: ErrorReply, retry_after_s: float | None = None, status: int = 0) -> None:
         super().__init__(reply.text)
         self.reply = reply
         self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class Endpoint:
@@ -109,20 +119,84 @@ class Endpoint:
             EndpointError: there is no key, or no address to send it to.
         """
         import httpx2
-        import openai
 
         body = request_body(self.config, key, prompt)
+        async with self._exchange(self.config.timeout_s) as client:
+            # `chat.completions.create` would walk through the body by its types, for as long as all else takes.
+            response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+            return read_completion(response.content, self.config)
+
+    async def fetch(self, path: str, read: Callable[[bytes], T]) -> T:
+        """Return what `read` makes of what is at a path; a ValueError of its own counts as a failed reply.
+
+        Raises:
+            ErrorReplyError, EndpointError: as `ask`.
+        """
+        import httpx2
+
+        async with self._exchange(self.config.timeout_s) as client:
+            response = await client.get(path, cast_to=httpx2.Response)
+            return read(response.content)
+
+    async def post(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
+        """Post JSON; return and raise as `fetch`."""
+        import httpx2
+
+        async with self._exchange(self.config.timeout_s) as client:
+            response = await client.post(path, cast_to=httpx2.Response, body=body)
+            return read(response.content)
+
+    async def upload(self, name: str, content: bytes, purpose: str, read: Callable[[bytes], T]) -> T:
+        """Upload a file; return and raise as `fetch`."""
+        import httpx2
+
+        async with self._exchange(_FILE_TIMEOUT_S) as client:
+            response = await client.post(
+                "/files",
+                cast_to=httpx2.Response,
+                body={"purpose": purpose},
+                files={"file": (name, content, "application/jsonl")},
+                options={"headers": {"Content-Type": "multipart/form-data"}},
+            )
+            return read(response.content)
+
+    async def file_lines(self, file_id: str) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a file as they arrive, without their ends.
+
+        Raises:
+            ErrorReplyError, EndpointError: as `ask`.
+        """
+        async with (
+            self._exchange(_FILE_TIMEOUT_S) as client,
+            client.files.with_streaming_response.content(file_id) as response,
+        ):
+            begun = b""
+            async for chunk in response.iter_bytes():
+                *ends, rest = chunk.split(b"\n")
+                for end in ends:
+                    yield begun + end
+                    begun = b""
+                begun += rest
+                if len(begun) > MAX_BODY_BYTES:
+                    raise ValueError(f"a line of more than {MAX_BODY_BYTES} bytes in the file {quoted(file_id)!r}")
+            if begun:
+                yield begun
+
+    @asynccontextmanager
+    async def _exchange(self, timeout_s: float) -> AsyncIterator[openai.AsyncOpenAI]:
+        """Lend a client for one request, and make an ErrorReplyError of whatever becomes of it."""
+        import httpx2
+        import openai
+
         try:
             with self._lent_client() as client:
-                async with _deadline(self.config.timeout_s):
-                    # `chat.completions.create` would walk through the body by its types, for as long as all else takes.
-                    response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-            return read_completion(response.content, self.config)
+                async with _deadline(timeout_s):
+                    yield client
         except openai.APIStatusError as error:
             wait_s = retry_after_s(error.response.headers, datetime.now(UTC))
-            raise ErrorReplyError(self._error_reply(error), wait_s) from None
+            raise ErrorReplyError(self._error_reply(error), wait_s, error.status_code) from None
         except TimeoutError:
-            why = f"no reply within {self.config.timeout_s:g} s (timeout_s)"
+            why = f"no reply within {timeout_s:g} s" + (" (timeout_s)" if timeout_s == self.config.timeout_s else "")
             raise ErrorReplyError(ErrorReply("failed", True, why)) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
@@ -321,7 +395,8 @@ def _make_client(config: ModelConfig, key: str, tls: ssl.SSLContext) -> openai.A
     import openai
 
     async def bound(response: httpx2.Response) -> None:
-        response.stream = _bounded(response, MAX_BODY_BYTES)
+        is_file = response.request.url.path.endswith("/content")
+        response.stream = _bounded(response, _MAX_FILE_BYTES if is_file else MAX_BODY_BYTES)
 
     connections = min(config.max_in_flight, _CONNECTIONS_PER_CLIENT)
     http_client = openai.DefaultAsyncHttpxClient(

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from rayfactory.config import Slot
 from rayfactory.errors import RunDirError
 from rayfactory.models.completion import CallKey, Completion
 from rayfactory.models.ledger import WorstCase
@@ -33,6 +34,7 @@ class Sent:
         attempt: its number, unlike every other in the journal.
         request: `Prompt.sha256` of what is asked.
         model: what requests name the model by.
+        batch: the batch that it leaves in, as `BatchSent` names it; empty: it leaves by itself.
     """
 
     attempt: int
@@ -40,6 +42,7 @@ class Sent:
     request: str
     model: str
     worst: WorstCase
+    batch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,25 @@ class Failed:
     why: str
 
 
-Record = Sent | Done | Failed
+@dataclass(frozen=True, slots=True)
+class BatchSent:
+    """A batch is about to be made, or (with `endpoint_id`) is made; its attempts stand before.
+
+    Attributes:
+        batch: what this program calls it: unlike every other, anywhere.
+        model: what requests name the model by.
+        at: Unix time, in seconds.
+        endpoint_id: what the endpoint calls it; empty as long as that is not known.
+    """
+
+    batch: str
+    slot: Slot
+    model: str
+    at: float
+    endpoint_id: str = ""
+
+
+Record = Sent | Done | Failed | BatchSent
 
 
 class Journal:
@@ -161,7 +182,8 @@ class Journal:
             raise self._break(error) from None
 
     def _index(self, record: Record, offset: int) -> None:
-        self._next_attempt = max(self._next_attempt, record.attempt + 1)
+        if not isinstance(record, BatchSent):
+            self._next_attempt = max(self._next_attempt, record.attempt + 1)
         if isinstance(record, Done):
             self._offsets.setdefault(_digest(record.key, record.request), offset)
 
@@ -228,10 +250,12 @@ def _sync_directory(directory: Path) -> None:
 
 def _encode(record: Record) -> bytes:
     match record:
-        case Sent(attempt, key, request, model, worst):
+        case Sent(attempt, key, request, model, worst, batch):
             value: dict[str, Any] = {
                 "sent": attempt, "key": astuple(key), "request": request, "model": model, "worst": astuple(worst),
             }  # fmt: skip
+            if batch:
+                value["in_batch"] = batch
         case Done(attempt, key, request, model, completion, counted):
             value = {
                 "done": attempt, "key": astuple(key), "request": request, "model": model, "counted": counted,
@@ -239,6 +263,8 @@ def _encode(record: Record) -> bytes:
             }  # fmt: skip
         case Failed(attempt, lost, why):
             value = {"failed": attempt, "lost": lost, "why": why}
+        case BatchSent():
+            value = asdict(record)
     return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -248,8 +274,10 @@ def _decode(line: bytes) -> Record | None:
         return None
     try:
         match json.loads(line):
-            case {"sent": int(attempt), "key": key, "request": str(request), "model": str(model), "worst": worst}:
-                return Sent(attempt, CallKey(*key), request, model, WorstCase(*worst))
+            case {
+                "sent": int(attempt), "key": key, "request": str(request), "model": str(model), "worst": worst, **rest
+            }:  # fmt: skip
+                return Sent(attempt, CallKey(*key), request, model, WorstCase(*worst), str(rest.get("in_batch", "")))
             case {
                 "done": int(attempt), "key": key, "request": str(request), "model": str(model),
                 "counted": bool(counted), "completion": completion,
@@ -257,6 +285,11 @@ def _decode(line: bytes) -> Record | None:
                 return Done(attempt, CallKey(*key), request, model, Completion(**completion), counted)
             case {"failed": int(attempt), "lost": bool(lost), "why": str(why)}:
                 return Failed(attempt, lost, why)
+            case {
+                "batch": str(batch), "slot": "strong" | "local" as slot, "model": str(model), "at": float(at),
+                "endpoint_id": str(endpoint_id),
+            }:  # fmt: skip
+                return BatchSent(batch, slot, model, at, endpoint_id)
     except (ValueError, TypeError):
         pass
     return None

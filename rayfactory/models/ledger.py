@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,9 +213,9 @@ class Ledger:
         self._leave(attempt)
         self._let_in()
 
-    def lose_open(self) -> None:
-        """Book every attempt without an end at its worst: the process that sent them is no more."""
-        for attempt in list(self._open):
+    def lose_open(self, but: Collection[int] = ()) -> None:
+        """Book every attempt without an end at its worst, save some: the process that sent them is no more."""
+        for attempt in self._open.keys() - but:
             self.lose(attempt)
 
     def _leave(self, attempt: int) -> _Attempt:

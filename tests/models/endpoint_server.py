@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -355,6 +355,9 @@ class EndpointServer:
         return await self.routes[max(fitting, key=lambda route: len(route[1]))](request)
 
 
+ServerT = TypeVar("ServerT", bound=EndpointServer)
+
+
 async def _read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -401,7 +404,7 @@ async def _write_reply(writer: asyncio.StreamWriter, reply: HttpReply) -> bool:
 
 
 @contextmanager
-def running(server: EndpointServer) -> Iterator[EndpointServer]:
+def running(server: ServerT) -> Iterator[ServerT]:
     """Run a server in a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="endpoint-server", daemon=True)

@@ -90,7 +90,7 @@ def read_journal(path: Path) -> list[Record]:
 
 def cut_short(records: list[Record]) -> tuple[Counter[CallKey], Counter[CallKey]]:
     """Return, for each call, how many attempts a kill cut short, and how many the clock did."""
-    ended = {record.attempt for record in records if not isinstance(record, Sent)}
+    ended = {record.attempt for record in records if isinstance(record, Done | Failed)}
     late = {record.attempt for record in records if isinstance(record, Failed) and "timeout_s" in record.why}
     attempts = [record for record in records if isinstance(record, Sent)]
     return (

@@ -1,0 +1,415 @@
+"""Generation requests as batch files: half the price, within a day, and never paid for twice.
+
+Calls are collected until no new one comes, and leave together:
+
+    journal (these attempts leave in batch B) -> upload -> journal (B is about to be made) -> create -> journal (its id)
+        -> poll -> read line by line: journal, ledger, and back to whoever asked
+
+A process may end at any of these steps. The next one asks again for what was not made, looks for what may have been,
+by the name that the batch carries, and waits for what was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Literal
+
+from rayfactory.config import ModelConfig, Slot
+from rayfactory.errors import EngineError, RayfactoryError
+from rayfactory.models.batch_endpoint import BatchEndpoint
+from rayfactory.models.batch_protocol import (
+    MAX_FILE_BYTES,
+    MAX_REQUESTS,
+    BatchState,
+    at_batch_price,
+    read_reply,
+    request_line,
+)
+from rayfactory.models.completion import CallKey, Completion, Prompt
+from rayfactory.models.endpoint import Endpoint, ErrorReplyError
+from rayfactory.models.journal import BatchSent, Done, Failed, Journal, Record, Sent
+from rayfactory.models.ledger import Ledger, Usage, WorstCase, worst_case
+from rayfactory.models.protocol import ErrorReply, request_body
+
+logger = logging.getLogger(__name__)
+
+_NUM_READS = 3
+"""A file with lines that are not whole is read so many times."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """When a batch leaves: `linger_s` seconds after the last call came, or when it is full."""
+
+    linger_s: float = 2.0
+    max_requests: int = MAX_REQUESTS
+    max_bytes: int = MAX_FILE_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call that is in a batch, or will be.
+
+    Attributes:
+        line: of the file that goes up; empty for a call that an earlier process sent.
+        outcome: set once `ended` is. ``ordinary``: it has to go the ordinary way; ``again``: nothing was sent.
+    """
+
+    attempt: int
+    key: CallKey
+    request: str
+    worst: WorstCase
+    line: bytes = b""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    outcome: Completion | Exception | Literal["ordinary", "again"] = "again"
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """One batch; `calls` are those without an end, by their attempt, out of `size`."""
+
+    name: str
+    calls: dict[int, _Call] = field(default_factory=dict)
+    size: int = 0
+    sent: BatchSent | None = None
+    state: BatchState | None = None
+    num_ordinary: int = 0
+    why_ordinary: str = ""
+
+
+class OpenBatches:
+    """The batches without an end that a journal tells of."""
+
+    def __init__(self) -> None:
+        self._batches: dict[str, _Batch] = {}
+        self._batch_of: dict[int, _Batch] = {}
+
+    def replay(self, record: Record) -> None:
+        """Take note of a record; they come in order."""
+        match record:
+            case Sent(attempt, key, request, _, worst, name) if name:
+                batch = self._batch_of[attempt] = self._batches.setdefault(name, _Batch(name))
+                batch.calls[attempt] = _Call(attempt, key, request, worst)
+                batch.size += 1
+            case BatchSent(name):
+                self._batches.setdefault(name, _Batch(name)).sent = record
+            case Done(attempt) | Failed(attempt) if attempt in self._batch_of:
+                batch = self._batch_of.pop(attempt)
+                del batch.calls[attempt]
+                if not batch.calls and batch.sent is not None:
+                    del self._batches[batch.name]
+
+    def never_made(self) -> list[int]:
+        """Return the attempts in batches that were certainly not made."""
+        return [attempt for batch in self._batches.values() if batch.sent is None for attempt in batch.calls]
+
+    def of(self, slot: Slot, config: ModelConfig) -> list[_Batch]:
+        """Return the batches that may be under way at a model."""
+        return [
+            batch
+            for batch in self._batches.values()
+            if batch.calls and batch.sent is not None and (batch.sent.slot, batch.sent.model) == (slot, config.name)
+        ]
+
+
+class Batches:
+    """The batches of one endpoint.
+
+    Args:
+        pending: those that earlier processes sent.
+        backoff_s: as of `Chat`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        journal: Journal,
+        ledger: Ledger,
+        pending: list[_Batch],
+        limits: BatchLimits,
+        backoff_s: float,
+    ) -> None:
+        self._endpoint = endpoint
+        self._config = endpoint.config
+        self._priced = at_batch_price(endpoint.config)
+        self._journal = journal
+        self._ledger = ledger
+        self._limits = limits
+        self._backoff_s = backoff_s
+        self._remote = BatchEndpoint(endpoint, backoff_s)
+        self._batches = pending
+        self._calls = {(c.key, c.request): c for batch in pending for c in batch.calls.values()}
+        self._collected: list[_Call] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_resumed = False
+        self._closed: RayfactoryError | None = None
+
+    def attempts(self) -> set[int]:
+        """Return the attempts that are under way in batches."""
+        return {attempt for batch in self._batches for attempt in batch.calls}
+
+    def resume(self) -> None:
+        """Follow the batches of earlier processes, from the first time on that this is called."""
+        if not self._is_resumed:
+            self._is_resumed = True
+            for batch in self._batches:
+                self._start(batch)
+
+    async def complete(self, key: CallKey, prompt: Prompt, request: str) -> Completion | None:
+        """Return the completion that a batch brings; None: the call has to go the ordinary way.
+
+        Raises:
+            as `models.completion.Complete`.
+        """
+        while True:
+            call = self._calls.get((key, request))
+            if call is None:
+                if not self._config.batch or key.agent != "generation":
+                    return None
+                call = await self._collect(key, prompt, request)
+            await call.ended.wait()
+            match call.outcome:
+                case Completion() as completion:
+                    await self._journal.sync()
+                    return completion
+                case RayfactoryError() as error:
+                    raise type(error)(*error.args)
+                case Exception() as error:
+                    raise EngineError(f"a batch of {self._endpoint.name} could not be followed: {error!r}") from error
+                case "ordinary":
+                    return None
+
+    def waits_for(self) -> str:
+        """Return what is under way, for a person; empty: nothing."""
+        collected = [f"{len(self._collected)} requests are collected for a batch"] if self._collected else []
+        return "; ".join([*map(_shown, self._batches), *collected])
+
+    async def close(self, error: RayfactoryError) -> None:
+        """Send nothing more, and leave what is under way at the endpoint to the next process.
+
+        Args:
+            error: what calls get that come from now on.
+        """
+        self._closed = error
+        if self._timer is not None:
+            self._timer.cancel()
+        for call in self._collected:
+            self._ledger.release(call.attempt)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for batch in self._batches:
+            if batch.sent is not None and batch.calls:
+                logger.warning(
+                    "%s goes on with a %s; the same command takes it up again", self._endpoint.name, _shown(batch)
+                )
+
+    # -- collecting -----------------------------------------------------------
+
+    async def _collect(self, key: CallKey, prompt: Prompt, request: str) -> _Call:
+        attempt = self._journal.new_attempt()
+        worst = worst_case(prompt, self._priced)
+        await self._ledger.reserve(attempt, self._config.name, key.agent, worst)
+        if self._closed is not None:
+            self._ledger.release(attempt)
+            raise self._closed
+        line = request_line(attempt, request_body(self._config, key, prompt))
+        num_bytes = sum(len(call.line) for call in self._collected) + len(line)
+        if len(self._collected) == self._limits.max_requests or num_bytes > self._limits.max_bytes:
+            self._leave()
+        call = self._calls[key, request] = _Call(attempt, key, request, worst, line)
+        self._collected.append(call)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._limits.linger_s, self._leave)
+        return call
+
+    def _leave(self) -> None:
+        """Send what is collected."""
+        if self._collected:
+            calls = {call.attempt: call for call in self._collected}
+            batch = _Batch(uuid.uuid4().hex, calls, len(calls))
+            self._collected = []
+            self._batches.append(batch)
+            self._start(batch)
+
+    def _start(self, batch: _Batch) -> None:
+        task = asyncio.create_task(self._run(batch))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(batch, task))
+
+    def _ended(self, batch: _Batch, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        if batch.num_ordinary:
+            logger.warning(
+                "%s: %d of a batch's %d requests go the ordinary way, at the full price: %s",
+                self._endpoint.name, batch.num_ordinary, batch.size, batch.why_ordinary,
+            )  # fmt: skip
+        error = task.exception()
+        if isinstance(error, RayfactoryError):
+            self._endpoint.gate.shut(error)
+        if isinstance(error, Exception):
+            # The calls stay without an end in the journal: the next process sees what has become of them.
+            for call in list(batch.calls.values()):
+                self._end(call, error)
+        else:
+            self._batches.remove(batch)
+
+    # -- a batch --------------------------------------------------------------
+
+    async def _run(self, batch: _Batch) -> None:
+        # One that an earlier process was about to have made may be there.
+        may_be_made = batch.sent is not None
+        try:
+            if batch.sent is None:
+                batch.state = await self._make(batch)
+                self._note_sent(batch, batch.state)
+                may_be_made = True
+            elif not batch.sent.endpoint_id:
+                batch.state = await self._remote.look_for(batch.name, batch.sent.at)
+                if batch.state is None:
+                    # It may be there, unseen, so it counts as paid for; but nothing can be had from it.
+                    self._fail_all(batch, "again", "the batch was not found", lost=True)
+                    return
+                self._note_sent(batch, batch.state)
+            state = await self._follow(batch)
+        except ErrorReplyError as error:
+            self._fail_all(batch, "ordinary", error.reply.text, lost=may_be_made)
+            return
+        await self._read(batch, state)
+        why = f"the batch {state.status}" + (f" ({state.why})" if state.why else "")
+        self._fail_all(batch, "ordinary", why, lost=state.status != "failed")
+
+    async def _make(self, batch: _Batch) -> BatchState:
+        """Upload the calls and have a batch made of them.
+
+        Raises:
+            ErrorReplyError: the endpoint refuses; nothing is under way.
+        """
+        model = self._config.name
+        for call in batch.calls.values():
+            self._journal.append(Sent(call.attempt, call.key, call.request, model, call.worst, batch.name))
+        content = b"".join(call.line for call in batch.calls.values())
+        for call in batch.calls.values():
+            call.line = b""
+        file_id = await self._remote.upload(batch.name, content)
+        batch.sent = BatchSent(batch.name, self._endpoint.slot, model, time.time())
+        self._journal.append(batch.sent)
+        await self._journal.sync()
+        return await self._remote.create(file_id, batch.name, batch.sent.at)
+
+    def _note_sent(self, batch: _Batch, state: BatchState) -> None:
+        assert batch.sent is not None
+        batch.sent = BatchSent(batch.name, batch.sent.slot, batch.sent.model, batch.sent.at, state.endpoint_id)
+        self._journal.append(batch.sent)
+
+    async def _follow(self, batch: _Batch) -> BatchState:
+        """Return the state of a batch that has ended.
+
+        Raises:
+            ErrorReplyError: the endpoint does not know it any more.
+        """
+        assert batch.sent is not None
+        while batch.state is None or not batch.state.has_ended:
+            if batch.state is not None:
+                await asyncio.sleep(self._config.batch_poll_s)
+            try:
+                batch.state = await self._remote.state(batch.sent.endpoint_id)
+            except ErrorReplyError:
+                # So much hangs on it that one answer is not enough.
+                batch.state = await self._remote.look_for(batch.name, batch.sent.at)
+                if batch.state is None:
+                    raise
+        return batch.state
+
+    async def _read(self, batch: _Batch, state: BatchState) -> None:
+        """Take what came back, as far as it can be read."""
+        for _ in range(_NUM_READS):
+            num_unread = 0
+            for file_id in state.files:
+                try:
+                    num_unread += await self._remote.persist(partial(self._read_file, batch, file_id))
+                except ErrorReplyError as error:
+                    batch.why_ordinary = batch.why_ordinary or error.reply.text
+            if not num_unread or not batch.calls:
+                return
+            await asyncio.sleep(self._backoff_s)
+
+    async def _read_file(self, batch: _Batch, file_id: str) -> int:
+        """Take every line of a file; return how many could not be read."""
+        num_unread = 0
+        async with aclosing(self._remote.lines(file_id)) as lines:
+            async for line in lines:
+                if line.strip():
+                    num_unread += not self._take(batch, line)
+        return num_unread
+
+    def _take(self, batch: _Batch, line: bytes) -> bool:
+        """Take one line; return whether it could be read. It is in the journal before any other task runs."""
+        try:
+            reply = read_reply(line, self._priced)
+        except ValueError:
+            return False
+        call = batch.calls.get(reply.attempt)
+        if call is None:
+            # It was read before, by this process or an earlier one.
+            return True
+        if isinstance(reply.result, ErrorReply):
+            self._fail(batch, call, "ordinary", reply.result.text, lost=reply.result.lost)
+            return True
+        completion, attempt = reply.result, call.attempt
+        self._journal.append(Done(attempt, call.key, call.request, self._config.name, completion, reply.is_counted))
+        if reply.is_counted:
+            usage = Usage(completion.tokens_in, completion.tokens_cached, completion.tokens_out)
+            self._ledger.confirm(attempt, usage, completion.cost_usd)
+        else:
+            self._ledger.lose(attempt, replied=True)
+        self._endpoint.note_reply(completion, call.worst, is_counted=reply.is_counted)
+        del batch.calls[attempt]
+        self._end(call, completion)
+        return True
+
+    def _fail_all(self, batch: _Batch, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
+        for call in list(batch.calls.values()):
+            self._fail(batch, call, outcome, why, lost=lost)
+
+    def _fail(self, batch: _Batch, call: _Call, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
+        self._journal.append(Failed(call.attempt, lost, why))
+        if lost:
+            self._ledger.lose(call.attempt)
+        else:
+            self._ledger.release(call.attempt)
+        del batch.calls[call.attempt]
+        if outcome == "ordinary":
+            batch.num_ordinary += 1
+            batch.why_ordinary = batch.why_ordinary or why
+        self._end(call, outcome)
+
+    def _end(self, call: _Call, outcome: Completion | Exception | Literal["ordinary", "again"]) -> None:
+        call.outcome = outcome
+        self._calls.pop((call.key, call.request), None)
+        call.ended.set()
+
+
+def _shown(batch: _Batch) -> str:
+    what = f"batch of {batch.size} requests"
+    if batch.sent is None:
+        return f"{what}, being sent"
+    since = datetime.fromtimestamp(batch.sent.at).astimezone()
+    is_today = since.date() == datetime.now().astimezone().date()
+    what += f" since {since:%H:%M}" if is_today else f" since {since:%Y-%m-%d %H:%M}"
+    if batch.state is None:
+        return what + (", being looked for" if not batch.sent.endpoint_id else "")
+    num_done = max(batch.state.num_done, batch.size - len(batch.calls))
+    step = "" if batch.state.status == "in_progress" else f", {batch.state.status}"
+    return f"{what}{step}, {num_done} of {batch.size} done"
