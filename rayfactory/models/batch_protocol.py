@@ -139,7 +139,7 @@ def read_reply(line: bytes, config: ModelConfig) -> Reply:
     if not isinstance(response, dict):
         error = error if isinstance(error, dict) else {"message": "no response"}
         # What a batch left undone when its time was up is not paid for; of anything else nobody knows.
-        is_undone = error.get("code") in _UNDONE
+        is_undone = str(error.get("code")) in _UNDONE
         words = error.get("message") or error.get("code") or error
         return Reply(int(attempt), ErrorReply("failed", not is_undone, quoted(str(words))))
     status = response.get("status_code")

@@ -453,7 +453,7 @@ def command(directory: Path, server: BatchServer, num_completions: int) -> list[
 def kill_when(condition: Callable[[], object], server: BatchServer, arguments: list[str]) -> None:
     """Start a client and kill it once something holds."""
     with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL) as client:
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 120
         while not condition():
             assert client.poll() is None, "the client ended before it was killed"
             assert time.monotonic() < deadline_s
