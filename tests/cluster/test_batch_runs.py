@@ -1,0 +1,79 @@
+"""A whole run whose generation requests go as batches: killed while one is pending, it goes on with that very batch."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rayfactory.compose import compose
+from rayfactory.databases.engine import connect as connect_database
+from rayfactory.factory import open_databases
+from rayfactory.models.grammar import write_queries
+from tests.models.batch_server import BatchServer
+from tests.models.endpoint_server import running
+from tests.shop import make_shop
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = 15
+
+
+@pytest.mark.slow
+def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
+    """Each request is billed once, at the price of a batch where it went in one, and the books are the endpoint's."""
+    make_shop(tmp_path / "shop.sqlite")
+    base = ["+benchmark=custom", f"benchmark.root={tmp_path / 'shop.sqlite'}", f"data_dir={tmp_path / 'cache'}"]
+    config = compose(base)
+    databases, schemas = open_databases(config)
+    engine = connect_database(databases["shop"], config.execution)
+
+    def reply(messages):
+        text = "\n".join(message["content"] for message in messages)
+        rng = random.Random(text)
+        if "<start-sql>" not in text or "You correct SQL" in text:
+            return "STATE: GEN\nreason: variety"
+        tables = [table.name for table in schemas["shop"].populated]
+        queries = write_queries(schemas["shop"], rng.sample(tables, 3), 5, rng, engine)
+        return "\n".join(f"<start-sql>\n{sql};\n<end-sql>" for sql in queries)
+
+    with running(BatchServer(reply=reply, step_s=0.5)) as server:
+        command = [
+            sys.executable, "-m", "rayfactory", *base, f"run_dir={tmp_path / 'run'}", f"target={TARGET}",
+            "round.requests=4", "round.queries_per_request=5", "cluster.dashboard=false", "display.mode=lines",
+            "models=endpoint", "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
+            "models.strong.usd_per_million_in=2", "models.strong.usd_per_million_out=10", "models.strong.batch=true",
+            "models.strong.batch_poll_s=0.5",
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ
+        )
+        deadline_s = time.monotonic() + 200
+        while server.calls["state"] < 2:
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        num_batches = len(server.batches)
+        assert num_batches == 1
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert (summary["stop_reason"], summary["admitted"]) == ("target", TARGET)
+        # The first batch has the whole first round, and no later one has it again.
+        batches = list(server.batches.values())
+        assert batches[0]["request_counts"]["total"] == 4
+        rows = {row["agent"]: row for row in summary["ledger"]}
+        assert sum(batch["request_counts"]["total"] for batch in batches) == rows["generation"]["requests"]
+        assert rows["generation"]["unconfirmed_attempts"] == 0
+        assert rows["generation"]["cost_usd"] == pytest.approx(
+            (1.0 * rows["generation"]["tokens_in"] + 5.0 * rows["generation"]["tokens_out"]) / 1e6
+        )
+        assert server.billed["replies"] <= sum(
+            row["requests"] + row["unconfirmed_attempts"] for row in summary["ledger"]
+        )
