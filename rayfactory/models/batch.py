@@ -41,7 +41,7 @@ from rayfactory.models.protocol import ErrorReply, request_body
 logger = logging.getLogger(__name__)
 
 _NUM_READS = 3
-"""A file with lines that are not whole is read so many times."""
+"""Files in which replies are missing are read so many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ class Batches:
         self._batches = pending
         self._calls = {(c.key, c.request): c for batch in pending for c in batch.calls.values()}
         self._collected: list[_Call] = []
+        self._num_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_resumed = False
@@ -222,11 +223,12 @@ class Batches:
             self._ledger.release(attempt)
             raise self._closed
         line = request_line(attempt, request_body(self._config, key, prompt))
-        num_bytes = sum(len(call.line) for call in self._collected) + len(line)
-        if len(self._collected) == self._limits.max_requests or num_bytes > self._limits.max_bytes:
+        is_full = len(self._collected) == self._limits.max_requests
+        if is_full or self._num_bytes + len(line) > self._limits.max_bytes:
             self._leave()
         call = self._calls[key, request] = _Call(attempt, key, request, worst, line)
         self._collected.append(call)
+        self._num_bytes += len(line)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(self._limits.linger_s, self._leave)
@@ -237,7 +239,7 @@ class Batches:
         if self._collected:
             calls = {call.attempt: call for call in self._collected}
             batch = _Batch(uuid.uuid4().hex, calls, len(calls))
-            self._collected = []
+            self._collected, self._num_bytes = [], 0
             self._batches.append(batch)
             self._start(batch)
 
@@ -333,40 +335,36 @@ class Batches:
         return batch.state
 
     async def _read(self, batch: _Batch, state: BatchState) -> None:
-        """Take what came back, as far as it can be read."""
-        for _ in range(_NUM_READS):
-            num_unread = 0
+        """Take what came back; what is missing may be there when the files are read again."""
+        for read in range(_NUM_READS):
+            if read:
+                await asyncio.sleep(self._backoff_s)
             for file_id in state.files:
                 try:
-                    num_unread += await self._remote.persist(partial(self._read_file, batch, file_id))
+                    await self._remote.persist(partial(self._read_file, batch, file_id))
                 except ErrorReplyError as error:
                     batch.why_ordinary = batch.why_ordinary or error.reply.text
-            if not num_unread or not batch.calls:
+            if not batch.calls or not state.files:
                 return
-            await asyncio.sleep(self._backoff_s)
 
-    async def _read_file(self, batch: _Batch, file_id: str) -> int:
-        """Take every line of a file; return how many could not be read."""
-        num_unread = 0
+    async def _read_file(self, batch: _Batch, file_id: str) -> None:
         async with aclosing(self._remote.lines(file_id)) as lines:
             async for line in lines:
-                if line.strip():
-                    num_unread += not self._take(batch, line)
-        return num_unread
+                self._take(batch, line)
 
-    def _take(self, batch: _Batch, line: bytes) -> bool:
-        """Take one line; return whether it could be read. It is in the journal before any other task runs."""
+    def _take(self, batch: _Batch, line: bytes) -> None:
+        """Take one line: a reply is in the journal before any other task runs."""
         try:
             reply = read_reply(line, self._priced)
         except ValueError:
-            return False
+            return
         call = batch.calls.get(reply.attempt)
         if call is None:
             # It was read before, by this process or an earlier one.
-            return True
+            return
         if isinstance(reply.result, ErrorReply):
             self._fail(batch, call, "ordinary", reply.result.text, lost=reply.result.lost)
-            return True
+            return
         completion, attempt = reply.result, call.attempt
         self._journal.append(Done(attempt, call.key, call.request, self._config.name, completion, reply.is_counted))
         if reply.is_counted:
@@ -377,7 +375,6 @@ class Batches:
         self._endpoint.note_reply(completion, call.worst, is_counted=reply.is_counted)
         del batch.calls[attempt]
         self._end(call, completion)
-        return True
 
     def _fail_all(self, batch: _Batch, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
         for call in list(batch.calls.values()):

@@ -511,4 +511,8 @@ def test_many_kills_in_bad_weather_pay_for_nothing_twice(tmp_path):
             kill_when(lambda goal=goal: server.calls.total() >= goal, server, arguments)  # type: ignore[misc]
         last = subprocess.run(arguments, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
         assert answers_of(server, num_completions) == [1] * num_completions
-    assert json.loads(last.stdout)["texts"] == expected(range(num_completions))
+        bill = dict(server.billed)
+    result = json.loads(last.stdout)
+    assert result["texts"] == expected(range(num_completions))
+    (row,) = result["ledger"]
+    assert (row["requests"], row["tokens_out"]) == (num_completions, bill["tokens_out"])
