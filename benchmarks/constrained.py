@@ -42,7 +42,6 @@ from rayfactory.agents.writing import CALLS_PER_REQUEST
 from rayfactory.cluster.serving import app_settings
 from rayfactory.compose import compose
 from rayfactory.config import Config
-from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.factory import open_databases
 from rayfactory.models import replies
@@ -256,17 +255,11 @@ def measure(config: Config, num_requests: int, num_grammars: int, num_samples: i
     asked = [prompt for _, prompt in keyed]
     requests = [of_ten[key.ordinal // CALLS_PER_REQUEST] for key, _ in keyed]
     grammars = grammars_of(requests, keyed, schemas, Connections(databases, config.execution))
+    tool = ExecutionTool(databases, schemas, config.execution)
+    (dialect,) = {schema.dialect for schema in schemas.values()}
     model = Model(config)
     seeds = [key.sampling_seed() for key, _ in keyed]
-    begun = time.monotonic()
-    constrained = model.answer(list(zip(asked, seeds, strict=True)))
-    constrained_s = time.monotonic() - begun
-    free = model.answer([(replace(prompt, grammar=""), seed) for prompt, seed in zip(asked, seeds, strict=True)])
-    chosen = range(0, len(asked), max(1, len(asked) // num_grammars))[:num_grammars]
-    several = [(asked[place], 1_000 * number + place) for place in chosen for number in range(num_samples)]
-    by_prompt = model.answer(several)
-    by_none = model.answer([(replace(prompt, system="", user=""), 500_000 + seed) for prompt, seed in several])
-    return {
+    report: dict[str, Any] = {
         "requests": num_requests,
         "queries": len(asked),
         "grammars": {
@@ -274,31 +267,28 @@ def measure(config: Config, num_requests: int, num_grammars: int, num_samples: i
             "log2_derivations": _quartiles([math.log2(grammar.num_derivations()) for grammar in grammars]),
             "max_bytes": max(grammar.max_bytes() for grammar in grammars),
         },
-        "wall_s_constrained": round(constrained_s, 1),
-        **_arms(databases, schemas, config, requests, grammars, constrained, free),
-        "choices": measure_choices([grammars[place] for place in chosen], by_prompt, by_none, num_samples)
-        | {"truncated": sum(one.truncated for one in by_prompt)},
     }
 
+    def book(name: str, result: dict[str, Any]) -> None:
+        # What is known already is not lost with a run that is given up.
+        _say(json.dumps({name: result}))
+        report[name] = result
 
-def _arms(
-    databases: Mapping[str, Database],
-    schemas: Mapping[str, Schema],
-    config: Config,
-    requests: Sequence[Request],
-    grammars: Sequence[Grammar],
-    constrained: Sequence[Reply],
-    free: Sequence[Reply],
-) -> dict[str, Any]:
-    tool = ExecutionTool(databases, schemas, config.execution)
-    (dialect,) = {schema.dialect for schema in schemas.values()}
-    sampled = [levelled(grammar).sample(random.Random(place)) for place, grammar in enumerate(grammars)]
-    arms: dict[str, Any] = {}
-    for name, replied in (("with_grammar", constrained), ("without_grammar", free)):
+    def book_replies(name: str, prompts: Sequence[Prompt]) -> None:
+        replied = model.answer(list(zip(prompts, seeds, strict=True)))
         queries = [replies.one_query(one.text, truncated=one.truncated) for one in replied]
-        arms[name] = measure_arm(requests, queries, tool, dialect) | measure_tokens(replied)
-    arms["sampler"] = measure_arm(requests, sampled, tool, dialect)
-    return arms
+        book(name, measure_arm(requests, queries, tool, dialect) | measure_tokens(replied))
+
+    book_replies("with_grammar", asked)
+    sampled = [levelled(grammar).sample(random.Random(place)) for place, grammar in enumerate(grammars)]
+    book("sampler", measure_arm(requests, sampled, tool, dialect))
+    chosen = range(0, len(asked), max(1, len(asked) // num_grammars))[:num_grammars]
+    several = [(asked[place], 1_000 * number + place) for place in chosen for number in range(num_samples)]
+    by_prompt = model.answer(several)
+    by_none = model.answer([(replace(prompt, system="", user=""), 500_000 + seed) for prompt, seed in several])
+    book("choices", measure_choices([grammars[place] for place in chosen], by_prompt, by_none, num_samples))
+    book_replies("without_grammar", [replace(prompt, grammar="") for prompt in asked])
+    return report
 
 
 def measure_choices(
