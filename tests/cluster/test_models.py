@@ -111,7 +111,7 @@ def test_run_with_models_ends_with_the_target_and_its_books_are_the_endpoints(fo
     assert agents["generation"]["replies"] > 0
     assert agents["correction"]["corrected"] >= agents["correction"]["mended"] > 0
     written = connect(folder / "undisturbed").sql("SELECT sum(cost_usd), count(*) FILTER (model = 'test-model') FROM R")
-    cost, by_model = written.fetchone()
+    ((cost, by_model),) = written.fetchall()
     assert 0 < cost <= summary["cost_usd"]
     assert by_model > TARGET / 2
 
