@@ -167,7 +167,8 @@ async def _one_call_a_query(
 
     def draw(place: int) -> str:
         rng = random.Random(f"{request.rng_seed}/{place}")
-        return draw_grammar(schema, request.tables, rng, desk.connections.get(request.database)).ebnf()
+        engine = desk.connections.get(request.database)
+        return draw_grammar(schema, request.tables, rng, engine, max_tokens=player.model.max_output_tokens).ebnf()
 
     async def ask(place: int) -> _Draft | None:
         if book.out_of_budget:

@@ -158,18 +158,18 @@ def test_seeds_are_left_out_until_the_prompt_fits(desk):
 
 def test_decoding_by_a_grammar_takes_one_call_a_query(desk):
     """Each with a grammar of its own, which the request's seed alone decides; what it derives runs."""
-    schema = desk.schemas["store"]
+    schema, model_config = desk.schemas["store"], ModelConfig(name="m", constrained=True, max_output_tokens=700)
 
     def say(key, prompt):
         place = key.ordinal - GENERATION.index * CALLS_PER_REQUEST
         engine_free = desk.thread.submit(
-            lambda: draw_grammar(schema, TABLES, Random(f"99/{place}"), desk.connections.get("store"))
+            lambda: draw_grammar(schema, TABLES, Random(f"99/{place}"), desk.connections.get("store"), max_tokens=700)
         ).result()
         assert engine_free.ebnf() == prompt.grammar
         return engine_free.sample(Random(place))
 
     model = ScriptedModel(say)
-    found = answer(GENERATION, model, desk, ModelConfig(name="m", constrained=True), self_correction=True)
+    found = answer(GENERATION, model, desk, model_config, self_correction=True)
     assert sorted(key.ordinal for _, key, _ in model.calls) == [5_000, 5_001, 5_002, 5_003]
     assert len({prompt.grammar for _, _, prompt in model.calls}) == 4
     assert all("one SQL statement and nothing else" in prompt.system for _, _, prompt in model.calls)
