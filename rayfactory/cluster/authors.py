@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from rayfactory.agents.expansion import expand, expand_with_model
 from rayfactory.agents.generation import generate, generate_with_model
-from rayfactory.agents.player import Player
 from rayfactory.agents.writing import Desk, Rule
 from rayfactory.cluster.gateway import player
 from rayfactory.config import Config
@@ -22,6 +21,7 @@ class _Author:
 
     agent: str
     rule: Rule
+    with_model: Callable[..., Awaitable[Answer]]
 
     def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
         self._config = config
@@ -36,9 +36,10 @@ class _Author:
 
     async def answer(self, request: Request) -> Answer:
         """Return the candidates that a request asked for."""
-        if self._player is not None:
-            return await self._ask(request, self._player)
         desk, rule = self._desk, type(self).rule
+        if self._player is not None:
+            correct = self._config.models.self_correction
+            return await type(self).with_model(request, self._player, desk, self_correction=correct)
 
         def write() -> Answer:
             engine = desk.connections.get(request.database)
@@ -46,19 +47,13 @@ class _Author:
 
         return await desk.in_thread(write)
 
-    async def _ask(self, request: Request, player: Player) -> Answer:
-        raise NotImplementedError
-
 
 class GenerationAgent(_Author):
     """The Generation Agent."""
 
     agent = "generation"
     rule = staticmethod(generate)
-
-    async def _ask(self, request: Request, player: Player) -> Answer:
-        correct = self._config.models.self_correction
-        return await generate_with_model(request, player, self._desk, self_correction=correct)
+    with_model = staticmethod(generate_with_model)
 
 
 class ExpansionAgent(_Author):
@@ -66,7 +61,4 @@ class ExpansionAgent(_Author):
 
     agent = "expansion"
     rule = staticmethod(expand)
-
-    async def _ask(self, request: Request, player: Player) -> Answer:
-        correct = self._config.models.self_correction
-        return await expand_with_model(request, player, self._desk, self_correction=correct)
+    with_model = staticmethod(expand_with_model)

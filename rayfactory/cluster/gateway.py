@@ -29,14 +29,6 @@ class Gateway:
         """As `models.completion.Complete`."""
         return await self._chat.complete(slot, key, prompt)
 
-    async def check(self) -> None:
-        """Ask the endpoints whether they will answer; costs nothing.
-
-        Raises:
-            EndpointError: one will not.
-        """
-        await self._chat.check()
-
     async def status(self) -> ChatStatus:
         """Return what the models are doing and what they have cost."""
         return self._chat.status()
