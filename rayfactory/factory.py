@@ -257,6 +257,9 @@ class Workers(PlanningAgents, Protocol):
     def take_tallies(self) -> list[Tally]:
         """Return what happened between the planning agents and their models since the last call."""
 
+    def leave(self) -> None:
+        """Have what another thread waits for end soon: the run is being left."""
+
     def models(self) -> ChatStatus | None:
         """Return the newest that is known of the models; None where all agents keep to their rules."""
 
@@ -339,8 +342,9 @@ class Loop:
                 # Enough seemed to be under way, and was not.
                 future = future or self._start_producing(crew, background)
         finally:
-            # What is still being written is not needed any more; leaving Ray ends it.
-            background.shutdown(wait=False, cancel_futures=True)
+            # What is still being written is not needed any more.
+            crew.leave()
+            background.shutdown(cancel_futures=True)
         return _stop_reason(self._config, self._pool, self._counted) or "max_candidates"
 
     # -- plan and produce -------------------------------------------------------

@@ -21,6 +21,7 @@ from rayfactory.cluster.gateway import start_gateway
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
+from rayfactory.cluster.waiting import Waiting
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
@@ -77,6 +78,7 @@ class Crew:
 
         self._config = config
         self._load_pool = load_pool
+        self._waiting = Waiting()
         self._dialects = {name: schema.dialect for name, schema in schemas.items()}
         num_workers = config.cluster.workers or session.num_cpus
         # Held for as long as the crew is, since an actor that is restarted takes them again.
@@ -149,9 +151,19 @@ class Crew:
         return tallies
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        result, tallies = _ask(call)
-        self._tallies += tallies
-        return result
+        """Return what an agent that keeps nothing between calls answers, asking again if it is lost."""
+        import ray
+
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                result, tallies = ray.get(self._waiting.for_one([call()]))
+            except ray.exceptions.RayError as error:
+                if not _is_loss(error) or attempt == MAX_ATTEMPTS:
+                    raise _as_own(error, "an agent could not answer") from error
+                continue
+            self._tallies += tallies
+            return result
+        raise AssertionError("unreachable")
 
     # -- produce --------------------------------------------------------------
 
@@ -165,6 +177,7 @@ class Crew:
         Raises:
             UserError: a model endpoint refuses for a reason that the user can change.
             EngineError: a request could not be answered.
+            LeavingError: the run is being left.
         """
         import ray
 
@@ -183,11 +196,11 @@ class Crew:
                 index = waiting.pop()
                 load[author] += 1
                 in_flight[author.answer.remote(requests[index])] = index, author
-            done, _ = ray.wait(list(in_flight), num_returns=1)
-            index, author = in_flight.pop(done[0])
+            done = self._waiting.for_one(list(in_flight))
+            index, author = in_flight.pop(done)
             load[author] -= 1
             try:
-                answer: Answer = ray.get(done[0])
+                answer: Answer = ray.get(done)
             except ray.exceptions.RayError as error:
                 attempts[index] += 1
                 if not _is_loss(error) or attempts[index] >= MAX_ATTEMPTS:
@@ -200,6 +213,10 @@ class Crew:
             answers[index] = answer
             on_answer(len(answer.candidates))
         return [answer for answer in answers if answer is not None]
+
+    def leave(self) -> None:
+        """Have `produce` and the planning agents' calls, which another thread makes, end within a second."""
+        self._waiting.leave()
 
     def models(self) -> ChatStatus | None:
         """Return the newest status of the models that has come in, and ask for the next one; None without models."""
@@ -369,19 +386,6 @@ def as_verdict(
         in_round,
         decision.nearest_similarity,
     )
-
-
-def _ask(call: Callable[[], Any]) -> Any:
-    """Return what an agent that keeps nothing between calls answers, asking again if it is lost."""
-    import ray
-
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        try:
-            return ray.get(call())
-        except ray.exceptions.RayError as error:
-            if not _is_loss(error) or attempt == MAX_ATTEMPTS:
-                raise _as_own(error, "an agent could not answer") from error
-    raise AssertionError("unreachable")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

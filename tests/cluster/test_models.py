@@ -146,6 +146,25 @@ def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undist
     assert confirmed <= paid <= confirmed + lost
 
 
+def test_interrupted_run_does_not_wait_for_the_endpoint(folder):
+    """Ctrl-C while an agent's plan hangs on a reply that does not come: the run ends, and says how to go on."""
+    with serving(api_key="secret-key-9", delay_s=3600) as silent:
+        process = subprocess.Popen(
+            command(folder, silent, "silent"), cwd=ROOT, env=environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 600
+        while process.poll() is None and silent.num_requests == 0:
+            assert time.monotonic() < deadline, "the run does not get on"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, output + errors
+    assert "Go on with:" in output
+    assert "Traceback" not in output + errors
+    assert summary_of(folder / "silent")["stop_reason"] == "interrupted"
+
+
 def test_budget_is_never_passed_and_a_larger_one_goes_on(folder, server, undisturbed):
     """The run stops with everything that was paid in the pool, says so at once when asked again, and then goes on."""
     budget = summary_of(folder / "undisturbed")["cost_usd"] * 0.7
