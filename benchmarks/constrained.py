@@ -43,13 +43,13 @@ from rayfactory.cluster.serving import app_settings
 from rayfactory.compose import compose
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
-from rayfactory.factory import open_databases
 from rayfactory.models import replies
 from rayfactory.models.completion import Prompt
 from rayfactory.models.grammar import Grammar, draw_grammar
 from rayfactory.models.grammar.cfg import Terminal
 from rayfactory.models.packaged import packaged_model
 from rayfactory.records import Request
+from rayfactory.runs import open_databases
 from rayfactory.tools.execution import Connections, ExecutionTool, examine
 
 NUM_SHUFFLES = 2_000

@@ -21,9 +21,9 @@ from pathlib import Path
 from rayfactory.agents.table_selection import select_tables
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect
-from rayfactory.factory import open_databases
 from rayfactory.models.grammar import write_queries
 from rayfactory.pool import read_manifests
+from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -39,11 +39,11 @@ from rayfactory.config import Config
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import CompletionError
-from rayfactory.factory import open_databases
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_model
 from rayfactory.models.prompts import Prompts
 from rayfactory.records import Request
+from rayfactory.runs import open_databases
 from rayfactory.tools.execution import Connections, ExecutionTool
 from tests.cluster.tiny_model import make_tiny_model
 

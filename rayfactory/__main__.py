@@ -112,14 +112,14 @@ def run(config: Config, command: str) -> int:
     """
     match config.task:
         case "generate":
-            from rayfactory import factory
+            from rayfactory import runs
 
-            return factory.run(config, command)
+            return runs.run(config, command)
         case "preview":
-            from rayfactory import factory
+            from rayfactory import runs
             from rayfactory.reports.preview import preview
 
-            _, schemas = factory.open_databases(config)
+            _, schemas = runs.open_databases(config)
             print(preview(config, schemas), end="")
             return 0
         case "download":

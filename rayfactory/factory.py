@@ -6,36 +6,21 @@ t - 2, also in a run that resumes, and the pool is the same however often the ru
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-import logging
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import pyarrow as pa
 
-from rayfactory import __version__
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
-from rayfactory.agents.preflight import check_context_windows
-from rayfactory.cluster.crew import JOURNAL, Crew
-from rayfactory.cluster.session import connected
-from rayfactory.config import SLOTS, Config, ModelConfig
-from rayfactory.databases.benchmark import load_schemas, open_benchmark
-from rayfactory.databases.engine import Database
+from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
-from rayfactory.errors import RayfactoryError, RunDirError
-from rayfactory.models.chat import ChatStatus, check_endpoints, read_books
-from rayfactory.models.prompts import templates_sha256
-from rayfactory.pool import PlannedRequest, Pool, check_run_dir, opened, read_manifests
+from rayfactory.models.chat import ChatStatus
+from rayfactory.pool import PlannedRequest, Pool
 from rayfactory.records import (
     E_SCHEMA,
     R_SCHEMA,
@@ -47,178 +32,9 @@ from rayfactory.records import (
     Verdict,
     add_tallies,
 )
-from rayfactory.reports.monitor import Monitor, Progress, greeting
-from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
+from rayfactory.reports.monitor import Monitor, Progress
+from rayfactory.reports.summary import StopReason
 from rayfactory.tools.statistics import Statistics
-from rayfactory.validate import used_slots
-
-logger = logging.getLogger("rayfactory")
-
-# Settings that change what is done or shown, and not which rows the pool gets.
-_NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display")
-
-# Of a model: where it is, what it costs, and how it is asked. What it is asked and what it may reply stay in.
-_NOT_IN_MODEL_IDENTITY = tuple(
-    setting.name
-    for setting in fields(ModelConfig)
-    if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained")
-)
-
-# Of the benchmark: where it lies and comes from. What is in it has a fingerprint.
-_NOT_IN_BENCHMARK_IDENTITY = ("root", "downloads", "manual")
-
-
-def run(config: Config, command: str) -> int:
-    """Grow the pool of a run until it stops; return the exit code: 0, or 130 where the user interrupted it.
-
-    Args:
-        config: of the run, validated.
-        command: what the user typed, for the message that says how to go on.
-
-    Raises:
-        UserError: the databases or the run directory cannot be used.
-        EngineError: the engine failed; what is committed stays.
-    """
-    run_dir = Path(config.run_dir)
-    # What is wrong with the run directory is said before anything is generated or read for it.
-    check_run_dir(run_dir, {})
-    check_target(config, run_dir)
-    check_models(config)
-    databases, schemas = open_databases(config)
-    check_context_windows(config, schemas)
-    identity = run_identity(config, schemas)
-    progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
-    monitor = Monitor(progress, config.display)
-    with opened(run_dir, identity) as pool:
-        reason = _stop_reason(config, pool, _Counted(pool)) or _spent(config, pool)
-        if reason is not None:
-            monitor.say(f"{run_dir} is complete: {pool.num_rows} rows, {STOP_REASONS[reason]}.")
-            if not _is_written(pool, reason, config.target):
-                _finish(config, pool, schemas, identity, reason, pool.wall_s, monitor)
-            return 0
-        clock = Clock(pool.wall_s)
-        try:
-            # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
-            with (
-                connected(config.cluster) as session,
-                _interrupted_by_sigterm(),
-                monitor.showing(),
-                models_served(config, monitor.say) as served,
-            ):
-                progress.dashboard = session.dashboard
-                monitor.say(
-                    greeting(
-                        config.benchmark.name,
-                        config.target,
-                        len(schemas),
-                        sum(len(schema.populated) for schema in schemas.values()),
-                        pool.num_rows,
-                        session.dashboard,
-                    )
-                )
-                loop = Loop(config, schemas, pool, monitor, progress, clock)
-                progress.activity = "starting the agents"
-                monitor.tick(now=True)
-                crew = Crew(served, session, databases, schemas, loop.committed_tables)
-                try:
-                    reason = loop.run(crew)
-                finally:
-                    crew.close()
-        except (KeyboardInterrupt, SystemExit):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the summary
-            _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)
-            monitor.say(f"Go on with: {command}")
-            return 130
-        except RayfactoryError:
-            with suppress(RunDirError):  # the error that ended the run is the one to tell
-                _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)
-            raise
-        _finish(config, pool, schemas, identity, reason, clock.wall_s, monitor)
-    return 0
-
-
-def check_models(config: Config) -> None:
-    """Return if the models that agents ask can be asked, as far as this machine tells; costs nothing.
-
-    Raises:
-        UserError: one cannot: no key, a wrong one, no such model, nobody there, no vLLM.
-    """
-    from rayfactory.cluster.servable import check_servable
-
-    slots = used_slots(config.models)
-    served = [slot for slot in slots if getattr(config.models, slot).serving.weights]
-    for slot in served:
-        check_servable(getattr(config.models, slot))
-    asked = {slot: getattr(config.models, slot) for slot in slots if slot not in served}
-    if asked:
-        asyncio.run(check_endpoints(asked))
-
-
-@contextmanager
-def models_served(config: Config, say: Callable[[str], None]) -> Iterator[Config]:
-    """Have the models that the run serves itself answer; give the settings with their addresses in."""
-    from rayfactory.cluster.serving import serve_model
-
-    models = replace(config.models)
-    with ExitStack() as stack:
-        for slot in used_slots(models):
-            model: ModelConfig = getattr(models, slot)
-            if model.serving.weights:
-                address = stack.enter_context(serve_model(model, Path(config.data_dir), say))
-                setattr(models, slot, replace(model, base_url=address))
-        yield replace(config, models=models)
-
-
-def open_databases(config: Config) -> tuple[dict[str, Database], dict[str, Schema]]:
-    """Return the databases of the run and their schemas, by name.
-
-    Raises:
-        UserError: they are missing or cannot be used.
-    """
-    data_dir = Path(config.data_dir)
-    benchmark = open_benchmark(config.benchmark, data_dir)
-    schemas = {s.database: s for s in load_schemas(benchmark, config.profile, config.execution, data_dir)}
-    return {database.name: database for database in benchmark.databases if database.name in schemas}, schemas
-
-
-def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any]:
-    """Return what makes a run this run: benchmark, seed, release, and a digest of all settings that can change R."""
-    settings = asdict(config)
-    for name in _NOT_IN_IDENTITY:
-        del settings[name]
-    for name in _NOT_IN_BENCHMARK_IDENTITY:
-        del settings["benchmark"][name]
-    used = used_slots(config.models)
-    for slot in SLOTS:
-        for name in _NOT_IN_MODEL_IDENTITY:
-            del settings["models"][slot][name]
-        if slot not in used:
-            del settings["models"][slot]
-    if used:
-        settings["prompts"] = templates_sha256()
-    covered = {"settings": settings, "fingerprints": {name: schema.fingerprint for name, schema in schemas.items()}}
-    digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-    return {
-        "benchmark": config.benchmark.name,
-        "seed": config.seed,
-        # Another release may write other queries.
-        "rayfactory": __version__,
-        "config_sha256": digest,
-    }
-
-
-def check_target(config: Config, run_dir: Path) -> None:
-    """Return if the target can still be met exactly.
-
-    Raises:
-        RunDirError: the pool has more rows than the target.
-    """
-    num_rows = sum(manifest.num_rows for manifest in read_manifests(run_dir))
-    if config.target is not None and config.target < num_rows:
-        raise RunDirError(
-            f"run_dir {str(run_dir)!r} has {num_rows} rows already, more than target={config.target}; "
-            "ask for at least as many, or choose another run_dir"
-        )
 
 
 class Clock:
@@ -484,6 +300,11 @@ def _knowledge_before(pool: Pool) -> Knowledge:
     return knowledge
 
 
+def reason_to_stop(config: Config, pool: Pool) -> StopReason | None:
+    """Return why a run needs no more rounds than are committed, or None where it goes on."""
+    return _stop_reason(config, pool, _Counted(pool))
+
+
 def _stop_reason(config: Config, pool: Pool, counted: _Counted) -> StopReason | None:
     """Return why the run is over after the committed rounds, or None where it goes on."""
     if config.target is not None and pool.num_rows >= config.target:
@@ -565,65 +386,3 @@ def round_tables(verdicts: Sequence[Verdict], ids: Mapping[int, int]) -> dict[st
         "E": pa.Table.from_pylist(vectors, schema=E_SCHEMA),
         "rejects": pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA),
     }
-
-
-def _finish(
-    config: Config,
-    pool: Pool,
-    schemas: Mapping[str, Schema],
-    identity: Mapping[str, Any],
-    reason: StopReason,
-    wall_s: float,
-    monitor: Monitor,
-) -> None:
-    """Write the summary and say where the results are."""
-    summary = summarise(
-        pool.run_dir,
-        identity,
-        schemas,
-        pool.manifests,
-        config.target,
-        reason,
-        wall_s,
-        read_books(pool.run_dir / JOURNAL),
-        config.max_cost_usd,
-    )
-    pool.write_summary(summary)
-    monitor.say(farewell(pool.run_dir, summary))
-
-
-def _spent(config: Config, pool: Pool) -> StopReason | None:
-    """Return that the budget is spent where the summary says so and the budget has not grown since."""
-    try:
-        summary = json.loads((pool.run_dir / "summary.json").read_text(encoding="utf-8"))
-        spent = summary["stop_reason"] == "max_cost" and config.max_cost_usd <= summary["max_cost_usd"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return "max_cost" if spent else None
-
-
-def _is_written(pool: Pool, reason: StopReason, target: int | None) -> bool:
-    """Return whether `summary.json` tells of this end of the run already."""
-    try:
-        summary = json.loads((pool.run_dir / "summary.json").read_text(encoding="utf-8"))
-        return bool((summary["stop_reason"], summary["target"], summary["admitted"]) == (reason, target, pool.num_rows))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Treat SIGTERM, which a scheduler sends before it takes a machine away, like Ctrl-C."""
-
-    def interrupt(_signum: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, as in a notebook's worker: the caller owns the signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rayfactory import factory
+from rayfactory import runs
 from rayfactory.config import Config, EmbeddingConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import RunDirError
-from rayfactory.factory import Clock, Loop, open_databases, run_identity, without_surplus
+from rayfactory.factory import Clock, Loop, without_surplus
 from rayfactory.pool import connect, opened
 from rayfactory.reports.monitor import Monitor, Progress
+from rayfactory.runs import open_databases, run_identity
 from rayfactory.tools.embedding import Embedder
 from tests.local_crew import LocalCrew
 from tests.shop import make_shop
@@ -150,7 +151,7 @@ def test_larger_target_goes_on_and_smaller_is_refused(config):
     config.target = 44
     config.display.mode = "none"
     with pytest.raises(RunDirError, match=r"45 rows already, more than target=44"):
-        factory.run(config, "python -m rayfactory")
+        runs.run(config, "python -m rayfactory")
     assert rows_of(config.run_dir) == after
 
 
@@ -183,7 +184,7 @@ def test_complete_run_says_so_without_starting_anything(config, capsys):
     grow(config)
     config.display.mode = "lines"
     config.cluster.address = "nowhere:1"
-    assert factory.run(config, "python -m rayfactory") == 0
+    assert runs.run(config, "python -m rayfactory") == 0
     assert "is complete: 45 rows" in capsys.readouterr().out
     summary = json.loads((Path(config.run_dir) / "summary.json").read_text())
     assert (summary["stop_reason"], summary["admitted"], summary["target"]) == ("target", 45, 45)

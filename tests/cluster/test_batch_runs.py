@@ -13,8 +13,8 @@ import pytest
 
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
-from rayfactory.factory import open_databases
 from rayfactory.models.grammar import write_queries
+from rayfactory.runs import open_databases
 from tests.models.batch_server import BatchServer
 from tests.models.endpoint_server import running
 from tests.shop import make_shop

@@ -11,8 +11,8 @@ import pytest
 
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
-from rayfactory.factory import open_databases
 from rayfactory.pool import connect
+from rayfactory.runs import open_databases
 from tests.databases.make_bird_folder import make_bird_folder
 from tests.databases.make_imdb_files import make_imdb_files
 from tests.shop import make_shop

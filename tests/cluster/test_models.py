@@ -14,9 +14,9 @@ import pytest
 
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
-from rayfactory.factory import open_databases
 from rayfactory.models.grammar import write_queries
 from rayfactory.pool import connect
+from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
 from tests.shop import make_shop
 

@@ -7,8 +7,8 @@ import pytest
 
 from rayfactory.agents.player import MAX_DECISION_TOKENS
 from rayfactory.compose import compose
-from rayfactory.factory import open_databases
 from rayfactory.reports.preview import ADMITTED_SHARE, TOKENS_PER_QUERY, estimates, example_prompts, preview
+from rayfactory.runs import open_databases
 from tests.shop import make_shop
 
 
