@@ -216,6 +216,25 @@ def test_groups_do_not_say_the_same(many: Drawn) -> None:
                 assert [count, count] != singles, sql
 
 
+def test_parts_of_time_are_not_counted_beside_each_other(many: Drawn) -> None:
+    """Mornings have no PM: no column for one value of a calendar or a clock where another part of it is the group."""
+    for sql, tree in many.queries:
+        for select in tree.find_all(exp.Select):
+            group = select.args.get("group")
+            keys = {key.sql() for key in group.expressions} if group else set()
+            given = [many.base(node) for node in group.find_all(exp.Column)] if group else []
+            given += [many.base(c.this) for c in own_conditions(select) if isinstance(c, (exp.EQ, exp.In))]
+            times = {found[0].name for found in given if found and found[0].name in ("date_dim", "time_dim")}
+            tests = [
+                node.this if isinstance(node, exp.If) else node.expression
+                for part in select.expressions
+                for node in part.find_all(exp.If, exp.Filter)
+                if part.find(exp.AggFunc) and part.sql() not in keys
+            ]
+            tested = [many.base(node) for test in tests for node in test.find_all(exp.Column)]
+            assert not times.intersection(found[0].name for found in tested if found), sql
+
+
 def test_nothing_comes_before_what_comes_round_again(many: Drawn) -> None:
     """LAG and LEAD do not follow months, quarters or weekdays without their year."""
     for sql, tree in many.queries:

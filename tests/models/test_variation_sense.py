@@ -106,6 +106,8 @@ ODD: tuple[tuple[str, str], ...] = (
     ("an outer join that a condition undoes", "SELECT c.name, s.sold_on FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id WHERE NOT s.sale_id IS NULL"),
     ("a reference shown as it is", "SELECT s.customer_id, s.sold_on FROM sale AS s"),
     ("a window over a single row", "SELECT AVG(s.quantity) AS mean, AVG(AVG(s.quantity)) OVER () AS whole FROM sale AS s"),
+    ("two ranks", "SELECT s.quantity, RANK() OVER (ORDER BY s.quantity DESC) AS quantity_rank, DENSE_RANK() OVER (ORDER BY s.sales_price) AS price_rank FROM sale AS s"),
+    ("amounts of which equal ones are left out", f"SELECT DISTINCT p.color, s.sales_price {SALES} WHERE c.segment = 'home'"),
     ("a long text after an equals sign", "SELECT c.segment, c.name FROM customer AS c WHERE c.name = 'somebody whose name goes on for longer than a line'"),
 )  # fmt: skip
 
@@ -139,12 +141,20 @@ def test_what_somebody_asks_is_left_alone(store: Store, sql: str) -> None:
         ([("a", 0), ("b", 0), ("c", 0), ("d", 0)], True),  # nothing to say
         ([("a", None), ("b", None), ("c", None), ("d", None)], True),
         ([("a", 0), ("b", 0)], False),  # too few to tell
+        ([("a", 7)], True),  # a group without another beside it
     ],
 )
 def test_rows_that_say_little_are_seen(rows: list[tuple[object, ...]], *, expected: bool) -> None:
     """A key that is the same everywhere, or a figure that is nothing everywhere, shows in the rows."""
     tree = parse("SELECT color, SUM(quantity) AS total FROM sale GROUP BY color", "duckdb")
     assert sense.says_little(tree, rows) is expected
+
+
+def test_condition_that_few_groups_meet_says_little() -> None:
+    """A column for one value of a category is for groups that have it."""
+    tree = parse("SELECT color, COUNT(*) FILTER (WHERE size = 'S') AS num_small FROM sale GROUP BY color", "duckdb")
+    assert sense.says_little(tree, [("a", 0), ("b", 0), ("c", 3), ("d", 4)])
+    assert not sense.says_little(tree, [("a", 0), ("b", 2), ("c", 3), ("d", 4)])
 
 
 def test_keys_that_tell_each_other_say_little() -> None:
@@ -326,7 +336,28 @@ def partitions_by_bands(tree: exp.Expr) -> bool:
     )
 
 
+def counts_halves_of_a_part_of_the_day(tree: exp.Expr) -> bool:
+    """Parts of a calendar or a clock are counted where another part of it is given."""
+    return any(
+        isinstance(node, exp.Column) and node.name.startswith(("t_", "d_")) and _is_given(node, select)
+        for select in tree.find_all(exp.Select)
+        for part in select.expressions
+        for test in part.find_all(exp.If, exp.Filter)
+        for node in (test.this if isinstance(test, exp.If) else test.expression).find_all(exp.Column)
+    )
+
+
+def _is_given(part_of_time: exp.Column, select: exp.Select) -> bool:
+    """Whether the query groups by another column of the same calendar."""
+    group = select.args.get("group")
+    return group is not None and any(
+        isinstance(key, exp.Column) and key.table == part_of_time.table and key != part_of_time
+        for key in group.expressions
+    )
+
+
 SMILES = (
+    counts_halves_of_a_part_of_the_day,
     selects_all,
     sums_up_nonsense,
     limits_one_row,

@@ -81,7 +81,7 @@ def _write(
 ) -> tuple[str, list[str]]:
     """Return a query that has rows and was not written before, or after a few draws the plainest, and its tables.
 
-    Where groups were asked for and only one is there, another draw is tried first.
+    Where groups or distinct values were asked for and only one is there, another draw is tried first.
     """
     second_best: tuple[str, list[str]] | None = None
     for _ in range(5):
@@ -95,7 +95,7 @@ def _write(
             sql = _without_idle_limit(sql, rows)
             if sql in written:
                 continue
-        if rows > 1 or (rows == 1 and "GROUP BY" not in sql):
+        if rows > 1 or (rows == 1 and "GROUP BY" not in sql and not sql.startswith("SELECT DISTINCT")):
             return sql, tables
         if rows and second_best is None:
             second_best = sql, tables

@@ -131,8 +131,8 @@ def _outer(
     if choice == "again":
         group = rng.choice(groups)
         key = column(name, group.name)
-        # A sum of averages, maxima or ratios means nothing; a mean of any does.
-        is_sum = quantity.name.lower().startswith(("total", "num", "count"))
+        # A sum of averages, maxima or ratios means nothing, and one of counts is a count; a mean of any does.
+        is_sum = quantity.name.lower().startswith("total")
         stem = stem_of(quantity.name)
         functions: list[tuple[exp.Expr, str]] = [
             (exp.Avg(this=value), prefixed("avg", quantity.name)),

@@ -100,10 +100,17 @@ def _compares_what_may_be_missing(block: Block) -> bool:
 
 
 def _shows_what_nobody_reads(block: Block) -> bool:
-    """Whether a thing is shown twice, a reference as it is, what is missing, or a window over a single row."""
+    """Whether a thing is shown twice, a reference as it is, what is missing, or a window over a single row.
+
+    So are two ranks beside each other, and amounts of which equal ones are left out.
+    """
     select = block.select
     parts = [part.unalias() for part in select.expressions]
     if any(part in parts[:position] for position, part in enumerate(parts)):
+        return True
+    if sum(part.alias_or_name.endswith("_rank") for part in select.expressions) > 1:
+        return True
+    if select.args.get("distinct") is not None and any(_is_amount(part, block) for part in parts):
         return True
     if any(isinstance(part.unalias(), exp.Column) and block.absent & aliases_in(part) for part in select.expressions):
         return True
@@ -119,6 +126,11 @@ def _shows_what_nobody_reads(block: Block) -> bool:
         if table is not None and own.name not in table.primary_key:
             return True
     return False
+
+
+def _is_amount(part: exp.Expr, block: Block) -> bool:
+    own = block.column_of(part)
+    return own is not None and own.role == "measure" and own.kind == "real"
 
 
 def _multiplies(block: Block, schema: Schema) -> bool:
@@ -151,6 +163,10 @@ def _asks_what_is_settled(block: Block) -> bool:
         if any(pinned.intersection(references_in(part)) for part in window.args.get("partition_by") or []):
             return True
     timed = {key.table.casefold() for key in keys or [] if isinstance(key, exp.Column) and _is_time(key, block)}
+    for condition in conjuncts(block.select):
+        # Whoever asks for dinner has settled which half of the day it is.
+        if isinstance(condition, (exp.EQ, exp.In)) and isinstance(condition.this, exp.Column):
+            timed |= {condition.this.table.casefold()} if _is_time(condition.this, block) else set()
     for part in block.select.expressions:
         if not has_aggregate(part):
             continue
@@ -217,13 +233,17 @@ def _compares_long_text(block: Block) -> bool:
 def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collection[str] = ()) -> bool:
     """Whether a query's rows show that a part of it has nothing to say.
 
-    A key that is the same in all rows, two keys of which each tells the other, two figures that are equal throughout, a
-    figure that is nothing, or all, everywhere.
+    A single group, a key that is the same in all rows, two keys of which each tells the other, two figures that are
+    equal throughout, a figure that is nothing, or all, everywhere, or that has a condition which few groups meet.
 
     Args:
         single: folded names of columns of tables of one row, which may well be the same everywhere.
     """
-    if not isinstance(tree, exp.Select) or len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
+    if not isinstance(tree, exp.Select):
+        return False
+    if len(rows) == 1 and (tree.args.get("group") is not None or tree.args.get("distinct") is not None):
+        return True
+    if len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
         return False
     grouped = plain_keys(tree) or []
     columns = list(zip(tree.expressions, zip(*rows, strict=True), strict=True))
@@ -246,6 +266,9 @@ def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collec
     if any(all(value in (None, 0) for value in values) for values in figures):
         return True
     if any(one == two for one, two in _pairs(figures)):
+        return True
+    tested = [values for part, values in columns if has_aggregate(part) and part.find(exp.If, exp.Filter) is not None]
+    if any(2 * sum(value in (None, 0) for value in values) >= len(values) for values in tested):
         return True
     shares = [values for part, values in columns if part.alias.startswith("pct_")]
     return any(all(value in (None, 0, 100) for value in values) for values in shares)

@@ -20,7 +20,7 @@ from rayfactory.models.grammar.clauses import (
 )
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import aggregates, dimensions, measures, plural
-from rayfactory.models.grammar.quantities import code_weight
+from rayfactory.models.grammar.quantities import code_weight, is_calendar
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import literal, snake
 
@@ -173,7 +173,10 @@ def pivot(draft: Draft) -> str:
     if len(values) < 2:
         raise DeadEndError
     values.sort(key=str)
-    rows = [option for option in dimensions(scope) if column.sql not in option.uses]
+    own = {f.sql: f.label for f in scope.fields if f.source == column.source}
+    # Parts of a calendar or a clock settle each other: mornings have no PM.
+    bound = set(own) if is_calendar(own.values()) else {column.sql}
+    rows = [option for option in dimensions(scope) if not bound.intersection(option.uses)]
     if not rows:
         raise DeadEndError
     row = draft.pick([(option.weight, option) for option in rows])
@@ -206,7 +209,7 @@ def pivot(draft: Draft) -> str:
     if draft.chance(0.4):
         total = f"{function}({figure.sql})" if figure else "COUNT(*)"
         select.items.append(f"{total} AS {draft.output('overall', taken)}")
-    select.where = where(draft, spine, num_conditions(draft), nested=0.3, exclude=[column.sql, *row.uses])
+    select.where = where(draft, spine, num_conditions(draft), nested=0.3, exclude=[*bound, *row.uses])
     select.group = row.sql
     engage(draft, spine, select)
     if draft.chance(0.7):
