@@ -107,11 +107,13 @@ ODD: tuple[tuple[str, str], ...] = (
     ("a reference shown as it is", "SELECT s.customer_id, s.sold_on FROM sale AS s"),
     ("a window over a single row", "SELECT AVG(s.quantity) AS mean, AVG(AVG(s.quantity)) OVER () AS whole FROM sale AS s"),
     ("two ranks", "SELECT s.quantity, RANK() OVER (ORDER BY s.quantity DESC) AS quantity_rank, DENSE_RANK() OVER (ORDER BY s.sales_price) AS price_rank FROM sale AS s"),
+    ("figures of groups without a name", f"SELECT SUM(s.quantity) AS total {SALES} WHERE p.color = 'red' GROUP BY c.segment"),
     ("amounts of which equal ones are left out", f"SELECT DISTINCT p.color, s.sales_price {SALES} WHERE c.segment = 'home'"),
     ("a long text after an equals sign", "SELECT c.segment, c.name FROM customer AS c WHERE c.name = 'somebody whose name goes on for longer than a line'"),
 )  # fmt: skip
 
 FINE = (
+    f"SELECT AVG(t.total) AS mean FROM (SELECT SUM(s.quantity) AS total {SALES} WHERE p.color = 'red' GROUP BY c.segment) AS t",
     f"SELECT p.color, c.segment, SUM(s.quantity) AS total {SALES} WHERE p.color IN ('red', 'blue') GROUP BY p.color, c.segment",
     f"SELECT c.segment, AVG(s.sales_price) AS mean, MAX(p.list_price) AS highest {SALES} GROUP BY c.segment",
     f"SELECT c.segment, SUM(CASE WHEN p.color = 'red' THEN 1 ELSE 0 END) AS num_red {SALES} GROUP BY c.segment",

@@ -17,6 +17,7 @@ from rayfactory.models.variation.blocks import (
     root_select,
     table_names,
 )
+from rayfactory.models.variation.clauses import plain_keys
 from rayfactory.models.variation.head_rewrites import (
     Shown,
     draw_order,
@@ -46,6 +47,8 @@ def wrap(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | Non
         return None
     if is_aggregated(select) and select.args.get("group") is None:
         return None  # a single row
+    if plain_keys(select) is None:
+        return None  # subtotals among the rows would be counted twice
     if not block_of(select, context.schema).tables and rng.random() < 0.7:
         return None  # wrapped already
     for key in ("order", "limit", "offset"):

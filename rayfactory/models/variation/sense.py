@@ -102,13 +102,17 @@ def _compares_what_may_be_missing(block: Block) -> bool:
 def _shows_what_nobody_reads(block: Block) -> bool:
     """Whether a thing is shown twice, a reference as it is, what is missing, or a window over a single row.
 
-    So are two ranks beside each other, and amounts of which equal ones are left out.
+    So are two ranks beside each other, figures of groups that nothing names, and amounts of which equal ones are
+    left out.
     """
     select = block.select
     parts = [part.unalias() for part in select.expressions]
     if any(part in parts[:position] for position, part in enumerate(parts)):
         return True
     if sum(part.alias_or_name.endswith("_rank") for part in select.expressions) > 1:
+        return True
+    keys = plain_keys(select) or []
+    if keys and not any(key in parts for key in keys) and not _is_inner(select):
         return True
     if select.args.get("distinct") is not None and any(_is_amount(part, block) for part in parts):
         return True
@@ -126,6 +130,15 @@ def _shows_what_nobody_reads(block: Block) -> bool:
         if table is not None and own.name not in table.primary_key:
             return True
     return False
+
+
+def _is_inner(select: exp.Select) -> bool:
+    """Whether a query is there to be compared with, or for one around it to sum up."""
+    place = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
+    if place is not None and not isinstance(place, (exp.CTE, exp.From, exp.Join, exp.SetOperation)):
+        return True
+    outer = select.find_ancestor(exp.Select)
+    return outer is not None and is_aggregated(outer)
 
 
 def _is_amount(part: exp.Expr, block: Block) -> bool:
