@@ -24,7 +24,7 @@ def grow(tmp_path, benchmark, root, target, *more):
     """Run the command line to its end; return the summary and the pool's rows (database, sql, row_count)."""
     overrides = [
         f"+benchmark={benchmark}", f"benchmark.root={root}", f"target={target}", f"run_dir={tmp_path / 'run'}",
-        f"data_dir={tmp_path / 'data'}", "cluster.dashboard=false", "display.mode=lines", *more,
+        f"data_dir={tmp_path / 'data'}", "cluster.dashboard=false", "cluster.workers=1", "display.mode=lines", *more,
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "rayfactory", *overrides], cwd=ROOT, capture_output=True, text=True, check=False

@@ -60,7 +60,7 @@ def command(folder, server, name, *overrides):
     return [
         sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={folder / 'shop.sqlite'}",
         f"run_dir={folder / name}", f"data_dir={folder / 'cache'}", f"target={TARGET}", "round.requests=4",
-        "round.queries_per_request=5", "cluster.dashboard=false", "display.mode=lines", "models=endpoint",
+        "round.queries_per_request=5", "cluster.dashboard=false", "cluster.workers=1", "display.mode=lines", "models=endpoint",
         "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
         "models.strong.api_key_env=SHOP_KEY", "models.strong.usd_per_million_in=2.5",
         "models.strong.usd_per_million_out=10", *overrides,

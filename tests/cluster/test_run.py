@@ -29,7 +29,7 @@ def command(folder, name, *overrides):
     return [
         sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={folder / 'shop.sqlite'}",
         f"run_dir={folder / name}", f"data_dir={folder / 'cache'}", f"target={TARGET}", "round.requests=4",
-        "round.queries_per_request=5", "cluster.dashboard=false", "display.mode=lines", *overrides,
+        "round.queries_per_request=5", "cluster.dashboard=false", "cluster.workers=1", "display.mode=lines", *overrides,
     ]  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
 def test_lost_actor_costs_nothing(folder, undisturbed, kind):
     """kill -9 of one process of a kind while a round is judged: the run goes on and makes the same rows."""
     process = subprocess.Popen(
-        command(folder, f"lost-{kind}", "cluster.workers=1"),
+        command(folder, f"lost-{kind}"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
