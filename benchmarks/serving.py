@@ -26,10 +26,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rayfactory.agents.generation import generate_with_model
+from rayfactory.agents import generation
 from rayfactory.agents.player import player_of
 from rayfactory.agents.table_selection import select_tables
-from rayfactory.agents.writing import Desk
+from rayfactory.agents.writing import Desk, write
 from rayfactory.cluster.authors import GenerationAgent
 from rayfactory.cluster.gateway import start_gateway
 from rayfactory.cluster.serving import app_settings, serve_model
@@ -74,7 +74,7 @@ def prompts_of(
         player = player_of(config, "generation", note, Prompts())
         assert player is not None
         for request in requests:
-            await generate_with_model(request, player, desk, self_correction=False)
+            await write(request, generation.CRAFT, player, desk, self_correction=False)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         tool = ExecutionTool(databases, schemas, config.execution)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 from rayfactory.agents.generation import as_candidates
 from rayfactory.agents.player import Player
-from rayfactory.agents.writing import Desk, emphasis, write
+from rayfactory.agents.writing import Craft, emphasis
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError
 from rayfactory.models.completion import Prompt
 from rayfactory.models.schema_text import query_text
 from rayfactory.models.variation import write_variations
-from rayfactory.records import Answer, Candidate, Request
+from rayfactory.records import Candidate, Request
 
 OFFLINE_MODEL = "offline-variation"
 """What `model` says in the pool for queries that this agent's rule wrote."""
@@ -36,24 +36,6 @@ def expand(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
     rng = random.Random(request.rng_seed)
     queries = write_variations(schema, seeds, request.num_queries, rng, engine, use)
     return as_candidates(request, schema.dialect, queries, OFFLINE_MODEL)
-
-
-async def expand_with_model(request: Request, player: Player, desk: Desk, *, self_correction: bool) -> Answer:
-    """Answer an expansion request with a model.
-
-    Args:
-        request: with the seeds.
-        player: the model.
-        desk: the databases.
-        self_correction: whether what fails goes back to the model once.
-
-    Raises:
-        ConfigError: the prompt does not fit into the model's context window.
-        UserError: the endpoint refuses for a reason that the user can change.
-        EngineError: the endpoint has been away for too long.
-    """
-    prompt = expansion_prompt(request, player, desk.schemas)
-    return await write(request, prompt, player, desk, expand, self_correction=self_correction)
 
 
 def expansion_prompt(request: Request, player: Player, schemas: Mapping[str, Schema]) -> Prompt:
@@ -81,3 +63,7 @@ def expansion_prompt(request: Request, player: Player, schemas: Mapping[str, Sch
             if len(seeds) <= 1:
                 raise
             seeds.pop()
+
+
+CRAFT = Craft(expand, expansion_prompt)
+"""How this agent answers: by its rule, or with a model."""

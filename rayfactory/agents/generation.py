@@ -7,12 +7,12 @@ import random
 from collections.abc import Mapping, Sequence
 
 from rayfactory.agents.player import Player
-from rayfactory.agents.writing import Desk, emphasis, write
+from rayfactory.agents.writing import Craft, emphasis
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.models.completion import Prompt
 from rayfactory.models.grammar import write_queries
-from rayfactory.records import Answer, Candidate, Request
+from rayfactory.records import Candidate, Request
 
 OFFLINE_MODEL = "offline-grammar"
 """What `model` says in the pool for queries that this agent's rule wrote."""
@@ -28,24 +28,6 @@ def generate(request: Request, schema: Schema, engine: Engine) -> list[Candidate
     """
     queries = write_queries(schema, request.tables, request.num_queries, random.Random(request.rng_seed), engine)
     return as_candidates(request, schema.dialect, queries, OFFLINE_MODEL)
-
-
-async def generate_with_model(request: Request, player: Player, desk: Desk, *, self_correction: bool) -> Answer:
-    """Answer a generation request with a model.
-
-    Args:
-        request: with the tables to write about.
-        player: the model.
-        desk: the databases.
-        self_correction: whether what fails goes back to the model once.
-
-    Raises:
-        ConfigError: the prompt does not fit into the model's context window.
-        UserError: the endpoint refuses for a reason that the user can change.
-        EngineError: the endpoint has been away for too long.
-    """
-    prompt = generation_prompt(request, player, desk.schemas)
-    return await write(request, prompt, player, desk, generate, self_correction=self_correction)
 
 
 def generation_prompt(request: Request, player: Player, schemas: Mapping[str, Schema]) -> Prompt:
@@ -64,6 +46,10 @@ def generation_prompt(request: Request, player: Player, schemas: Mapping[str, Sc
     }
     schema = schemas[request.database]
     return player.prompts.about_tables("generation", schema, request.tables, player.model, player.agent, values)
+
+
+CRAFT = Craft(generate, generation_prompt)
+"""How this agent answers: by its rule, or with a model."""
 
 
 def as_candidates(request: Request, dialect: str, queries: Sequence[str], model: str) -> list[Candidate]:

@@ -46,7 +46,18 @@ _CONSTRUCTS = (
 Rule = Callable[[Request, Schema, Engine], list[Candidate]]
 """The rule of an author: `agents.generation.generate` or `agents.expansion.expand`."""
 
+MakePrompt = Callable[[Request, Player, Mapping[str, Schema]], Prompt]
+"""Gives the prompt of a request; a ConfigError where it does not fit into the model's context window."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Craft:
+    """How an author answers: by its rule, or with a model that a prompt asks."""
+
+    rule: Rule
+    prompt: MakePrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +115,25 @@ def emphasis(request: Request) -> list[str]:
     return random.Random(request.rng_seed).sample(_CONSTRUCTS, NUM_EMPHASISED)
 
 
-async def write(
-    request: Request, prompt: Prompt, player: Player, desk: Desk, rule: Rule, *, self_correction: bool
-) -> Answer:
+async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, self_correction: bool) -> Answer:
     """Answer a request with a model: one call, or one call a query where decoding follows a grammar.
 
     What the model does not answer, the rule does. Once the budget is reached, what is there is the answer.
 
     Args:
-        prompt: for all queries of the request, or for one of them where decoding follows a grammar.
+        request: with its tables, or its seeds.
+        craft: its prompt is for all queries of the request, or for one of them where decoding follows a grammar.
+        player: the model.
+        desk: the databases.
+        self_correction: whether what fails goes back to the model once.
 
     Raises:
+        ConfigError: the prompt does not fit into the model's context window.
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
     book = _Book()
+    prompt = craft.prompt(request, player, desk.schemas)
     if player.model.constrained:
         drafts = await _one_call_a_query(request, prompt, player, desk, book)
     else:
@@ -127,7 +142,7 @@ async def write(
     if missing and not book.out_of_budget:
         asked = replace(request, num_queries=len(missing))
         own = await desk.in_thread(
-            lambda: rule(asked, desk.schemas[request.database], desk.connections.get(request.database))
+            lambda: craft.rule(asked, desk.schemas[request.database], desk.connections.get(request.database))
         )
         for place, candidate in zip(missing, own, strict=False):
             drafts[place] = _Draft(candidate.sql, candidate.model, candidate.prompt_sha256, by_rule=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from rayfactory.agents.expansion import expand, expand_with_model
-from rayfactory.agents.generation import generate, generate_with_model
-from rayfactory.agents.writing import Desk, Rule
+from rayfactory.agents import expansion, generation
+from rayfactory.agents.writing import Craft, Desk, write
 from rayfactory.cluster.gateway import player
 from rayfactory.config import Config
 from rayfactory.databases.engine import Database
@@ -20,8 +19,7 @@ class _Author:
     """What both authors have: a desk, and a model where one plays the author."""
 
     agent: str
-    rule: Rule
-    with_model: Callable[..., Awaitable[Answer]]
+    craft: Craft
 
     def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
         self._config = config
@@ -36,29 +34,27 @@ class _Author:
 
     async def answer(self, request: Request) -> Answer:
         """Return the candidates that a request asked for."""
-        desk, rule = self._desk, type(self).rule
+        desk = self._desk
         if self._player is not None:
             correct = self._config.models.self_correction
-            return await type(self).with_model(request, self._player, desk, self_correction=correct)
+            return await write(request, self.craft, self._player, desk, self_correction=correct)
 
-        def write() -> Answer:
+        def by_rule() -> Answer:
             engine = desk.connections.get(request.database)
-            return Answer(tuple(rule(request, desk.schemas[request.database], engine)))
+            return Answer(tuple(self.craft.rule(request, desk.schemas[request.database], engine)))
 
-        return await desk.in_thread(write)
+        return await desk.in_thread(by_rule)
 
 
 class GenerationAgent(_Author):
     """The Generation Agent."""
 
     agent = "generation"
-    rule = staticmethod(generate)
-    with_model = staticmethod(generate_with_model)
+    craft = generation.CRAFT
 
 
 class ExpansionAgent(_Author):
     """The Expansion Agent."""
 
     agent = "expansion"
-    rule = staticmethod(expand)
-    with_model = staticmethod(expand_with_model)
+    craft = expansion.CRAFT

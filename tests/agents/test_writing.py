@@ -9,10 +9,9 @@ from random import Random
 
 import pytest
 
-from rayfactory.agents.expansion import expand, expand_with_model, expansion_prompt
-from rayfactory.agents.generation import generate, generate_with_model
+from rayfactory.agents import expansion, generation
 from rayfactory.agents.player import player_of
-from rayfactory.agents.writing import CALLS_PER_REQUEST, Desk
+from rayfactory.agents.writing import CALLS_PER_REQUEST, Desk, write
 from rayfactory.config import Config, ExecutionConfig, ModelConfig
 from rayfactory.errors import BudgetReachedError, CompletionError, ConfigError, EndpointError
 from rayfactory.models.grammar import draw_grammar
@@ -60,14 +59,17 @@ def desk(store):
     close(desk)
 
 
+def craft_of(request):
+    return generation.CRAFT if request.origin == "generation" else expansion.CRAFT
+
+
 def rule_candidates(desk, request):
-    rule = generate if request.origin == "generation" else expand
+    rule = craft_of(request).rule
     return desk.thread.submit(lambda: rule(request, desk.schemas["store"], desk.connections.get("store"))).result()
 
 
 def answer(request, model, desk, config=None, *, self_correction=False):
-    author = generate_with_model if request.origin == "generation" else expand_with_model
-    return asyncio.run(author(request, model.player(config), desk, self_correction=self_correction))
+    return asyncio.run(write(request, craft_of(request), model.player(config), desk, self_correction=self_correction))
 
 
 def tagged(*queries):
@@ -148,7 +150,7 @@ def test_seeds_are_left_out_until_the_prompt_fits(desk):
     for context_tokens in range(6_400, 1_400, -200):
         player = says().player(ModelConfig(name="m", context_tokens=context_tokens, max_output_tokens=1_000))
         try:
-            prompt = expansion_prompt(request, player, desk.schemas)
+            prompt = expansion.expansion_prompt(request, player, desk.schemas)
         except ConfigError:
             sizes.add(0)
             break
