@@ -191,8 +191,8 @@ def unpack(archive: Path, folder: Path) -> None:
             for inner in sorted(made.rglob("*.zip")):
                 _unpack(inner, inner.parent)
                 inner.unlink()
-        # zipfile raises the last two for archives that are encrypted or packed in a way it does not know.
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
+        # A RuntimeError is zipfile's for archives that are encrypted or packed in a way it does not know.
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
             raise BenchmarkError(
                 f"{str(archive)!r} cannot be unpacked ({error}); remove it and fetch it again"
             ) from error

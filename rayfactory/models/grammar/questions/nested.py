@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayfactory.models.grammar.clauses import MAX_CORRELATED, Select, engage, grouped, limit, tells_rows_apart, where
+from rayfactory.models.grammar.clauses import Select, engage, grouped, limit, tells_rows_apart, where
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -15,6 +15,7 @@ from rayfactory.models.grammar.expressions import (
     prefixed,
     reads_as_name,
 )
+from rayfactory.models.grammar.nested_conditions import MAX_CORRELATED
 from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import with_role
