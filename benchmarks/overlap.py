@@ -27,7 +27,8 @@ from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
 
 PROJECT = Path(__file__).resolve().parents[1]
-NUM_QUERIES = 3_000
+QUERIES_PER_ROW = 6
+"""Written for the endpoint to draw from: of few, more and more would repeat what is in the pool."""
 
 
 def written(count: int) -> list[str]:
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--delay", type=float, default=2.0)
     arguments = parser.parse_args()
-    queries = written(NUM_QUERIES)
+    queries = written(QUERIES_PER_ROW * arguments.target)
 
     def reply(messages: Sequence[Mapping[str, str]]) -> str:
         rng = random.Random(json.dumps(list(messages)))

@@ -23,6 +23,9 @@ from rayfactory.databases.schema import Schema
 from rayfactory.records import DID_NOT_RUN, Evaluation, Failure, Request, Seed, State
 from rayfactory.tools.statistics import Statistics
 
+_TELLING_CANDIDATES = 200
+"""As many of the newest candidates tell what share of the next ones will be admitted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -153,23 +156,36 @@ def plan_round(
 def queries_missing(knowledge: Knowledge, target: int, num_rows: int | None = None) -> int:
     """Return how many more queries a pool needs, as far as the next plan can tell; 0 where enough are under way.
 
-    Queries count by the share that was admitted so far, and a twentieth more are asked for, since to be a few short
-    costs another round.
+    Queries count by the share that was admitted of the newest ones. To be a few short costs another round, with nothing
+    to judge meanwhile: so two standard deviations more are asked for, and at least a twentieth.
 
     Args:
         knowledge: what the plan may rest on.
         target: rows that are wanted.
         num_rows: rows of the pool where nothing is under way any more; None: those under way are estimated.
     """
-    candidates = sum(e.candidates - e.reasons.get("surplus", 0) for e in knowledge.evaluations)
-    # Where hardly anything is admitted, the size of a round is the limit, not this.
-    rate = max(0.1, knowledge.statistics.rows.total() / candidates) if candidates else 1.0
-    if num_rows is None:
-        under_way = sum(num_queries for _, _, num_queries in knowledge.under_way)
-        missing = target - knowledge.statistics.rows.total() - rate * under_way
-    else:
-        missing = target - num_rows
-    return math.ceil(1.05 * missing / rate) if missing > 0 else 0
+    rate = _admitted_share(knowledge.evaluations)
+    under_way = 0 if num_rows is not None else sum(num_queries for _, _, num_queries in knowledge.under_way)
+    known = knowledge.statistics.rows.total() if num_rows is None else num_rows
+    missing = target - known - rate * under_way
+    if missing <= 0:
+        return 0
+    deviation = math.sqrt((under_way + missing / rate) * rate * (1 - rate))
+    return math.ceil((missing + max(0.05 * missing, 2 * deviation)) / rate)
+
+
+def _admitted_share(evaluations: Sequence[Evaluation]) -> float:
+    """Return the share of candidates that were admitted in the newest rounds, in [0.1, 1]; 1 where there is none.
+
+    It falls as a pool fills. Where hardly anything is admitted, the size of a round is the limit, not this.
+    """
+    candidates = admitted = 0
+    for evaluation in reversed(evaluations):
+        candidates += evaluation.candidates - evaluation.reasons.get("surplus", 0)
+        admitted += sum(evaluation.admitted.values())
+        if candidates >= _TELLING_CANDIDATES:
+            break
+    return max(0.1, admitted / candidates) if candidates else 1.0
 
 
 def _request_sizes(config: Config, max_queries: int | None) -> list[int]:

@@ -24,11 +24,11 @@ def knowing(candidates, rows, under_way=0, surplus=0):
         (knowing(0, 0), 100, None, 105),
         (knowing(0, 0, under_way=100), 100, None, 0),
         (knowing(200, 200, under_way=200), 1000, None, 630),
-        (knowing(200, 100), 200, None, 210),
+        (knowing(200, 100), 200, None, 229),
         (knowing(200, 100, under_way=200), 200, None, 0),
-        (knowing(200, 100, under_way=200), 200, 190, 21),
+        (knowing(200, 100, under_way=200), 200, 190, 29),
         (knowing(200, 100, surplus=100), 200, None, 105),
-        (knowing(200, 0), 10, None, 105),
+        (knowing(200, 0), 10, None, 160),
     ],
 )
 def test_what_is_missing_counts_by_the_share_that_is_admitted(knowledge, target, num_rows, missing):
@@ -41,3 +41,11 @@ def test_with_nothing_under_way_something_is_asked_for_until_the_target_is_there
     for num_rows in {0, target - 1}:
         assert queries_missing(knowledge, target, num_rows) >= target - num_rows
     assert queries_missing(knowledge, target, target) == 0
+
+
+def test_newest_rounds_tell_what_is_admitted():
+    """A pool that fills admits less and less: what the first rounds had is no guide to the last."""
+    knowledge = knowing(200, 200)
+    before = queries_missing(knowledge, 400, 300)
+    knowledge.evaluations.append(Evaluation(1, "EXP", 200, 1.0, 0.5, None, {"similar": 100}, {"d": 1}, {"d": 100}))
+    assert queries_missing(knowledge, 400, 300) > 2 * 100 > before
