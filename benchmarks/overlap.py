@@ -1,6 +1,6 @@
 """Do writing and judging overlap? A run over TPC-DS with an endpoint that takes two seconds. Prints one JSON object.
 
-    python -m benchmarks.overlap [--target 1000 --in-flight 64 --delay 2.0]
+    python -m benchmarks.overlap [--target 2000 --in-flight 64 --delay 2.0]
 
 The endpoint is the one of the tests, in this process, beside the run's; it answers with queries that the schema
 grammar wrote beforehand. `ratio` is the time of the loop over the larger of what writing (plan and produce) and judging
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from rayfactory.agents.table_selection import select_tables
@@ -27,8 +29,8 @@ from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
 
 PROJECT = Path(__file__).resolve().parents[1]
-QUERIES_PER_ROW = 6
-"""Written for the endpoint to draw from: of few, more and more would repeat what is in the pool."""
+QUERIES_PER_ROW = 1.5
+"""Written for the endpoint to answer with; each is given out once, as no model repeats itself word for word."""
 
 
 def written(count: int) -> list[str]:
@@ -48,17 +50,16 @@ def written(count: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=int, default=1000)
+    parser.add_argument("--target", type=int, default=2000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--delay", type=float, default=2.0)
     arguments = parser.parse_args()
-    queries = written(QUERIES_PER_ROW * arguments.target)
+    queries = iter(written(math.ceil(QUERIES_PER_ROW * arguments.target)))
 
     def reply(messages: Sequence[Mapping[str, str]]) -> str:
-        rng = random.Random(json.dumps(list(messages)))
         if "<start-sql>" not in messages[0]["content"]:
             return "STATE: EXP"
-        return "\n".join(f"<start-sql>\n{sql}\n<end-sql>" for sql in rng.sample(queries, 10))
+        return "\n".join(f"<start-sql>\n{sql}\n<end-sql>" for sql in islice(queries, 10))
 
     with tempfile.TemporaryDirectory() as folder, serving(reply=reply, delay_s=arguments.delay) as server:
         command = [sys.executable, "-m", "rayfactory", "+benchmark=tpcds", "models=endpoint", "display.mode=none"]
