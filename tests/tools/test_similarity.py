@@ -23,6 +23,7 @@ from rayfactory.tools.similarity import (
 from rayfactory.tools.tree_edit import flatten
 
 WEIGHTS = CriticConfig()
+SPACES = "".join(char for char in map(chr, range(0x3001)) if char.isspace())
 QUERIES = [
     "SELECT a FROM t",
     "SELECT b, count(*) FROM t GROUP BY b HAVING count(*) > 3",
@@ -95,6 +96,22 @@ def test_a_query_has_similarity_1_to_itself(query: str, vector: np.ndarray):
 def test_token_similarity_is_token_sort_ratio(left: str, right: str):
     a, b = (Signature(text, None, np.zeros(2, dtype=np.float32)) for text in (left, right))
     assert token_similarity(a, b) == fuzz.token_sort_ratio(left, right) / 100
+
+
+@settings(deadline=None)
+@given(st.text("ab\xe9\u4e2d" + SPACES), st.text("ab\xe9" + SPACES))
+def test_words_end_where_token_sort_ratio_ends_them(left: str, right: str):
+    """Which spaces are spaces depends on what else is in a text."""
+    a, b = (Signature(text, None, np.zeros(2, dtype=np.float32)) for text in (left, right))
+    assert token_similarity(a, b) == fuzz.token_sort_ratio(left, right) / 100
+
+
+@pytest.mark.parametrize("space", SPACES, ids=[f"{ord(space):04x}" for space in SPACES])
+@pytest.mark.parametrize("letter", ["c", "\xe9", "\u4e2d", "\U0001f600"], ids=["ascii", "latin", "wide", "widest"])
+def test_every_space_ends_a_word_where_it_does_in_token_sort_ratio(space: str, letter: str):
+    text, other = f"b{space}a{letter}", f"a{letter} b"
+    a, b = (Signature(each, None, np.zeros(2, dtype=np.float32)) for each in (text, other))
+    assert token_similarity(a, b) == fuzz.token_sort_ratio(text, other) / 100
 
 
 @given(st.permutations("select a , b from t where a = 1".split()))
