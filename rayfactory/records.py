@@ -58,8 +58,8 @@ class Request:
         tables: base tables to write about, connected by foreign keys where they can be (generation); those of the seeds
             (expansion).
         seeds: pool queries to build on; empty for generation.
-        table_use: rows of the pool that reference each table of the database, as (table, rows), for authors
-            that may choose between tables (expansion; empty for generation, whose tables are chosen already).
+        table_use: rows of the pool that reference each table of the database, as (table, rows): where an author may
+            choose between tables, the less used one is better.
         num_queries: how many queries are asked for.
         rng_seed: seed of every random choice made in answering, a 64-bit integer.
         advice: what the Critical Agent learned from the failures of earlier rounds, for a model's prompt; may be empty.

@@ -26,7 +26,8 @@ def generate(request: Request, schema: Schema, engine: Engine) -> list[Candidate
         schema: of the request's database.
         engine: for bounded look-ups of rows that satisfy a join.
     """
-    queries = write_queries(schema, request.tables, request.num_queries, random.Random(request.rng_seed), engine)
+    rng, use = random.Random(request.rng_seed), dict(request.table_use)
+    queries = write_queries(schema, request.tables, request.num_queries, rng, engine, use)
     return as_candidates(request, schema.dialect, queries, OFFLINE_MODEL)
 
 

@@ -131,6 +131,7 @@ def plan_round(
     seeds_of = iter(agents.select_seeds(number, exploiting, shelves, use) if exploiting else ())
     requests = []
     for index, (database, size, rng_seed) in enumerate(asks):
+        table_use = tuple(sorted((name, round(rows)) for name, rows in use.get(database, {}).items()))
         if shelves.get(database):
             seeds = next(seeds_of)
             requests.append(
@@ -141,7 +142,7 @@ def plan_round(
                     database,
                     seed_tables(seeds),
                     tuple(Seed(seed.query_id, seed.sql) for seed in seeds),
-                    tuple(sorted((name, round(rows)) for name, rows in use.get(database, {}).items())),
+                    table_use,
                     size,
                     rng_seed,
                     advice,
@@ -149,7 +150,9 @@ def plan_round(
             )
         else:
             tables = next(tables_of)
-            requests.append(Request(number, index, "generation", database, tables, (), (), size, rng_seed, advice))
+            requests.append(
+                Request(number, index, "generation", database, tables, (), table_use, size, rng_seed, advice)
+            )
     return Plan(number, state, tuple(requests))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from random import Random
 
 import pytest
@@ -21,7 +21,7 @@ from rayfactory.models.grammar import write_queries
 from rayfactory.models.grammar.expressions import plural, prefixed
 from rayfactory.models.grammar.quantities import is_additive
 from rayfactory.models.grammar.scope import Field, determines, run_together, say_the_same, shared_prefix
-from rayfactory.models.grammar.skeleton import KeyGraph
+from rayfactory.models.grammar.skeleton import KeyGraph, are_alike
 from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, snake
 from rayfactory.sql.statement import parse
 from tests.models.store import TABLES, make_store
@@ -223,8 +223,9 @@ def test_parts_of_time_are_not_counted_beside_each_other(many: Drawn) -> None:
             group = select.args.get("group")
             keys = {key.sql() for key in group.expressions} if group else set()
             given = [many.base(node) for node in group.find_all(exp.Column)] if group else []
-            given += [many.base(c.this) for c in own_conditions(select) if isinstance(c, (exp.EQ, exp.In))]
             times = {found[0].name for found in given if found and found[0].name in ("date_dim", "time_dim")}
+            asked = [many.base(c.this) for c in own_conditions(select) if isinstance(c, (exp.EQ, exp.In))]
+            times |= {"time_dim"} & {found[0].name for found in asked if found}
             tests = [
                 node.this if isinstance(node, exp.If) else node.expression
                 for part in select.expressions
@@ -233,6 +234,61 @@ def test_parts_of_time_are_not_counted_beside_each_other(many: Drawn) -> None:
             ]
             tested = [many.base(node) for test in tests for node in test.find_all(exp.Column)]
             assert not times.intersection(found[0].name for found in tested if found), sql
+
+
+def test_subtotals_are_of_the_larger_groups(many: Drawn) -> None:
+    """ROLLUP sums up the last of its keys first: of two columns of one table, that with more values."""
+    for sql, tree in many.queries:
+        for rollup in tree.find_all(exp.Rollup):
+            found = [many.base(key) for key in rollup.expressions]
+            for outer, inner in pairwise(found):
+                if outer and inner and outer[0] == inner[0] and outer[0].num_rows > 1000:
+                    fewer, more = (own.profile.num_distinct for _, own in (outer, inner))
+                    assert fewer <= more or outer[1].name == "d_year", sql
+
+
+def test_months_of_a_quarter_are_no_members(many: Drawn) -> None:
+    """What two groups have in common is told once, and days are not counted."""
+    for sql, tree in many.queries:
+        for operation in tree.find_all(exp.SetOperation):
+            shown = [many.base(part) for part in operation.this.expressions]
+            days = [own.name for found in shown if found and found[0].name == "date_dim" for own in [found[1]]]
+            assert len(days) < 2, sql
+            assert not days or not isinstance(operation.parent, exp.Subquery) or "num_members" not in sql, sql
+
+
+def test_tables_of_one_row_are_read_beside_others(many: Drawn) -> None:
+    """Of a table with a single row there is hardly a question but as a part of what points to it."""
+    single = {table.name for table in many.schema.tables if table.num_rows == 1}
+    times = {"date_dim", "time_dim"}
+    read = [{table.name for table in tree.find_all(exp.Table)} for _, tree in many.queries]
+    alone = sum(names <= single | times for names in read)
+    assert alone <= 0.02 * len(read)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alike"),
+    [
+        ("store_sales", "catalog_sales", True),
+        ("store_sales", "store_returns", True),
+        ("web_returns", "web_returns", True),
+        ("store", "call_center", True),  # they point to days alone
+        ("promotion", "store_sales", False),  # one is about the other
+        ("store", "catalog_returns", False),
+        ("promotion", "inventory", False),
+        ("inventory", "web_sales", False),
+        ("store_sales", "catalog_returns", False),
+        ("item", "customer", False),
+    ],
+)
+def test_tables_that_are_alike(many: Drawn, a: str, b: str, *, alike: bool) -> None:
+    """Figures stand under each other that are of one kind, as the keys of the tables tell."""
+    if many.schema.database != "tpcds":
+        assert are_alike(many.schema, "sale", "refund")
+        assert not are_alike(many.schema, "sale", "product")
+        assert not are_alike(many.schema, "category", "customer")
+        return
+    assert are_alike(many.schema, a, b) is are_alike(many.schema, b, a) is alike
 
 
 def test_nothing_comes_before_what_comes_round_again(many: Drawn) -> None:

@@ -108,11 +108,15 @@ ODD: tuple[tuple[str, str], ...] = (
     ("a window over a single row", "SELECT AVG(s.quantity) AS mean, AVG(AVG(s.quantity)) OVER () AS whole FROM sale AS s"),
     ("two ranks", "SELECT s.quantity, RANK() OVER (ORDER BY s.quantity DESC) AS quantity_rank, DENSE_RANK() OVER (ORDER BY s.sales_price) AS price_rank FROM sale AS s"),
     ("figures of groups without a name", f"SELECT SUM(s.quantity) AS total {SALES} WHERE p.color = 'red' GROUP BY c.segment"),
+    ("a line for each thing, told by what many share", "SELECT c.segment, COUNT(s.sale_id) AS n FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id GROUP BY c.customer_id, c.segment"),
+    ("the mean of the one price that each group has", "SELECT p.product_id, SUM(s.quantity) AS total, AVG(p.list_price) AS mean FROM sale AS s JOIN product AS p ON s.product_id = p.product_id GROUP BY p.product_id"),
+    ("a bound on the one price that each group has", "SELECT p.product_id, SUM(s.quantity) AS total FROM sale AS s JOIN product AS p ON s.product_id = p.product_id GROUP BY p.product_id HAVING MAX(p.list_price) > 5"),
     ("amounts of which equal ones are left out", f"SELECT DISTINCT p.color, s.sales_price {SALES} WHERE c.segment = 'home'"),
     ("a long text after an equals sign", "SELECT c.segment, c.name FROM customer AS c WHERE c.name = 'somebody whose name goes on for longer than a line'"),
 )  # fmt: skip
 
 FINE = (
+    "SELECT p.product_id, AVG(s.sales_price) AS mean FROM sale AS s JOIN product AS p ON s.product_id = p.product_id GROUP BY p.product_id",
     f"SELECT AVG(t.total) AS mean FROM (SELECT SUM(s.quantity) AS total {SALES} WHERE p.color = 'red' GROUP BY c.segment) AS t",
     f"SELECT p.color, c.segment, SUM(s.quantity) AS total {SALES} WHERE p.color IN ('red', 'blue') GROUP BY p.color, c.segment",
     f"SELECT c.segment, AVG(s.sales_price) AS mean, MAX(p.list_price) AS highest {SALES} GROUP BY c.segment",
@@ -120,6 +124,7 @@ FINE = (
     "SELECT c.segment, COUNT(DISTINCT s.product_id) AS n FROM sale AS s JOIN customer AS c ON s.customer_id = c.customer_id GROUP BY c.segment",
     "SELECT c.name, s.sold_on FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id AND s.quantity > 3",
     "SELECT c.name FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id WHERE s.sale_id IS NULL",
+    "SELECT c.name, COUNT(s.sale_id) AS n FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id GROUP BY c.customer_id, c.name",
 )
 
 
@@ -349,6 +354,18 @@ def counts_halves_of_a_part_of_the_day(tree: exp.Expr) -> bool:
     )
 
 
+def sets_side_by_side_what_is_unlike(tree: exp.Expr) -> bool:
+    """Under each other stand figures of a table and of what it is about, or of an event of another kind."""
+    for union in tree.find_all(exp.Union):
+        names = [side.expressions[0] for side in (union.this, union.expression) if isinstance(side, exp.Select)]
+        labels = {part.this.name for part in names if part.alias == "source" and isinstance(part.this, exp.Literal)}
+        if len(labels) == 2 and len({label.split()[-1] for label in labels}) == 2:
+            kinds = {label.split()[-1] for label in labels}
+            if kinds not in ({"sales", "returns"}, {"center", "store"}, {"site", "page"}):
+                return True
+    return False
+
+
 def _is_given(part_of_time: exp.Column, select: exp.Select) -> bool:
     """Whether the query groups by another column of the same calendar."""
     group = select.args.get("group")
@@ -368,6 +385,7 @@ SMILES = (
     groups_by_one_value,
     reads_days_alone,
     partitions_by_bands,
+    sets_side_by_side_what_is_unlike,
 )
 
 

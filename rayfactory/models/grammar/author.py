@@ -8,7 +8,7 @@ generator it writes queries; as EBNF it constrains what a language model writes.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
@@ -32,7 +32,12 @@ MAX_DRAWS = 12
 
 
 def write_queries(
-    schema: Schema, tables: Sequence[str], num_queries: int, rng: Random, engine: Engine | None
+    schema: Schema,
+    tables: Sequence[str],
+    num_queries: int,
+    rng: Random,
+    engine: Engine | None,
+    table_use: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Return queries about the tables, each with a question, a join skeleton and a grammar of its own.
 
@@ -42,20 +47,28 @@ def write_queries(
     Args:
         tables: names of base tables; those without rows are passed over, unless none has any.
         engine: runs the statements that the constants are taken from; None: they come from the profiles.
+        table_use: rows of the pool that reference each table; of two tables that would do, the less used is taken.
 
     Raises:
         KeyError: the database has no such table.
     """
     graph = KeyGraph(schema)
     wanted = with_rows(schema, tables)
-    use: Counter[str] = Counter()
+    use = _relative_use(schema, table_use or {})
     asked: Counter[str] = Counter()
     written: list[str] = []
     while len(written) < num_queries:
         sql, tables_used = _write(graph, wanted, rng, engine, use, asked, set(written))
-        use.update(tables_used)
+        for name in tables_used:
+            use[name] += 1
         written.append(sql)
     return written
+
+
+def _relative_use(schema: Schema, table_use: Mapping[str, int]) -> defaultdict[str, float]:
+    """Return how often each table is used, against the mean over the tables with rows."""
+    mean = sum(table_use.values()) / max(1, len(schema.populated))
+    return defaultdict(float, {name: rows / mean for name, rows in table_use.items() if rows})
 
 
 def with_rows(schema: Schema, tables: Sequence[str]) -> list[str]:
@@ -75,7 +88,7 @@ def _write(
     wanted: Sequence[str],
     rng: Random,
     engine: Engine | None,
-    use: Counter[str],
+    use: Mapping[str, float],
     asked: Counter[str],
     written: set[str],
 ) -> tuple[str, list[str]]:
@@ -133,7 +146,7 @@ def _draw(
     wanted: Sequence[str],
     rng: Random,
     engine: Engine | None,
-    use: Counter[str],
+    use: Mapping[str, float],
     asked: Counter[str],
 ) -> tuple[Grammar, Draft]:
     for _ in range(MAX_DRAWS):

@@ -64,7 +64,7 @@ class Grouping:
 
 def num_conditions(draft: Draft) -> int:
     """Return how many conditions a WHERE is to have."""
-    return draft.pick([(8, 0), (18, 1), (32, 2), (26, 3), (15, 4), (4, 5), (2, 6)])
+    return draft.pick([(10, 0), (24, 1), (32, 2), (20, 3), (9, 4), (3, 5), (2, 6)])
 
 
 def where(draft: Draft, spine: Spine, count: int, nested: float = 0.55, exclude: Sequence[str] = ()) -> list[str]:
@@ -167,7 +167,7 @@ def grouped(
     taken: set[str] = set()
     scope = spine.scope
     chosen = list(keys)
-    things = entities(scope)
+    things = [thing for thing in entities(scope) if not draft.constrained & {f.sql for f in thing}]
     if entity is None:
         entity = bool(things) and draft.chance(0.3)
     if entity and things:
@@ -186,11 +186,10 @@ def grouped(
     used = {use for key in chosen for use in key.uses}
     measurable = [value for value in aggregates(scope) if not used & set(value.uses)]
     # The share of one category says little where a condition has chosen among them.
-    measurable = [value for value in measurable if " WHEN " not in value.sql or not draft.constrained & set(value.uses)]
-    measurable = [value for value in measurable if "FILTER" not in value.sql or not draft.constrained & set(value.uses)]
+    measurable = [value for value in measurable if not _tests(value) or not draft.constrained & set(value.uses)]
     measurable = [value for value in measurable if not _is_bounded(draft, value)]
     measurable = [value for value in measurable if not set(value.uses) & _single_in_group(spine, chosen)]
-    settled = _settled(scope, used)
+    settled = _settled(draft, scope, used)
     measurable = [value for value in measurable if not _tests(value) or value.uses[0] not in settled]
     if plain:
         measurable = [value for value in measurable if value.sql.startswith(("COUNT(*)", "SUM(", "AVG("))]
@@ -294,13 +293,28 @@ def _tests(value: Expression) -> bool:
     return " WHEN " in value.sql or "FILTER" in value.sql
 
 
-def _settled(scope: Scope, keys: Collection[str]) -> set[str]:
-    """Return the columns whose value is known within each group, or that settle the group."""
+def clocks_tested(draft: Draft, scope: Scope, values: Sequence[Expression]) -> list[str]:
+    """Return the columns of the clocks of which aggregates look at a part: mornings have no PM."""
+    tested = {f.source for f in scope.fields_named({value.uses[0] for value in values if _tests(value)})}
+    return [f.sql for f in scope.fields if f.source in tested and draft.graph.is_clock(f.table.name)]
+
+
+def _settled(draft: Draft, scope: Scope, keys: Collection[str]) -> set[str]:
+    """Return the columns whose value is known within each group, that settle the group, or are of its calendar.
+
+    Of a clock, all are as soon as a condition is on one.
+    """
     chosen = scope.fields_named(keys)
+    timed = {key.source for key in chosen if draft.graph.is_calendar(key.table.name)}
+    timed |= {f.source for f in scope.fields if f.source in draft.engaged and draft.graph.is_clock(f.table.name)}
     return {
         f.sql
-        for f in with_role(scope, "category")
-        if any(determines(key, f) or determines(f, key) or say_the_same(key, f) for key in chosen)
+        for f in scope.fields
+        if f.source in timed
+        or (
+            f.column.role == "category"
+            and any(determines(key, f) or determines(f, key) or say_the_same(key, f) for key in chosen)
+        )
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TypeVar
@@ -84,7 +84,7 @@ class Draft:
     Attributes:
         shared: what it has in common with other tellings of its question; None: it is the only one.
         wanted: names of the tables that the request is about.
-        use: queries of the request that reference each table, so far.
+        use: how often each table is used, in the pool against the mean and in the request so far; 0 for no use.
         used: tables that this query references.
     """
 
@@ -94,7 +94,7 @@ class Draft:
         wanted: Sequence[str],
         rng: Random,
         engine: Engine | None,
-        use: Counter[str],
+        use: Mapping[str, float],
         shared: Shared | None = None,
     ) -> None:
         self.shared = shared
@@ -252,8 +252,7 @@ class Draft:
             return self._spine(*self.shared.stem[1:], style)
         if must is None:
             must = self.must()
-            is_bare = self.graph.is_profile(must) or self.graph.is_calendar(must)
-            if num_tables == 1 and (is_bare or self.schema.table(must).num_rows == 1):
+            if num_tables == 1 and (self.graph.is_bare(must) or self.graph.is_calendar(must)):
                 num_tables = 2  # what points to it, rather than itself
         wanted = self.wanted
         if len(wanted) < num_tables and self.chance(0.8):

@@ -44,6 +44,8 @@ def existence(draft: Draft, spine: Spine) -> str:
     """Return a condition that rows elsewhere point to this one, or do not."""
     options: list[tuple[float, tuple[ForeignKey, str]]] = []
     for alias, table in zip(spine.aliases, spine.skeleton.tables, strict=False):
+        if draft.graph.is_clock(table.name):
+            continue  # what happened in the same second of some day has nothing to do with this
         for key in draft.graph.children(table.name):
             if key.table != key.referenced_table and key.table not in draft.used:
                 weight = 1.0 if key.table in draft.wanted else 0.0

@@ -112,9 +112,14 @@ def comparisons(fields: Sequence[Field]) -> list[Predicate]:
     return found
 
 
+_ADDRESS_LINE = frozenset(("street", "suite", "apartment", "line1", "line2", "phone", "fax", "email", "url"))
+
+
 def column_weight(field: Field) -> float:
     """Return how often an analyst would put a condition on the column, against other columns."""
     column = field.column
+    if _ADDRESS_LINE.intersection(field.label.split("_")):
+        return 0.02
     if column.role in ("key", "identifier"):
         return 0.12
     if column.role == "code" and column.kind != "text" and field.column.profile.num_distinct > 150:

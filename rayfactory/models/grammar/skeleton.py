@@ -18,6 +18,12 @@ MAX_DEPTH = 3
 MAX_ATTRIBUTE_VALUES = 60
 """Different values of one attribute of a profile."""
 
+MIN_SHARED_PARENTS = 0.6
+"""Of the tables that two tables point to, the least share that both do, for figures of the two to be of one kind."""
+
+MIN_SHARED_PARENTS_NAMESAKES = 0.4
+"""The same for tables whose names have a word in common, such as the sales of two channels."""
+
 MAX_FAN_OUT = 1.2
 """Rows of the referenced table for one value of a key that nothing declares unique."""
 
@@ -89,6 +95,10 @@ class KeyGraph:
         """Whether the rows of a table are combinations of attributes, such as bands and demographics, not things."""
         return table in self._profiles
 
+    def is_bare(self, table: str) -> bool:
+        """Whether there is little to tell of a table's own rows: it has a single one, or combinations of attributes."""
+        return self.is_profile(table) or self.schema.table(table).num_rows == 1
+
     def named_parents(self, table: str) -> frozenset[str]:
         """Return the tables of things with a name that rows of this one point to."""
         things = self.entity_columns(table)
@@ -115,9 +125,12 @@ class KeyGraph:
 
     def is_calendar(self, table: str) -> bool:
         """Whether the rows of a table are days or moments."""
-        parent = self.schema.table(table)
-        prefix = shared_prefix(parent)
-        return is_calendar([snake(column.name.removeprefix(prefix)) for column in parent.columns])
+        return _is_calendar(self.schema.table(table))
+
+    def is_clock(self, table: str) -> bool:
+        """Whether the rows of a table are the moments of any day."""
+        names = [snake(column.name).split("_") for column in self.schema.table(table).columns]
+        return self.is_calendar(table) and not any("year" in words or "date" in words for words in names)
 
     def entity_columns(self, table: str) -> frozenset[str]:
         """Return the columns of a table that each point to a thing with a name: customers, not days or profiles."""
@@ -164,6 +177,29 @@ def _holds_attributes(table: Table) -> bool:
     )
 
 
+def are_alike(schema: Schema, a: str, b: str) -> bool:
+    """Whether two tables hold things of one kind, so that somebody puts figures of both into one column.
+
+    Such tables point to much the same tables. Days count only where there is nothing else.
+
+    Args:
+        a, b: names of base tables.
+    """
+    if a == b:
+        return True
+    above = [{key.referenced_table for key in schema.foreign_keys if key.table == name} - {a, b} for name in (a, b)]
+    things = [{name for name in parents if not _is_calendar(schema.table(name))} for parents in above]
+    one, two = things if any(things) else above
+    namesakes = bool(set(snake(a).split("_")) & set(snake(b).split("_")))
+    needed = MIN_SHARED_PARENTS_NAMESAKES if namesakes else MIN_SHARED_PARENTS
+    return bool(one & two) and len(one & two) >= needed * len(one | two)
+
+
+def _is_calendar(table: Table) -> bool:
+    prefix = shared_prefix(table)
+    return is_calendar([snake(column.name.removeprefix(prefix)) for column in table.columns])
+
+
 def _can_join(schema: Schema, key: ForeignKey) -> bool:
     child, parent = schema.table(key.table), schema.table(key.referenced_table)
     if not child.num_rows or not parent.num_rows:
@@ -190,7 +226,7 @@ def draw_skeleton(
     must: str,
     wanted: Collection[str],
     num_tables: int,
-    use: Mapping[str, int],
+    use: Mapping[str, float],
     grain: str | None = None,
 ) -> Skeleton:
     """Draw a skeleton of up to `num_tables` tables (more where a path needs a bridge), `must` among them.
@@ -223,18 +259,19 @@ def draw_skeleton(
     return skeleton
 
 
-def _preference(name: str, path: Sequence[ForeignKey], wanted: Collection[str], use: Mapping[str, int]) -> float:
+def _preference(name: str, path: Sequence[ForeignKey], wanted: Collection[str], use: Mapping[str, float]) -> float:
     bridges = sum(key.referenced_table not in wanted for key in path[:-1])
     return 0.05**bridges / (1 + use.get(name, 0)) ** 2
 
 
 def _draw_grain(
-    graph: KeyGraph, rng: Random, must: str, wanted: Collection[str], num_tables: int, use: Mapping[str, int]
+    graph: KeyGraph, rng: Random, must: str, wanted: Collection[str], num_tables: int, use: Mapping[str, float]
 ) -> str:
     if num_tables <= 1:
         return must
     candidates: list[str] = []
     weights: list[float] = []
+    tells = False
     for table in graph.schema.populated:
         is_must = table.name == must
         paths = graph.paths(table.name, Random(0))
@@ -243,18 +280,21 @@ def _draw_grain(
         reachable = sum(name in wanted for name in paths)
         if is_must and not reachable:
             continue
-        # Of one row, or of bare attributes, there is little to tell.
-        profile = 0.02 if graph.is_profile(table.name) or table.num_rows == 1 else 1.0
+        bare = graph.is_bare(table.name)
+        tells = tells or not bare
         bridges = 0 if is_must else sum(key.referenced_table not in wanted for key in paths[must][:-1])
         candidates.append(table.name)
-        weights.append(profile * 0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))
-    if not candidates:
+        weights.append((0.02 if bare else 1.0) * 0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))
+    if not tells:
         # Nothing that is wanted points here: any table that does, with something wanted beside it, is a bridge.
-        for key in graph.children(must):
-            reachable = sum(name in wanted for name in graph.paths(key.table, Random(0)) if name != must)
-            if key.table != must:
-                candidates.append(key.table)
-                weights.append(0.05 + reachable)
+        for table in graph.schema.populated:
+            paths = graph.paths(table.name, Random(0))
+            if table.name in (must, *candidates) or must not in paths:
+                continue
+            reachable = sum(name in wanted for name in paths if name != must)
+            weight = (0.02 if graph.is_bare(table.name) else 1.0) * 0.1 ** (len(paths[must]) - 1)
+            candidates.append(table.name)
+            weights.append(weight * (0.05 + reachable) / (1 + use.get(table.name, 0)))
     if not candidates:
         return must
     (grain,) = rng.choices(candidates, weights)

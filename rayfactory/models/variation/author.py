@@ -57,7 +57,7 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(join_rewrites.add_join, 0.0, 2.8, 5.0),
+    Rule(join_rewrites.add_join, 0.0, 2.0, 4.0),
     Rule(join_rewrites.swap_partner, 0.3, 2.0, 1.5, exp.Join),
     Rule(transpose.transpose, 0.5, 1.5, 0.8),
     Rule(join_rewrites.drop_join, 2.0, 0.7, 0.0, exp.Join),
@@ -95,11 +95,11 @@ RULES: tuple[Rule, ...] = (
 _JOINING = (join_rewrites.add_join, subquery_rewrites.subquery_to_join, condition_rewrites.member_of_seed)
 
 SIZES: tuple[tuple[float, int, int], ...] = (
-    (0.12, 8, 34),
-    (0.22, 34, 75),
-    (0.32, 70, 130),
-    (0.23, 110, 190),
-    (0.11, 170, 290),
+    (0.22, 8, 40),
+    (0.33, 34, 75),
+    (0.25, 70, 130),
+    (0.12, 110, 190),
+    (0.08, 170, 290),
 )
 """How long queries are wanted: a share of them, and the fewest and most nodes of their trees (about 0.9 a token)."""
 
@@ -267,8 +267,8 @@ def _vary(seed: exp.Expr, context: Context, rng: random.Random) -> tuple[exp.Exp
             break
         else:
             weights = [rule.fitting for rule in RULES]
-        # Most questions are about more than one table, and many about more than two.
-        eagerness = {0: 3.0, 1: 1.6}.get(len(list(tree.find_all(exp.Join))), 1.0)
+        # Most questions are about two tables, and some about more.
+        eagerness = {0: 3.0, 1: 1.0}.get(len(list(tree.find_all(exp.Join))), 0.6)
         weights = [
             weight * (eagerness if rule.rewriting in _JOINING else 1.0)
             for rule, weight in zip(RULES, weights, strict=True)

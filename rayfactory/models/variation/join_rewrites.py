@@ -76,7 +76,8 @@ def partners(block: Block, context: Context, aliases: Sequence[str] | None = Non
         for key in context.schema.foreign_keys:
             if key.table == key.referenced_table:
                 continue
-            if key.table == source.table.name and key.referenced_table not in present:
+            # Of the day that a table's only row points to there is nothing to tell.
+            if key.table == source.table.name and source.table.num_rows > 1 and key.referenced_table not in present:
                 found.append(Partner(source.alias, context.schema.table(key.referenced_table), key, is_parent=True))
             elif key.referenced_table == source.table.name and key.table not in present:
                 found.append(Partner(source.alias, context.schema.table(key.table), key, is_parent=False))

@@ -112,7 +112,7 @@ def _shows_what_nobody_reads(block: Block) -> bool:
     if sum(part.alias_or_name.endswith("_rank") for part in select.expressions) > 1:
         return True
     keys = plain_keys(select) or []
-    if keys and not any(key in parts for key in keys) and not _is_inner(select):
+    if keys and not _is_inner(select) and (not any(key in parts for key in keys) or _hides_things(keys, parts, block)):
         return True
     if select.args.get("distinct") is not None and any(_is_amount(part, block) for part in parts):
         return True
@@ -130,6 +130,22 @@ def _shows_what_nobody_reads(block: Block) -> bool:
         if table is not None and own.name not in table.primary_key:
             return True
     return False
+
+
+def _hides_things(keys: Sequence[exp.Expr], parts: Sequence[exp.Expr], block: Block) -> bool:
+    """Whether there is a line for each thing, and what is shown of the thing is an attribute that many share."""
+    hidden = [key for key in keys if key not in parts and _role(key, block) in ("key", "identifier")]
+    named = {part.table.casefold() for part in parts if isinstance(part, exp.Column) and _is_name(part, block)}
+    return any(isinstance(key, exp.Column) and key.table.casefold() not in named for key in hidden)
+
+
+def _role(node: exp.Expr, block: Block) -> str:
+    own = block.column_of(node)
+    return "" if own is None else own.role
+
+
+def _is_name(node: exp.Column, block: Block) -> bool:
+    return _role(node, block) in ("text", "identifier", "key")
 
 
 def _is_inner(select: exp.Select) -> bool:
@@ -168,6 +184,10 @@ def _asks_what_is_settled(block: Block) -> bool:
         return True
     if sum(isinstance(key, exp.Case) for key in keys or []) > 1:
         return True
+    things = {key.table.casefold() for key in keys or [] if isinstance(key, exp.Column) and _is_number(key, block)}
+    figures = [*block.select.expressions, *conjuncts(block.select, "having")]
+    if any(_summed(node, block) & things - block.grain for part in figures for node in own_nodes(part)):
+        return True
     if keys is None:  # ROLLUP and its like
         group = block.select.args["group"]
         if pinned.intersection(references_in(group)):
@@ -188,6 +208,18 @@ def _asks_what_is_settled(block: Block) -> bool:
             if (pinned | grouped).intersection(references_in(condition)) or timed & aliases_in(condition):
                 return True
     return False
+
+
+def _is_number(key: exp.Column, block: Block) -> bool:
+    """Whether a grouping key tells the rows of its table apart."""
+    return _role(key, block) in ("key", "identifier")
+
+
+def _summed(node: exp.Expr, block: Block) -> set[str]:
+    """Return the folded alias of the source of which an aggregate takes a quantity; empty for any other node."""
+    if not isinstance(node, (exp.Sum, exp.Avg, exp.Min, exp.Max, exp.Median)) or not isinstance(node.this, exp.Column):
+        return set()
+    return {node.this.table.casefold()} if _role(node.this, block) == "measure" else set()
 
 
 def _is_time(key: exp.Column, block: Block) -> bool:

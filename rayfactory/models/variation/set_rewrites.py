@@ -7,8 +7,9 @@ import re
 
 from sqlglot import exp
 
-from rayfactory.databases.schema import Column
+from rayfactory.databases.schema import Column, Table
 from rayfactory.models.grammar.expressions import prefixed
+from rayfactory.models.grammar.skeleton import are_alike
 from rayfactory.models.variation.blocks import Block, Context, block_of, conditioned_columns, references_in, root_select
 from rayfactory.models.variation.clauses import add_conjunct, plain_keys
 from rayfactory.models.variation.conditions import draw_condition
@@ -113,17 +114,24 @@ def _frequent(own: Column) -> list[str]:
 def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr | None:
     """Put the same figures over two queries under each other, each with its name."""
     select = root_select(tree)
-    others = [seed for seed in context.seeds if isinstance(seed, exp.Select) and seed.args.get("with_") is None]
-    if select is None or not others or select.args.get("with_") is not None:
+    if select is None or select.args.get("with_") is not None:
         return None
-    other = rng.choice(others).copy()
-    assert isinstance(other, exp.Select)
-    one, two = block_of(select, context.schema), block_of(other, context.schema)
-    if not one.tables or not two.tables:
+    one = block_of(select, context.schema)
+    if not one.tables:
         return None
-    first_name, second_name = (_topic(block) for block in (one, two))
-    if first_name == second_name:
+    topic = _topic(one).name
+    others = [
+        block
+        for seed in context.seeds
+        if isinstance(seed, exp.Select) and seed.args.get("with_") is None
+        if (block := block_of(seed.copy(), context.schema)).tables
+        and topic != _topic(block).name
+        and are_alike(context.schema, topic, _topic(block).name)
+    ]
+    if not others:
         return None
+    two = rng.choice(others)
+    other = two.select
     heads = _figures(one, two, context, rng)
     grouped: list[list[Shown]] = [[], []]
     if rng.random() < 0.5:
@@ -135,8 +143,8 @@ def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
             name = rng.choice(shared)
             grouped = [[Shown(terms[name].expression, name)] for terms in (first, second)]
     names = [part.name for part in heads[0]]
-    for block, head, topic, keys in zip((one, two), heads, (first_name, second_name), grouped, strict=True):
-        label = Shown(exp.Literal.string(topic), "source")
+    for block, head, keys in zip((one, two), heads, grouped, strict=True):
+        label = Shown(exp.Literal.string(_spoken(_topic(block))), "source")
         set_head(block.select, keys, head)
         taken = {"source"}
         outputs = [exp.alias_(label.expression, identifier("source"), copy=False)]
@@ -150,7 +158,8 @@ def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     return exp.Union(this=select, expression=other, distinct=False)
 
 
-def _topic(block: Block) -> str:
+def _topic(block: Block) -> Table:
+    """Return the table that a block has the rows of."""
     folded = next(
         (
             name
@@ -161,6 +170,10 @@ def _topic(block: Block) -> str:
     )
     table = block.sources[folded].table if folded is not None else next(iter(block.tables.values()))
     assert table is not None
+    return table
+
+
+def _spoken(table: Table) -> str:
     return re.sub(r"[_\W]+", " ", table.name).strip().lower()
 
 

@@ -23,6 +23,9 @@ from rayfactory.models.variation.blocks import (
 from rayfactory.models.variation.naming import identifier, is_calendar_table, new_name, plain_name
 from rayfactory.models.variation.resolution import Source
 
+MAX_NAME = 30
+"""Characters of a text that says which row of a table it is, and not what is to be said of it."""
+
 BAND_WEIGHT = 0.05
 """Of bands of a quantity as groups, against categories: each query with one is like the others."""
 
@@ -168,14 +171,16 @@ def labels(block: Block, schema: Schema, aliases: Sequence[str] | None = None) -
 
 
 def _has_something_to_show(table: Table | None, own: Column) -> bool:
-    """Whether values are there and differ; of a table of one row its name will do."""
+    """Whether values are there and differ; of a table of one row what says in a word which it is will do."""
     profile = own.profile
     if table is not None and table.num_rows == 1:
+        words = plain_name(table, own.name).split("_")
         return (
             own.kind == "text"
-            and names_rows(own)
             and profile.num_distinct == 1
-            and plain_name(table, own.name).endswith("name")
+            and words[-1] in ("name", "desc", "description", "title", "type")
+            and "street" not in words
+            and all(3 <= len(str(value)) <= MAX_NAME for value, _ in profile.common_values)
         )
     return profile.num_sampled == 0 or (profile.null_fraction < 0.5 and profile.num_distinct > 1)
 

@@ -19,7 +19,8 @@ from rayfactory.models.grammar.expressions import (
     reads_as_name,
 )
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
-from rayfactory.models.grammar.scope import Field
+from rayfactory.models.grammar.scope import Field, determines, say_the_same
+from rayfactory.models.grammar.skeleton import are_alike
 from rayfactory.models.grammar.syntax import named, quotient, snake
 
 
@@ -37,11 +38,12 @@ class Branch:
         return tuple(f for f in self.spine.scope.fields if f.source == alias)
 
 
-def branches(draft: Draft, count: int, *, apart: bool = False) -> list[Branch]:
+def branches(draft: Draft, count: int, *, apart: bool = False, alike: bool = False) -> list[Branch]:
     """Return spines of `count` tables that point to one and the same, different tables where there are some.
 
     Args:
         apart: whether no foreign key may come twice; fewer branches than `count` are returned where it has to be.
+        alike: whether the tables have to hold things of one kind.
 
     Raises:
         DeadEndError: nothing points to any wanted table, or too little where branches are to be apart.
@@ -58,6 +60,8 @@ def branches(draft: Draft, count: int, *, apart: bool = False) -> list[Branch]:
                 for key in keys
                 if any(draft.graph.are_related(key.table, other.table) for other in keys if other is not key)
             ]
+        if alike:
+            keys = [key for key in keys if len(_alike(draft, key, keys)) > 1]
         if len(keys) > apart and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
             tables = len({key.table for key in keys})
             wanted = 1.0 if table.name in draft.wanted else 0.1
@@ -68,6 +72,8 @@ def branches(draft: Draft, count: int, *, apart: bool = False) -> list[Branch]:
     first = draft.pick([(1 / (1 + draft.use[key.table]) ** 2, key) for key in keys])
     if draft.graph.is_calendar(first.referenced_table) or draft.graph.is_profile(first.referenced_table):
         keys = [key for key in keys if draft.graph.are_related(key.table, first.table)]
+    if alike:
+        keys = _alike(draft, first, keys)
     chosen = [first]
     left = [key for key in keys if key.table != first.table]
     while len(chosen) < (min(count, len(keys)) if apart else count):
@@ -77,6 +83,11 @@ def branches(draft: Draft, count: int, *, apart: bool = False) -> list[Branch]:
         chosen.append(key)
         left = [other for other in left if other.table != key.table]
     return [Branch(key, pair(draft, key)) for key in chosen]
+
+
+def _alike(draft: Draft, key: ForeignKey, keys: Sequence[ForeignKey]) -> list[ForeignKey]:
+    """Return those of the keys, itself among them, whose tables hold things of one kind with that of a key."""
+    return [other for other in keys if are_alike(draft.schema, key.table, other.table)]
 
 
 def pair(draft: Draft, key: ForeignKey) -> Spine:
@@ -93,7 +104,8 @@ def overlap(draft: Draft) -> str:
     pair_of = branches(draft, 2)
     first, _second = pair_of
     readable = [f for f in first.shared if f.num_distinct > 2 and f.column.kind != "other" and names_a_thing(f.label)]
-    if is_calendar([f.label for f in first.shared]):
+    are_days = is_calendar([f.label for f in first.shared])
+    if are_days:
         readable = [f for f in readable if f.column.role == "date" or code_weight(f.label) == 1.5]
     else:
         readable = [f for f in readable if f.column.kind != "text" or reads_as_name(f)]
@@ -107,8 +119,12 @@ def overlap(draft: Draft) -> str:
         readable = [f for f in keys if f.num_distinct > 2 and not f.label.endswith("sk")]
     if not readable:
         raise DeadEndError
-    count = draft.pick([(3, 1), (3, 2), (1, 3)])
-    shown = draft.rng.sample(readable, min(count, len(readable)))
+    # A quarter and one of its months are of one calendar.
+    count = 1 if are_days else draft.pick([(3, 1), (3, 2), (1, 3)])
+    shown: list[Field] = []
+    for f in draft.rng.sample(readable, len(readable)):
+        if len(shown) < count and not any(determines(f, g) or determines(g, f) or say_the_same(f, g) for g in shown):
+            shown.append(f)
     operator = draft.pick([(3, "INTERSECT"), (3, "EXCEPT"), (2, "UNION")])
     parts = []
     for branch in pair_of:
@@ -121,7 +137,7 @@ def overlap(draft: Draft) -> str:
         columns = ", ".join(_twin(branch, f).sql for f in shown)
         parts.append(Select(branch.spine.scope.from_sql, [columns], where=conditions).sql())
     text = f" {operator} ".join(parts)
-    if draft.chance(0.25):
+    if not are_days and draft.chance(0.25):
         alias = draft.alias("members")
         return f"SELECT COUNT(*) AS num_members FROM ({text}) AS {alias}"
     if draft.chance(0.6):
@@ -133,7 +149,7 @@ def overlap(draft: Draft) -> str:
 
 def stacked(draft: Draft) -> str:
     """The same figure from several tables, one below the other with a label: UNION ALL, perhaps summed up again."""
-    several = branches(draft, draft.pick([(3, 2), (1, 3)]), apart=True)
+    several = branches(draft, draft.pick([(3, 2), (1, 3)]), apart=True, alike=True)
     first = several[0]
     keys = [key for key in dimensions(first.spine.scope) if set(key.uses) <= {f.sql for f in first.shared}]
     if not keys:
@@ -175,9 +191,8 @@ def stacked(draft: Draft) -> str:
     outer = draft.pick([(1, label), (2, group)])
     other = draft.output(f"total_{'rows' if counted else 'value'}", taken)
     items = f"{outer}, SUM({total}) AS {other}"
-    if draft.chance(0.4):
-        counted_name, name = (label, "num_sources") if outer == group else (group, f"num_{plural(group)}")
-        items += f", COUNT(DISTINCT {counted_name}) AS {draft.output(name, taken)}"
+    if outer == group and draft.chance(0.4):
+        items += f", COUNT(DISTINCT {label}) AS {draft.output('num_sources', taken)}"
     return f"SELECT {items} FROM {source} GROUP BY {outer} ORDER BY {other} DESC, {outer}"
 
 

@@ -10,6 +10,7 @@ from rayfactory.models.grammar.clauses import (
     Select,
     by_keys,
     by_values,
+    clocks_tested,
     engage,
     grouped,
     having,
@@ -27,7 +28,7 @@ from rayfactory.models.grammar.syntax import literal, snake
 
 def summary(draft: Draft) -> str:
     """Aggregates by one to three keys."""
-    spine = draft.spine(draft.pick([(1, 1), (3, 2), (6, 3), (5, 4)]), hidden=draft.pick([(3, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (4, 3), (3, 4)]), hidden=draft.pick([(3, 0), (1, 1)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.5)
     grouping = grouped(
         draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
@@ -111,24 +112,31 @@ def brief(draft: Draft) -> str:
 
 def totals(draft: Draft) -> str:
     """Key figures in one line."""
-    spine = draft.spine(draft.pick([(1, 1), (3, 2), (5, 3), (2, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (4, 3), (1, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     taken: set[str] = set()
     values = draft.some(aggregates(spine.scope), draft.pick([(3, 1), (3, 2), (3, 3), (2, 4)]))
     select = Select(spine.scope.from_sql)
     select.items = [f"{value.sql} AS {draft.output(value.name, taken)}" for value in values]
-    select.where = where(draft, spine, max(1, num_conditions(draft)), nested=0.55)
+    exclude = clocks_tested(draft, spine.scope, values)
+    select.where = where(draft, spine, max(1, num_conditions(draft)), nested=0.55, exclude=exclude)
     engage(draft, spine, select)
     return select.sql()
 
 
 def subtotals(draft: Draft) -> str:
     """A summary with subtotals: ROLLUP, CUBE or GROUPING SETS, or by UNION ALL where there are none of those."""
-    spine = draft.spine(draft.pick([(3, 2), (5, 3), (2, 4)]))
+    spine = draft.spine(draft.pick([(5, 2), (4, 3), (1, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     grouping = grouped(draft, spine, 2, draft.pick([(2, 1), (3, 2), (1, 3)]), conditions, entity=False)
     select = grouping.select
-    keys = list(grouping.key_sql)
-    names = [*(key.name for key in grouping.keys), *(value.name for value in grouping.values)]
+    # Subtotals are those of the first key: a year stands before its months, and what has fewer values before its parts.
+    items = select.items[: len(grouping.keys)]
+    ranked = sorted(
+        zip(grouping.keys, grouping.key_sql, items, strict=True),
+        key=lambda one: (not one[0].name.endswith("year"), one[0].num_distinct),
+    )
+    outputs, keys, select.items[: len(ranked)] = zip(*ranked, strict=True)
+    names = [*(key.name for key in outputs), *(value.name for value in grouping.values)]
     if draft.dialect == "duckdb":
         forms = [(4, f"ROLLUP ({', '.join(keys)})"), (1, f"CUBE ({', '.join(keys)})")]
         if len(keys) == 2:
@@ -139,10 +147,9 @@ def subtotals(draft: Draft) -> str:
             select.items.append(f"GROUPING({keys[0]}) AS {draft.output('is_subtotal', set(names))}")
         if draft.chance(0.3):
             select.having = "COUNT(*) > 1"
-        order = [f"{key.name} NULLS LAST" for key in grouping.keys]
-        select.order = ", ".join(order)
+        select.order = ", ".join(f"{key.name} NULLS LAST" for key in outputs)
         return select.sql()
-    key = grouping.keys[0]
+    key = outputs[0]
     select.where = [draft.fixed(condition) for condition in select.where]
     values = [f"{sql} AS {value.name}" for sql, value in zip(grouping.value_sql, grouping.values, strict=True)]
     select.items = [draft.named(keys[0], key.name), *values]
@@ -153,7 +160,7 @@ def subtotals(draft: Draft) -> str:
 
 def pivot(draft: Draft) -> str:
     """One line for each group and one column for each value of a category, by CASE or FILTER."""
-    spine = draft.spine(draft.pick([(1, 1), (3, 2), (6, 3), (3, 4)]))
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (4, 3), (2, 4)]))
     scope = spine.scope
     columns = [
         f
@@ -219,7 +226,7 @@ def pivot(draft: Draft) -> str:
 
 def share_of_total(draft: Draft) -> str:
     """What part of the whole each group makes, by a window over an aggregate or a scalar query."""
-    spine = draft.spine(draft.pick([(1, 1), (3, 2), (6, 3), (3, 4)]))
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (4, 3), (2, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.4)
     grouping = grouped(draft, spine, draft.pick([(4, 1), (3, 2)]), 1, conditions, plain=True)
     (sql,) = grouping.value_sql

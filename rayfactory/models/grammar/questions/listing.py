@@ -198,13 +198,15 @@ def _child_of_wanted(draft: Draft) -> tuple[str, ForeignKey]:
             1.0
             / (1 + draft.use[name] + draft.use[key.referenced_table])
             * (3 if key.referenced_table in draft.wanted else 1)
-            * (0.03 if draft.graph.is_calendar(key.referenced_table) else 1)
             * (0.1 if draft.graph.is_profile(key.referenced_table) else 1),
             (name, key),
         )
         for name in draft.wanted
         for key in draft.graph.parents(name)
-        if key.table != key.referenced_table and draft.schema.table(key.referenced_table).num_rows >= 3
+        if key.table != key.referenced_table
+        and draft.schema.table(key.referenced_table).num_rows >= 3
+        # That nothing of a kind fell on a day is no news of the day.
+        and not draft.graph.is_calendar(key.referenced_table)
     ]
     if not options:
         raise DeadEndError

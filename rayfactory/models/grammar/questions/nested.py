@@ -193,7 +193,7 @@ def spread_of_groups(draft: Draft) -> str:
 
 def chained(draft: Draft) -> str:
     """Filtered rows, then totals of them, then what exceeds the average total: CTEs that build on each other."""
-    spine = draft.spine(draft.pick([(3, 2), (5, 3), (2, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(5, 2), (4, 3), (1, 4)]), hidden=draft.pick([(2, 0), (1, 1)]))
     scope = spine.scope
     keys = [key for key in dimensions(scope) if key.num_distinct >= 3 and not key.sql.startswith("CASE")]
     things = entities(scope)
@@ -280,6 +280,7 @@ def beside_group_average(draft: Draft) -> str:
     select = Select(f"{scope.from_sql} JOIN {source} ON {key.qualified} = {alias}.{member}")
     select.where = [f"{figure.qualified} > {factor}{alias}.{mean}", *conditions]
     groupable = [f for f in with_role(scope, "category") if 2 <= f.num_distinct <= 30]
+    groupable = [f for f in groupable if f.sql not in draft.constrained]
     if groupable and draft.chance(0.4):
         f = draft.pick([(1.0, f) for f in groupable])
         name = draft.output("num_above_average", taken)

@@ -28,7 +28,7 @@ MAX_WINDOW_ROWS = 200_000
 
 def top_of_each_group(draft: Draft) -> str:
     """The first few members of each group by a total or count."""
-    spine = draft.spine(draft.pick([(3, 2), (5, 3), (2, 4)]))
+    spine = draft.spine(draft.pick([(5, 2), (4, 3), (1, 4)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     groups = draft.some(
         [key for key in dimensions(spine.scope) if key.num_distinct <= 30 and not set(key.uses) & draft.constrained], 1
@@ -125,7 +125,8 @@ def trend(draft: Draft) -> str:
     partition = bool(parts) and draft.chance(0.4)
     if partition:
         keys = [*parts, period]
-    conditions = where(draft, spine, draft.pick([(2, 0), (4, 1), (3, 2)]), nested=0.2, exclude=period.uses)
+    grouped_by = [use for key in keys for use in key.uses]
+    conditions = where(draft, spine, draft.pick([(2, 0), (4, 1), (3, 2)]), nested=0.2, exclude=grouped_by)
     grouping = grouped(draft, spine, len(keys), 1, conditions, keys=keys, entity=False, plain=True)
     names = [key.name for key in grouping.keys]
     value = grouping.values[0].name
@@ -169,6 +170,7 @@ def quantile_groups(draft: Draft) -> str:
     spine = draft.spine(draft.pick([(4, 2), (3, 3)]))
     conditions = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0.2)
     many = [key for key in dimensions(spine.scope) if key.num_distinct >= 12]
+    many = [key for key in many if not draft.constrained & set(key.uses)]
     if not entities(spine.scope) and not many:
         raise DeadEndError
     keys = [draft.pick([(key.weight, key) for key in many])] if many and draft.chance(0.25) else []
@@ -198,7 +200,7 @@ def quantile_groups(draft: Draft) -> str:
 
 def _row_scope(draft: Draft) -> tuple[Spine, Field, list[str]]:
     """Return a spine, a measure of its grain, and the order that makes rows total."""
-    spine = draft.spine(draft.pick([(1, 1), (3, 2), (5, 3)]))
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (3, 3)]))
     figures = [f for f in with_role(spine.scope, "measure") if f.is_number and f.num_distinct > 3 and can_subtract(f)]
     figures = [f for f in figures if f.table.num_rows > 1]
     if not figures or spine.scope.num_rows > MAX_WINDOW_ROWS:
@@ -343,7 +345,7 @@ _ROUNDED = re.compile(r"ROUND\((AVG\(.*\)), 2\)")
 
 def grouped_rank(draft: Draft) -> str:
     """Groups with their rank among all, or their distance from the best."""
-    spine = draft.spine(draft.pick([(1, 1), (3, 2), (5, 3)]), hidden=draft.pick([(2, 0), (1, 1)]))
+    spine = draft.spine(draft.pick([(1, 1), (5, 2), (3, 3)]), hidden=draft.pick([(2, 0), (1, 1)]))
     conditions = where(draft, spine, num_conditions(draft), nested=0.3)
     grouping: Grouping = grouped(draft, spine, draft.pick([(3, 1), (2, 2)]), draft.pick([(2, 1), (2, 2)]), conditions)
     sql, value = grouping.value_sql[0], grouping.values[0].name
