@@ -111,6 +111,7 @@ ODD: tuple[tuple[str, str], ...] = (
     ("a line for each thing, told by what many share", "SELECT c.segment, COUNT(s.sale_id) AS n FROM customer AS c LEFT JOIN sale AS s ON s.customer_id = c.customer_id GROUP BY c.customer_id, c.segment"),
     ("the mean of the one price that each group has", "SELECT p.product_id, SUM(s.quantity) AS total, AVG(p.list_price) AS mean FROM sale AS s JOIN product AS p ON s.product_id = p.product_id GROUP BY p.product_id"),
     ("a bound on the one price that each group has", "SELECT p.product_id, SUM(s.quantity) AS total FROM sale AS s JOIN product AS p ON s.product_id = p.product_id GROUP BY p.product_id HAVING MAX(p.list_price) > 5"),
+    ("a figure for each row that is not shown", "SELECT (SELECT COUNT(*) FROM sale AS s WHERE s.product_id = p.product_id) AS n FROM product AS p"),
     ("amounts of which equal ones are left out", f"SELECT DISTINCT p.color, s.sales_price {SALES} WHERE c.segment = 'home'"),
     ("a long text after an equals sign", "SELECT c.segment, c.name FROM customer AS c WHERE c.name = 'somebody whose name goes on for longer than a line'"),
 )  # fmt: skip
@@ -155,6 +156,13 @@ def test_rows_that_say_little_are_seen(rows: list[tuple[object, ...]], *, expect
     """A key that is the same everywhere, or a figure that is nothing everywhere, shows in the rows."""
     tree = parse("SELECT color, SUM(quantity) AS total FROM sale GROUP BY color", "duckdb")
     assert sense.says_little(tree, rows) is expected
+
+
+def test_one_row_over_and_over_says_little() -> None:
+    """A list whose rows are all the same is no list."""
+    tree = parse("SELECT c.name, COUNT(*) OVER () AS n FROM sale AS s JOIN customer AS c ON TRUE", "duckdb")
+    assert sense.says_little(tree, [("a", 4)] * 4)
+    assert not sense.says_little(tree, [("a", 4)] * 3 + [("b", 4)])
 
 
 def test_condition_that_few_groups_meet_says_little() -> None:

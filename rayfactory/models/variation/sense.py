@@ -102,8 +102,8 @@ def _compares_what_may_be_missing(block: Block) -> bool:
 def _shows_what_nobody_reads(block: Block) -> bool:
     """Whether a thing is shown twice, a reference as it is, what is missing, or a window over a single row.
 
-    So are two ranks beside each other, figures of groups that nothing names, and amounts of which equal ones are
-    left out.
+    So are two ranks beside each other, figures of groups or rows that nothing names, and amounts of which equal ones
+    are left out.
     """
     select = block.select
     parts = [part.unalias() for part in select.expressions]
@@ -120,6 +120,8 @@ def _shows_what_nobody_reads(block: Block) -> bool:
         return True
     if select.parent is not None:
         return False
+    if block.sources and all(isinstance(part, exp.Subquery) for part in parts):
+        return True
     if is_aggregated(select) and select.args.get("group") is None and select.find(exp.Window) is not None:
         return True
     for part in select.expressions:
@@ -145,7 +147,11 @@ def _role(node: exp.Expr, block: Block) -> str:
 
 
 def _is_name(node: exp.Column, block: Block) -> bool:
-    return _role(node, block) in ("text", "identifier", "key")
+    """Whether a column tells which thing a row is: a county is shared by many addresses."""
+    own = block.column_of(node)
+    if own is None or own.role != "text":
+        return _role(node, block) in ("identifier", "key")
+    return 2 * own.profile.num_distinct > own.profile.num_sampled
 
 
 def _is_inner(select: exp.Select) -> bool:
@@ -278,8 +284,9 @@ def _compares_long_text(block: Block) -> bool:
 def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collection[str] = ()) -> bool:
     """Whether a query's rows show that a part of it has nothing to say.
 
-    A single group, a key that is the same in all rows, two keys of which each tells the other, two figures that are
-    equal throughout, a figure that is nothing, or all, everywhere, or that has a condition which few groups meet.
+    A single group, one row over and over, a key that is the same in all rows, two keys of which each tells the other,
+    two figures that are equal throughout, a figure that is nothing, or all, everywhere, or that has a condition which
+    few groups meet.
 
     Args:
         single: folded names of columns of tables of one row, which may well be the same everywhere.
@@ -290,6 +297,8 @@ def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collec
         return True
     if len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
         return False
+    if all(row == rows[0] for row in rows):
+        return True
     grouped = plain_keys(tree) or []
     columns = list(zip(tree.expressions, zip(*rows, strict=True), strict=True))
     keys = [
