@@ -15,6 +15,7 @@ from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.schema import Schema
 from rayfactory.models.grammar import draw_grammar
 from rayfactory.models.grammar.cfg import Grammar
+from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import Draft, Shared
 from rayfactory.models.grammar.skeleton import KeyGraph
 from rayfactory.models.grammar.tellings import BYTES_PER_TOKEN
@@ -69,7 +70,7 @@ def test_tellings_share_their_joins(store: Store) -> None:
         drafts = [Draft(graph, TABLES, rng, engine, Counter(), shared) for _ in range(3)]
         scopes = [draft.spine(3).scope for draft in drafts]
         assert len({(scope.from_sql, scope.joins) for scope in scopes}) == 1
-        conditions = {tuple(draft.conditions(scope, 2)) for draft, scope in zip(drafts, scopes, strict=True)}
+        conditions = {tuple(draw_conditions(draft, scope, 2)) for draft, scope in zip(drafts, scopes, strict=True)}
         assert len(conditions) == 3
 
 

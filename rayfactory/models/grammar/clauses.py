@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from rayfactory.databases.schema import Table
+from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, entities
 from rayfactory.models.grammar.nested_conditions import membership, nested_condition
@@ -76,7 +77,7 @@ def where(draft: Draft, spine: Spine, count: int, nested: float = 0.55, exclude:
         condition = nested_condition(draft, spine)
         if condition:
             inner.append(condition)
-    plain = draft.conditions(spine.scope, max(0, count - len(inner)), exclude)
+    plain = draw_conditions(draft, spine.scope, max(0, count - len(inner)), exclude)
     conditions = plain + inner if draft.chance(0.7) else inner + plain
     return [*spine.scope.joins, *conditions]
 
@@ -109,7 +110,7 @@ def engage(draft: Draft, spine: Spine, select: Select, *, shown: bool = True) ->
     texts = [*select.items, *select.where, select.group, select.order, select.having, select.qualify]
     for alias in idle_sources(draft, spine, texts):
         own = replace(spine.scope, fields=tuple(f for f in spine.scope.fields if f.source == alias))
-        conditions = draft.conditions(own, 1)
+        conditions = draw_conditions(draft, own, 1)
         select.where += conditions
         if conditions:
             continue

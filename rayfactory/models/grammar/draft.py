@@ -1,4 +1,4 @@
-"""The drawing board of one query: its sources with rows that are known to be there, its names, its conditions."""
+"""The drawing board of one query: its sources with rows that are known to be there, and its names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from rayfactory.models.grammar.joins import (
     role_of,
     source_item,
 )
-from rayfactory.models.grammar.predicates import column_weight, comparisons, predicates
 from rayfactory.models.grammar.scope import (
     Field,
     Scope,
@@ -33,14 +32,6 @@ from rayfactory.models.grammar.scope import (
 )
 from rayfactory.models.grammar.skeleton import Join, KeyGraph, Skeleton, draw_skeleton
 from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_name, snake
-
-MIN_COLUMN_WEIGHT = 0.05
-
-MIN_KEPT_ROWS = 25
-"""Rows that the conditions of one WHERE should leave, as far as shares can be multiplied."""
-
-NUM_MORE_COLUMNS = 4
-"""Columns that one condition of a wide grammar may be on, besides the first."""
 
 T = TypeVar("T")
 
@@ -397,89 +388,6 @@ class Draft:
             self.ctes.append(f"{alias} AS ({sql})")
             return alias
         return f"({sql}) AS {alias}"
-
-    # Conditions
-
-    def conditions(self, scope: Scope, count: int, exclude: Sequence[str] = (), *, nulls: bool = True) -> list[str]:
-        """Return up to `count` conditions on different columns that all hold in the witness row.
-
-        Each leaves a few columns and constants to the grammar.
-
-        Args:
-            nulls: whether one of them may be that a value is there, or is not.
-        """
-        target = min(float(MIN_KEPT_ROWS), scope.num_rows / 4) / max(scope.num_rows, 1)
-        floor = max(0.02, min(0.6, target ** (1 / max(count, 1))))
-        kept_free = scope.fields_named(exclude)
-        left = [
-            field
-            for field in scope.fields
-            if column_weight(field) > 0
-            and field.sql not in exclude
-            and not any(say_the_same(field, key) or determines(field, key) for key in kept_free)
-        ]
-        left = [f for f in left if f.column.role != "identifier" or not self.graph.is_calendar(f.table.name)]
-        # Sequence numbers and the like, only where there is nothing else.
-        left = [f for f in left if column_weight(f) >= MIN_COLUMN_WEIGHT] or left
-        slots: list[str] = []
-        if count > 1 and self.chance(0.12) and (found := comparisons(left)):
-            slots.append(self.builder.choice("comparison", [(1.0, predicate.sql) for predicate in found[:12]]))
-        while len(slots) < count:
-            # The columns of one condition are of one source, so that it is known which sources have a part.
-            source, group = self._conditions_on_one(scope, left, floor, "", nulls=nulls)
-            if not group:
-                break
-            more = NUM_MORE_COLUMNS if self.shared else self.pick([(3, 0), (3, 1), (2, 2)])
-            for _ in range(more):
-                group += self._conditions_on_one(scope, left, floor, source, nulls=nulls)[1]
-            condition = self.builder.choice("predicate", group)
-            if self.chance(0.08) and (others := self._conditions_on_one(scope, left, 0.0, source, nulls=False)[1]):
-                telling = [alternative for alternative in group if "NULL" not in alternative[1]] or group
-                condition = self.builder.choice("predicate", telling)
-                condition = f"({condition} OR {self.builder.choice('predicate', others)})"
-            self.engaged.add(source)
-            slots.append(condition)
-        return slots
-
-    def _conditions_on_one(
-        self, scope: Scope, left: list[Field], floor: float, source: str, *, nulls: bool
-    ) -> tuple[str, list[tuple[float, str]]]:
-        """Return the weighted conditions on one column that keep enough rows, and its source.
-
-        What is tried is taken from `left`; only columns of `source` are, where one is given.
-        """
-        # One row by its number is asked for alone, not among rows that are chosen otherwise.
-        closed = {source} if source else self.engaged
-        options = [
-            field
-            for field in left
-            if source in ("", field.source) and not (field.column.role == "identifier" and field.source in closed)
-        ]
-        while options:
-            weights = [column_weight(field) * (1 if field.source in self.engaged else 2.5) for field in options]
-            (position,) = self.rng.choices(range(len(options)), weights)
-            field = options.pop(position)
-            left.remove(field)
-            kept = [predicate for predicate in predicates(field, self.dialect) if predicate.share >= floor]
-            if not nulls:
-                kept = [predicate for predicate in kept if "NULL" not in predicate.sql]
-            # That a value is there at all is worth a condition now and then.
-            if all("NULL" in predicate.sql for predicate in kept) and not self.chance(0.15):
-                continue
-            if kept:
-                self.constrained.add(field.sql)
-                # What the condition settles as well is neither asked again nor grouped by.
-                self.constrained.update(other.sql for other in scope.fields if determines(field, other))
-                left[:] = [
-                    other
-                    for other in left
-                    if not (say_the_same(field, other) or determines(field, other) or determines(other, field))
-                    and not (field.column.role == "identifier" and field.source == other.source)
-                ]
-                total = sum(predicate.weight for predicate in kept)
-                share = column_weight(field) / total
-                return field.source, [(share * predicate.weight, predicate.sql) for predicate in kept]
-        return source, []
 
 
 class DeadEndError(Exception):

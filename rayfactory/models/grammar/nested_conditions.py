@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rayfactory.databases.schema import ForeignKey
+from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import Draft, Spine
 from rayfactory.models.grammar.scope import Field, Scope, fields_of, with_role
 from rayfactory.models.grammar.syntax import quote_name
@@ -15,7 +16,7 @@ MAX_CORRELATED = 4_000_000
 
 def membership(draft: Draft, child: Sequence[Field], target: Sequence[Field], scope: Scope) -> list[str]:
     """Return a condition that the row pointed to, which is not in FROM, meets conditions: IN or EXISTS; or none."""
-    conditions = draft.conditions(scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
+    conditions = draw_conditions(draft, scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
     if not conditions:
         return []
     if len(child) == 1 and draft.chance(0.7):
@@ -64,7 +65,7 @@ def existence(draft: Draft, spine: Spine) -> str:
     outer = {f.column.name: f for f in spine.scope.fields if f.source == alias}
     if any(name not in own for name in key.columns) or any(name not in outer for name in key.referenced_columns):
         return ""
-    conditions = draft.conditions(inner.scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
+    conditions = draw_conditions(draft, inner.scope, draft.pick([(3, 1), (2, 2)]), nulls=False)
     if not conditions:
         return ""
     negated = draft.chance(0.3)

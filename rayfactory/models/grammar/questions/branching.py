@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rayfactory.databases.schema import ForeignKey
 from rayfactory.models.grammar.clauses import Select, as_float, limit, where
+from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -341,7 +342,7 @@ def common_values(draft: Draft) -> str:
         raise DeadEndError
     a, b = draft.pick(pairs)
     name = draft.output(a.label, set())
-    conditions = [draft.conditions(scope, draft.pick([(1, 0), (2, 1)])) for scope in scopes]
+    conditions = [draw_conditions(draft, scope, draft.pick([(1, 0), (2, 1)])) for scope in scopes]
     operator = draft.pick([(3, "UNION"), (1, "UNION ALL")])
     if set(a.column.profile.common_values) & set(b.column.profile.common_values) and draft.chance(0.5):
         operator = "INTERSECT"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.models.grammar.clauses import Select, engage, idle_sources, limit, num_conditions, total_order, where
+from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import bands, measures, plural, reads_as_name
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, is_record_date, names_a_thing
@@ -141,7 +142,7 @@ def without_partner(draft: Draft) -> str:
     ties = [
         f"{own[a].qualified} = {outer[b].qualified}" for a, b in zip(key.columns, key.referenced_columns, strict=True)
     ]
-    conditions = draft.conditions(inner.scope, draft.pick([(2, 0), (3, 1), (2, 2)]))
+    conditions = draw_conditions(draft, inner.scope, draft.pick([(2, 0), (3, 1), (2, 2)]))
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
     how = draft.pick([(3, "left"), (3, "exists"), (2, "in")])
     if draft.dialect == "sqlite" and how == "exists" and spine.scope.num_rows * inner.scope.num_rows > 4_000_000:

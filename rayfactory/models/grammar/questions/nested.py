@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayfactory.models.grammar.clauses import Select, engage, grouped, limit, tells_rows_apart, where
+from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import DeadEndError, Draft
 from rayfactory.models.grammar.expressions import (
     Expression,
@@ -49,7 +50,7 @@ def counts_beside(draft: Draft) -> str:
     aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
     prefix = {"SUM": "total", "MAX": "max", "AVG": "avg"}[function]
     name = draft.output(prefixed(prefix, figure.name) if figure else f"num_{plural(snake(key.table))}", taken)
-    conditions = draft.conditions(inner.scope, draft.pick([(2, 0), (3, 1), (1, 2)]))
+    conditions = draw_conditions(draft, inner.scope, draft.pick([(2, 0), (3, 1), (1, 2)]))
     fields = [f for f in shown_fields(draft, spine, draft.pick([(1, 1), (3, 2), (2, 3)])) if f.sql != parent.sql]
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
     if not fields:
@@ -103,7 +104,7 @@ def counted_members(draft: Draft) -> str:
         f"{children.scope.field(inner, own).sql} = {parents.scope.field(outer, other).sql}"
         for own, other in zip(key.columns, key.referenced_columns, strict=True)
     ]
-    on = " AND ".join([*ties, *draft.conditions(children.scope, draft.pick([(3, 0), (3, 1), (1, 2)]))])
+    on = " AND ".join([*ties, *draw_conditions(draft, children.scope, draft.pick([(3, 0), (3, 1), (1, 2)]))])
     select = Select(f"{parents.scope.from_sql} LEFT JOIN {children.scope.from_sql} ON {on}")
     own = [f for f in parents.scope.fields if f.source == outer]
     names = [f for f in own if f.column.role in ("text", "identifier") and reads_as_name(f)]
@@ -390,7 +391,7 @@ def scalar_figures(draft: Draft) -> str:
         aggregate = f"{function}({figure.sql})" if figure else "COUNT(*)"
         wanted = prefixed(function.lower(), figure.name) if figure else f"num_{plural(snake(name))}"
         exclude = figure.uses if figure else ()
-        conditions = draft.conditions(inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]), exclude)
+        conditions = draw_conditions(draft, inner.scope, draft.pick([(1, 0), (3, 1), (2, 2)]), exclude)
         scalar = Select(inner.scope.from_sql, [aggregate], where=conditions).sql()
         items.append(f"({scalar}) AS {draft.output(wanted, taken)}")
     return f"SELECT {', '.join(items)}"
