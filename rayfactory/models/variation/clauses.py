@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from sqlglot import exp
 
-from rayfactory.models.variation.nodes import table_name
-from rayfactory.models.variation.resolution import is_shadowed
+from rayfactory.models.variation.nodes import is_shadowed, table_name
 
 
 def joins_of(select: exp.Select) -> list[exp.Join]:

@@ -62,3 +62,25 @@ def output_name(part: exp.Expr) -> str:
 def table_name(item: exp.Expr) -> str:
     """Return the name that a FROM item is called by."""
     return str(item.alias_or_name)
+
+
+def from_items(select: exp.Select) -> Iterator[tuple[exp.Expr, bool]]:
+    """Yield the FROM items of a SELECT with whether an outer join may leave them missing."""
+    first = select.args.get("from_")
+    if first is None:
+        return
+    joins = select.args.get("joins") or []
+    yield first.this, any(join.side in ("RIGHT", "FULL") for join in joins)
+    for position, join in enumerate(joins):
+        missing = join.side in ("LEFT", "FULL")
+        yield join.this, missing or any(later.side in ("RIGHT", "FULL") for later in joins[position + 1 :])
+
+
+def is_shadowed(column: exp.Column, top: exp.Expr, alias: str) -> bool:
+    """Whether a SELECT between the column and `top` (which is not looked at) has a source of that name of its own."""
+    folded, node = alias.casefold(), None if column is top else column.parent
+    while node is not None and node is not top:
+        if isinstance(node, exp.Select) and any(table_name(item).casefold() == folded for item, _ in from_items(node)):
+            return True
+        node = node.parent
+    return False

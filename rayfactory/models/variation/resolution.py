@@ -1,8 +1,8 @@
-"""Which table every column of a query is of, and whether a rewritten query still holds together."""
+"""Which table every column of a query is of, and what a query shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
@@ -10,7 +10,8 @@ from sqlglot import exp
 from rayfactory.databases.schema import Column, ColumnProfile, Schema, Table
 from rayfactory.models.variation.naming import column as _column
 from rayfactory.models.variation.naming import identifier
-from rayfactory.models.variation.nodes import is_aggregated, is_window_function, output_name, own_nodes, table_name
+from rayfactory.models.variation.nodes import from_items, output_name, own_nodes, table_name
+from rayfactory.models.variation.validity import is_about_itself, settle_grouping
 
 Outputs = dict[str, Column]
 """Columns that a query or source shows, by folded name in order; a computed one has an empty profile."""
@@ -67,7 +68,7 @@ def resolve(tree: exp.Expr, schema: Schema, *, copy: bool = True) -> exp.Expr | 
 def sources_of(select: exp.Select, schema: Schema) -> dict[str, Source]:
     """Return the sources of one SELECT of a resolved query by folded alias, in order."""
     scope = Scope(None, _visible_ctes(select, schema))
-    for item, optional in _items(select):
+    for item, optional in from_items(select):
         _add_source(item, optional, scope, schema, known=True)
     return scope.sources
 
@@ -147,7 +148,7 @@ def _at(parts: list[exp.Expr], position: exp.Literal) -> exp.Expr:
 
 
 def _resolve_select(select: exp.Select, scope: Scope, schema: Schema) -> Outputs:
-    for item, optional in _items(select):
+    for item, optional in from_items(select):
         _add_source(item, optional, scope, schema)
     for position, join in enumerate(select.args.get("joins") or []):
         if join.method:  # NATURAL, ASOF
@@ -157,27 +158,17 @@ def _resolve_select(select: exp.Select, scope: Scope, schema: Schema) -> Outputs
     _spell_out_ordinals(select)
     named = {part.alias.casefold() for part in select.expressions if part.alias}
     _resolve_part(select.args.get("where"), scope, frozenset(), schema)
-    _check_correlation(select, scope)
+    if scope.outer is not None and not is_about_itself(select, scope.sources):
+        raise UnresolvedError
     # What else looks at a query around would do so by the accident of an equal alias.
     alone = Scope(None, scope.ctes, scope.sources, scope.shared)
     for clause in ("expressions", "joins"):
         _resolve_part(select.args.get(clause), alone, frozenset(), schema)
     for clause in ("group", "having", "qualify", "windows", "distinct", "order"):
         _resolve_part(select.args.get(clause), alone, frozenset(named), schema, prefer_names=clause == "order")
-    _check_grouping(select, named, schema.dialect)
+    if not settle_grouping(select, named, schema.dialect):
+        raise UnresolvedError
     return _outputs(select, scope.sources)
-
-
-def _items(select: exp.Select) -> Iterator[tuple[exp.Expr, bool]]:
-    """Yield the FROM items of a SELECT with whether an outer join may leave them missing."""
-    first = select.args.get("from_")
-    if first is None:
-        return
-    joins = select.args.get("joins") or []
-    yield first.this, any(join.side in ("RIGHT", "FULL") for join in joins)
-    for position, join in enumerate(joins):
-        missing = join.side in ("LEFT", "FULL")
-        yield join.this, missing or any(later.side in ("RIGHT", "FULL") for later in joins[position + 1 :])
 
 
 def _add_source(item: exp.Expr, optional: bool, scope: Scope, schema: Schema, *, known: bool = False) -> None:
@@ -253,20 +244,6 @@ def _spell_out_ordinals(select: exp.Select) -> None:
             term.set("this", exp.Column(this=identifier(part.alias)) if part.alias else part.copy())
 
 
-def _check_correlation(select: exp.Select, scope: Scope) -> None:
-    """Refuse a condition of a nested query that is about the query around it alone."""
-    where = select.args.get("where")
-    waiting = [] if where is None or scope.outer is None else [where.this]
-    while waiting:
-        condition = waiting.pop()
-        if isinstance(condition, exp.And):
-            waiting += [condition.this, condition.expression]
-            continue
-        named = {node.table.casefold() for node in own_nodes(condition) if isinstance(node, exp.Column)}
-        if named and not named & set(scope.sources):
-            raise UnresolvedError
-
-
 def _resolve_part(
     part: object, scope: Scope, named: frozenset[str], schema: Schema, *, prefer_names: bool = False
 ) -> None:
@@ -330,60 +307,6 @@ def _spell(node: exp.Column, source: Source) -> None:
     name = source.columns[node.name.casefold()].name
     if node.name != name or node.table != source.alias:
         node.replace(_column(source.alias, name))
-
-
-def _check_grouping(select: exp.Select, named: set[str], dialect: str) -> None:
-    if not is_aggregated(select):
-        if select.args.get("having"):
-            raise UnresolvedError
-        return
-    group = select.args.get("group")
-    keys = [] if group is None else [key for key in group.find_all(exp.Expr) if key is not group]
-    aliases = {part.alias.casefold(): part.this for part in select.expressions if isinstance(part, exp.Alias)}
-    keys += [
-        aliases[key.name.casefold()]
-        for key in list(keys)
-        if isinstance(key, exp.Column) and not key.table and key.name.casefold() in aliases
-    ]
-    if group is not None and group.args.get("all"):
-        return
-    own = {table_name(item).casefold() for item, _ in _items(select)}
-    for part in [*select.expressions, select.args.get("having"), select.args.get("order"), select.args.get("qualify")]:
-        if part is not None and not _is_grouped(part, keys, own, named):
-            if dialect != "sqlite" or group is None or part.find(exp.Select) is not None:
-                raise UnresolvedError
-            # SQLite takes the column from any row of the group; where the keys determine it, it may as well be a key.
-            for node in list(own_nodes(part)):
-                is_bare = isinstance(node, exp.Column) and node.find_ancestor(exp.AggFunc, exp.Select) is select
-                if is_bare and not _is_grouped(node, keys, own, named):
-                    keys.append(node.copy())
-                    group.append("expressions", node.copy())
-
-
-def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[str]) -> bool:
-    if isinstance(node, exp.AggFunc) and not is_window_function(node):
-        return True
-    if any(node == key for key in keys):
-        return True
-    if isinstance(node, (exp.Select, exp.SetOperation)):
-        return all(
-            column.table.casefold() not in own or any(column == key for key in keys)
-            for column in node.find_all(exp.Column)
-            if node.parent is None or not is_shadowed(column, node.parent, column.table)
-        )
-    if isinstance(node, exp.Column):
-        return not node.table or node.table.casefold() not in own
-    return all(_is_grouped(child, keys, own, named) for child in node.iter_expressions())
-
-
-def is_shadowed(column: exp.Column, top: exp.Expr, alias: str) -> bool:
-    """Whether a SELECT between the column and `top` (which is not looked at) has a source of that name of its own."""
-    folded, node = alias.casefold(), None if column is top else column.parent
-    while node is not None and node is not top:
-        if isinstance(node, exp.Select) and any(table_name(item).casefold() == folded for item, _ in _items(node)):
-            return True
-        node = node.parent
-    return False
 
 
 # -- what a query shows -------------------------------------------------------
