@@ -12,14 +12,8 @@ from email.parser import BytesParser
 from typing import Any
 from urllib.parse import parse_qs
 
-from tests.models.endpoint_server import (
-    EndpointServer,
-    HttpReply,
-    HttpRequest,
-    error_reply,
-    identity,
-    json_reply,
-)  # fmt: skip
+from tests.models.endpoint_server import EndpointServer, identity
+from tests.models.http_messages import HttpReply, HttpRequest, error_reply, json_reply
 
 
 class BatchServer(EndpointServer):

@@ -18,11 +18,20 @@ import json
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+from tests.models.http_messages import (
+    Handler,
+    HttpReply,
+    HttpRequest,
+    error_reply,
+    json_reply,
+    read_request,
+    write_reply,
+)
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -47,53 +56,6 @@ def echo(messages: Messages) -> str:
     """Return a reply that depends on nothing but the messages: a few dozen words."""
     digest = hashlib.sha256(json.dumps(list(messages)).encode()).digest()
     return " ".join(f"word{byte}" for byte in digest[: 8 + digest[0] % 24])
-
-
-@dataclass(frozen=True)
-class HttpRequest:
-    """One request as it came in. Header names are in lower case."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True)
-class HttpReply:
-    """One reply as it goes out.
-
-    Attributes:
-        cut_at: bytes of the body after which the connection is dropped; -1: before the status line; None: not at all.
-        endless: whether more body follows, for ever.
-        pieces: number of parts that the body is sent in, `pause_s` apart.
-        delivered: called once everything has been handed to the kernel.
-    """
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cut_at: int | None = None
-    endless: bool = False
-    pieces: int = 1
-    pause_s: float = 0.02
-    delivered: Callable[[], None] = lambda: None
-
-
-Handler = Callable[[HttpRequest], Awaitable[HttpReply]]
-
-
-def json_reply(value: Any, status: int = 200, **rest: Any) -> HttpReply:
-    """Return a reply with a JSON body."""
-    return HttpReply(status, json.dumps(value).encode(), **rest)
-
-
-def error_reply(status: int, message: str, code: str | None = None, **rest: Any) -> HttpReply:
-    """Return an error as OpenAI words it."""
-    return json_reply({"error": {"message": message, "type": "error", "param": None, "code": code}}, status, **rest)
 
 
 class EndpointServer:
@@ -334,12 +296,12 @@ class EndpointServer:
         assert task is not None
         self._connections.add(task)
         try:
-            while (request := await _read_request(reader)) is not None:
+            while (request := await read_request(reader)) is not None:
                 reply = await self._route(request)
                 while self.is_held:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
                 # To a client that is gone nothing can be delivered, though the kernel would take it.
-                if reader.at_eof() or not await _write_reply(writer, reply):
+                if reader.at_eof() or not await write_reply(writer, reply):
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
@@ -356,51 +318,6 @@ class EndpointServer:
 
 
 ServerT = TypeVar("ServerT", bound=EndpointServer)
-
-
-async def _read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return None
-    first, *lines = head[:-4].decode("latin-1").split("\r\n")
-    method, path, _ = first.split(" ")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return HttpRequest(method, path, headers, body)
-
-
-async def _write_reply(writer: asyncio.StreamWriter, reply: HttpReply) -> bool:
-    """Send a reply; return whether the connection can take another request."""
-    if reply.cut_at == -1:
-        return False
-    headers = {"Content-Type": "application/json", **reply.headers}
-    headers |= {"Transfer-Encoding": "chunked"} if reply.endless else {"Content-Length": str(len(reply.body))}
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    head = f"HTTP/1.1 {reply.status} Status\r\n{head}\r\n"
-    if reply.endless:
-        writer.write(head.encode())
-        chunk = reply.body + b" " * 1000
-        while True:
-            writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-            await writer.drain()
-            await asyncio.sleep(reply.pause_s)
-            chunk = b" " * (1_000 if reply.pause_s else 100_000)
-    body = reply.body if reply.cut_at is None else reply.body[: reply.cut_at]
-    size = max(1, -(-len(body) // reply.pieces))
-    writer.write(head.encode() + body[:size])
-    for start in range(size, len(body), size):
-        await writer.drain()
-        await asyncio.sleep(reply.pause_s)
-        writer.write(body[start : start + size])
-    await writer.drain()
-    if reply.cut_at is not None:
-        # What was written so far shall arrive before the connection goes.
-        writer.close()
-        await writer.wait_closed()
-        return False
-    reply.delivered()
-    return True
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from rayfactory.models.chat import Chat
 from rayfactory.models.completion import CallKey, Prompt
 from rayfactory.models.journal import FILE_NAME
 from rayfactory.models.ledger import worst_case
-from tests.models.endpoint_server import EndpointServer, HttpReply, HttpRequest, echo
+from tests.models.endpoint_server import EndpointServer, echo
+from tests.models.http_messages import HttpReply, HttpRequest
 
 SECRET = "sk-very/secret+key"
 PROMPT = Prompt("You write SQL.", "How many?", max_tokens=100, temperature=0.8, top_p=0.8)
