@@ -280,6 +280,7 @@ def measure(config: Config, num_requests: int, num_grammars: int, num_samples: i
         book(name, measure_arm(requests, queries, tool, dialect) | measure_tokens(replied))
 
     book_replies("with_grammar", asked)
+    book_replies("without_grammar", [replace(prompt, grammar="") for prompt in asked])
     sampled = [levelled(grammar).sample(random.Random(place)) for place, grammar in enumerate(grammars)]
     book("sampler", measure_arm(requests, sampled, tool, dialect))
     chosen = range(0, len(asked), max(1, len(asked) // num_grammars))[:num_grammars]
@@ -287,7 +288,6 @@ def measure(config: Config, num_requests: int, num_grammars: int, num_samples: i
     by_prompt = model.answer(several)
     by_none = model.answer([(replace(prompt, system="", user=""), 500_000 + seed) for prompt, seed in several])
     book("choices", measure_choices([grammars[place] for place in chosen], by_prompt, by_none, num_samples))
-    book_replies("without_grammar", [replace(prompt, grammar="") for prompt in asked])
     return report
 
 
