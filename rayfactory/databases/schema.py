@@ -65,6 +65,11 @@ class ColumnProfile:
         """Whether no two sampled rows share a value and none is null."""
         return self.num_sampled > 0 and self.num_distinct == self.num_sampled
 
+    @property
+    def almost_unique(self) -> bool:
+        """Whether there are more than nine distinct values for ten sampled rows: a name, which few rows share."""
+        return self.num_distinct > 0.9 * self.num_sampled
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

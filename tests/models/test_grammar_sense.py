@@ -257,6 +257,16 @@ def test_months_of_a_quarter_are_no_members(many: Drawn) -> None:
             assert not days or not isinstance(operation.parent, exp.Subquery) or "num_members" not in sql, sql
 
 
+def test_groups_have_more_than_one_row(many: Drawn) -> None:
+    """Nothing is counted for each row of a table: no group by a unique column of the only table that is read."""
+    for sql, tree in many.queries:
+        for group in tree.find_all(exp.Group):
+            read = list(group.parent.find_all(exp.Table)) if group.parent else []
+            keys = [found for key in group.expressions if (found := many.base(key))]
+            if len(read) == 1:
+                assert not any(column.profile.unique and table.num_rows > 1 for table, column in keys), sql
+
+
 def test_tables_of_one_row_are_read_beside_others(many: Drawn) -> None:
     """Of a table with a single row there is hardly a question but as a part of what points to it."""
     single = {table.name for table in many.schema.tables if table.num_rows == 1}

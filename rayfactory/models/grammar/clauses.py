@@ -169,6 +169,8 @@ def grouped(
     scope = spine.scope
     chosen = list(keys)
     things = [thing for thing in entities(scope) if not draft.constrained & {f.sql for f in thing}]
+    # Rows that are told apart make no groups.
+    things = [thing for thing in things if thing[0].source != spine.aliases[0] or not thing[0].column.profile.unique]
     if entity is None:
         entity = bool(things) and draft.chance(0.3)
     if entity and things:

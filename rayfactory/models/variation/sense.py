@@ -151,7 +151,7 @@ def _is_name(node: exp.Column, block: Block) -> bool:
     own = block.column_of(node)
     if own is None or own.role != "text":
         return _role(node, block) in ("identifier", "key")
-    return 2 * own.profile.num_distinct > own.profile.num_sampled
+    return own.profile.almost_unique
 
 
 def _is_inner(select: exp.Select) -> bool:

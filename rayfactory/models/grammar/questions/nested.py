@@ -109,7 +109,7 @@ def counted_members(draft: Draft) -> str:
     own = [f for f in parents.scope.fields if f.source == outer]
     names = [f for f in own if f.column.role in ("text", "identifier") and reads_as_name(f)]
     # A county is shared by many addresses: it names none.
-    names = names[:2] if any(2 * f.column.profile.num_distinct > f.column.profile.num_sampled for f in names) else []
+    names = names[:2] if any(f.column.profile.almost_unique for f in names[:2]) else []
     shown_names = [f.sql for f in names]
     select.where = where(draft, parents, draft.pick([(3, 0), (3, 1), (1, 2)]), nested=0, exclude=shown_names)
     member = parents.scope.field(outer, key.referenced_columns[0]).sql
