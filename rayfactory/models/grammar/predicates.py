@@ -112,13 +112,14 @@ def comparisons(fields: Sequence[Field]) -> list[Predicate]:
     return found
 
 
-_ADDRESS_LINE = frozenset(("street", "suite", "apartment", "line1", "line2", "phone", "fax", "email", "url"))
+_PLACES = frozenset(("street", "suite", "apartment"))
+_CONTACTS = frozenset(("phone", "fax", "email", "url"))
 
 
 def column_weight(field: Field) -> float:
     """Return how often an analyst would put a condition on the column, against other columns."""
     column = field.column
-    if _ADDRESS_LINE.intersection(field.label.split("_")):
+    if _reaches_somebody(field):
         return 0.02
     if column.role in ("key", "identifier"):
         return 0.12
@@ -133,6 +134,15 @@ def column_weight(field: Field) -> float:
     if column.role == "category" and "current" in field.label.split("_"):
         return 0.2
     return {"category": 1.8, "date": 1.3, "measure": 0.8, "code": 0.8, "text": 1.1}.get(column.role, 0.0)
+
+
+def _reaches_somebody(field: Field) -> bool:
+    """Whether the column is a line of an address, a phone number or the like: one has it and no other."""
+    if field.column.role not in ("text", "identifier", "code", "category"):
+        return False
+    words = field.label.split("_")
+    is_contact = words[-1] in _CONTACTS or (words[-1] in ("number", "address") and bool(_CONTACTS.intersection(words)))
+    return is_contact or bool(_PLACES.intersection(words))
 
 
 def _numbers_a_sibling(field: Field) -> bool:

@@ -58,6 +58,11 @@ class Skeleton:
         return Skeleton((*self.tables, parent), (*self.joins, join))
 
 
+_PARTS_OF_YEARS = frozenset(("date", "year", "years", "yr", "quarter", "month", "week"))
+
+_KINDS_OF_TABLES = frozenset(("fact", "facts", "dim", "tbl", "table"))
+
+
 class KeyGraph:
     """The foreign keys of a schema along which a query may join."""
 
@@ -70,6 +75,7 @@ class KeyGraph:
         self.table_names = frozenset(table.name.lower() for table in schema.tables)
         self._parents: dict[str, list[ForeignKey]] = {}
         self._entity_columns: dict[str, frozenset[str]] = {}
+        self._paths: dict[str, dict[str, tuple[ForeignKey, ...]]] = {}
         self._children: dict[str, list[ForeignKey]] = {}
         for key in schema.foreign_keys:
             if _can_join(schema, key):
@@ -129,8 +135,11 @@ class KeyGraph:
 
     def is_clock(self, table: str) -> bool:
         """Whether the rows of a table are the moments of any day."""
-        names = [snake(column.name).split("_") for column in self.schema.table(table).columns]
-        return self.is_calendar(table) and not any("year" in words or "date" in words for words in names)
+        columns = self.schema.table(table).columns
+        if any(column.role == "date" or column.kind in ("date", "timestamp") for column in columns):
+            return False
+        words = {word for column in columns for word in snake(column.name).split("_")}
+        return self.is_calendar(table) and not words & _PARTS_OF_YEARS
 
     def entity_columns(self, table: str) -> frozenset[str]:
         """Return the columns of a table that each point to a thing with a name: customers, not days or profiles."""
@@ -149,6 +158,12 @@ class KeyGraph:
             if is_thing and len(key.columns) == 1 and not is_calendar(labels):
                 found.add(key.columns[0])
         return found
+
+    def some_paths(self, table: str) -> dict[str, tuple[ForeignKey, ...]]:
+        """Return the paths from a table, the same ones each time."""
+        if table not in self._paths:
+            self._paths[table] = self.paths(table, Random(0))
+        return self._paths[table]
 
     def paths(self, table: str, rng: Random) -> dict[str, tuple[ForeignKey, ...]]:
         """Return a shortest path of keys to each table that rows of this one point to; ties are drawn."""
@@ -190,7 +205,8 @@ def are_alike(schema: Schema, a: str, b: str) -> bool:
     above = [{key.referenced_table for key in schema.foreign_keys if key.table == name} - {a, b} for name in (a, b)]
     things = [{name for name in parents if not _is_calendar(schema.table(name))} for parents in above]
     one, two = things if any(things) else above
-    namesakes = bool(set(snake(a).split("_")) & set(snake(b).split("_")))
+    words = [snake(name).split("_") for name in (a, b)]
+    namesakes = bool({words[0][0], words[0][-1]} & {words[1][0], words[1][-1]} - _KINDS_OF_TABLES)
     needed = MIN_SHARED_PARENTS_NAMESAKES if namesakes else MIN_SHARED_PARENTS
     return bool(one & two) and len(one & two) >= needed * len(one | two)
 
@@ -274,7 +290,7 @@ def _draw_grain(
     tells = False
     for table in graph.schema.populated:
         is_must = table.name == must
-        paths = graph.paths(table.name, Random(0))
+        paths = graph.some_paths(table.name)
         if not is_must and (must not in paths or table.name not in wanted):
             continue
         reachable = sum(name in wanted for name in paths)
@@ -286,9 +302,9 @@ def _draw_grain(
         candidates.append(table.name)
         weights.append((0.02 if bare else 1.0) * 0.1**bridges * min(3, reachable) / (1 + use.get(table.name, 0)))
     if not tells:
-        # Nothing that is wanted points here: any table that does, with something wanted beside it, is a bridge.
+        # Nothing that is wanted and tells much points here: any table that does, with something wanted beside it, may.
         for table in graph.schema.populated:
-            paths = graph.paths(table.name, Random(0))
+            paths = graph.some_paths(table.name)
             if table.name in (must, *candidates) or must not in paths:
                 continue
             reachable = sum(name in wanted for name in paths if name != must)

@@ -166,7 +166,7 @@ def _resolve_select(select: exp.Select, scope: Scope, schema: Schema) -> Outputs
         _resolve_part(select.args.get(clause), alone, frozenset(), schema)
     for clause in ("group", "having", "qualify", "windows", "distinct", "order"):
         _resolve_part(select.args.get(clause), alone, frozenset(named), schema, prefer_names=clause == "order")
-    if not settle_grouping(select, named, schema.dialect):
+    if not settle_grouping(select, schema.dialect):
         raise UnresolvedError
     return _outputs(select, scope.sources)
 

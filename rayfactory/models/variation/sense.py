@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from sqlglot import exp
@@ -112,7 +113,7 @@ def _shows_what_nobody_reads(block: Block) -> bool:
     if sum(part.alias_or_name.endswith("_rank") for part in select.expressions) > 1:
         return True
     keys = plain_keys(select) or []
-    if keys and not _is_inner(select) and (not any(key in parts for key in keys) or _hides_things(keys, parts, block)):
+    if keys and not _is_inner(select) and (not _shows_any(keys, parts) or _hides_things(keys, parts, block)):
         return True
     if select.args.get("distinct") is not None and any(_is_amount(part, block) for part in parts):
         return True
@@ -134,11 +135,34 @@ def _shows_what_nobody_reads(block: Block) -> bool:
     return False
 
 
+def _shows_any(keys: Sequence[exp.Expr], parts: Sequence[exp.Expr]) -> bool:
+    """Whether a key stands in what is shown, by itself or as a part of an expression."""
+    return any(node in keys for part in parts if not has_aggregate(part) for node in own_nodes(part))
+
+
 def _hides_things(keys: Sequence[exp.Expr], parts: Sequence[exp.Expr], block: Block) -> bool:
     """Whether there is a line for each thing, and what is shown of the thing is an attribute that many share."""
-    hidden = [key for key in keys if key not in parts and _role(key, block) in ("key", "identifier")]
-    named = {part.table.casefold() for part in parts if isinstance(part, exp.Column) and _is_name(part, block)}
-    return any(isinstance(key, exp.Column) and key.table.casefold() not in named for key in hidden)
+    hidden = _things(block, [key for key in keys if key not in parts])
+    if not hidden:
+        return False
+    shown = [node for part in parts for node in own_nodes(part) if isinstance(node, exp.Column)]
+    texts = Counter(node.table.casefold() for node in set(shown) if _role(node, block) == "text")
+    named = {node.table.casefold() for node in shown if _is_name(node, block)}
+    # A first and a last name are a name.
+    named.update(folded for folded, number in texts.items() if number > 1)
+    return not hidden <= named
+
+
+def _things(block: Block, keys: Sequence[exp.Expr]) -> set[str]:
+    """Return the folded aliases of the sources whose rows the keys tell apart."""
+    found = set()
+    for key in keys:
+        own = block.column_of(key)
+        if own is not None and isinstance(key, exp.Column):
+            table = block.sources[key.table.casefold()].table
+            if own.profile.unique or (table is not None and table.primary_key == (own.name,)):
+                found.add(key.table.casefold())
+    return found
 
 
 def _role(node: exp.Expr, block: Block) -> str:
@@ -147,11 +171,11 @@ def _role(node: exp.Expr, block: Block) -> str:
 
 
 def _is_name(node: exp.Column, block: Block) -> bool:
-    """Whether a column tells which thing a row is: a county is shared by many addresses."""
+    """Whether a column tells which thing a row is, or may: a county is shared by many addresses."""
     own = block.column_of(node)
-    if own is None or own.role != "text":
-        return _role(node, block) in ("identifier", "key")
-    return own.profile.almost_unique
+    if own is None or own.profile.num_sampled == 0:
+        return True
+    return own.role in ("identifier", "key") or (own.role == "text" and own.profile.almost_unique)
 
 
 def _is_inner(select: exp.Select) -> bool:
@@ -182,7 +206,7 @@ def _multiplies(block: Block, schema: Schema) -> bool:
 
 
 def _asks_what_is_settled(block: Block) -> bool:
-    """Whether a condition has settled what is grouped or told apart: one group, all rows or none."""
+    """Whether a condition has settled what is grouped or told apart, or the groups have settled what is summed up."""
     _, pinned = conditioned_columns(block)
     keys = plain_keys(block.select)
     grouped = {use for key in keys or [] if isinstance(key, exp.Column) for use in references_in(key)}
@@ -190,7 +214,7 @@ def _asks_what_is_settled(block: Block) -> bool:
         return True
     if sum(isinstance(key, exp.Case) for key in keys or []) > 1:
         return True
-    things = {key.table.casefold() for key in keys or [] if isinstance(key, exp.Column) and _is_number(key, block)}
+    things = _things(block, keys or [])
     figures = [*block.select.expressions, *conjuncts(block.select, "having")]
     if any(_summed(node, block) & things - block.grain for part in figures for node in own_nodes(part)):
         return True
@@ -214,11 +238,6 @@ def _asks_what_is_settled(block: Block) -> bool:
             if (pinned | grouped).intersection(references_in(condition)) or timed & aliases_in(condition):
                 return True
     return False
-
-
-def _is_number(key: exp.Column, block: Block) -> bool:
-    """Whether a grouping key tells the rows of its table apart."""
-    return _role(key, block) in ("key", "identifier")
 
 
 def _summed(node: exp.Expr, block: Block) -> set[str]:

@@ -119,14 +119,14 @@ def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
     one = block_of(select, context.schema)
     if not one.tables:
         return None
-    topic = _topic(one).name
+    topic = _topic(one)
     others = [
         block
         for seed in context.seeds
         if isinstance(seed, exp.Select) and seed.args.get("with_") is None
         if (block := block_of(seed.copy(), context.schema)).tables
-        and topic != _topic(block).name
-        and are_alike(context.schema, topic, _topic(block).name)
+        and _spoken(topic) != _spoken(_topic(block))
+        and are_alike(context.schema, topic.name, _topic(block).name)
     ]
     if not others:
         return None

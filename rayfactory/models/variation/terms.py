@@ -180,7 +180,7 @@ def _has_something_to_show(table: Table | None, own: Column) -> bool:
             and profile.num_distinct == 1
             and words[-1] in ("name", "desc", "description", "title", "type")
             and "street" not in words
-            and all(3 <= len(str(value)) <= MAX_NAME for value, _ in profile.common_values)
+            and any(3 <= len(str(value)) <= MAX_NAME for value, _ in profile.common_values)
         )
     return profile.num_sampled == 0 or (profile.null_fraction < 0.5 and profile.num_distinct > 1)
 

@@ -35,14 +35,13 @@ def is_about_itself(select: exp.Select, aliases: Collection[str]) -> bool:
     return True
 
 
-def settle_grouping(select: exp.Select, named: set[str], dialect: str) -> bool:
+def settle_grouping(select: exp.Select, dialect: str) -> bool:
     """Return whether every column that an aggregated SELECT shows is grouped or aggregated.
 
     SQLite takes any other column from some row of the group: there such a column becomes a key.
 
     Args:
         select: resolved, so that every column names its source.
-        named: folded names of its outputs.
     """
     if not is_aggregated(select):
         return select.args.get("having") is None
@@ -58,18 +57,18 @@ def settle_grouping(select: exp.Select, named: set[str], dialect: str) -> bool:
         return True
     own = {table_name(item).casefold() for item, _ in from_items(select)}
     for part in [*select.expressions, select.args.get("having"), select.args.get("order"), select.args.get("qualify")]:
-        if part is not None and not _is_grouped(part, keys, own, named):
+        if part is not None and not _is_grouped(part, keys, own):
             if dialect != "sqlite" or group is None or part.find(exp.Select) is not None:
                 return False
             for node in list(own_nodes(part)):
                 is_bare = isinstance(node, exp.Column) and node.find_ancestor(exp.AggFunc, exp.Select) is select
-                if is_bare and not _is_grouped(node, keys, own, named):
+                if is_bare and not _is_grouped(node, keys, own):
                     keys.append(node.copy())
                     group.append("expressions", node.copy())
     return True
 
 
-def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[str]) -> bool:
+def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str]) -> bool:
     if isinstance(node, exp.AggFunc) and not is_window_function(node):
         return True
     if any(node == key for key in keys):
@@ -82,4 +81,4 @@ def _is_grouped(node: exp.Expr, keys: list[exp.Expr], own: set[str], named: set[
         )
     if isinstance(node, exp.Column):
         return not node.table or node.table.casefold() not in own
-    return all(_is_grouped(child, keys, own, named) for child in node.iter_expressions())
+    return all(_is_grouped(child, keys, own) for child in node.iter_expressions())

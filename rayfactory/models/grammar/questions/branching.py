@@ -75,6 +75,8 @@ def branches(draft: Draft, count: int, *, apart: bool = False, alike: bool = Fal
         keys = [key for key in keys if draft.graph.are_related(key.table, first.table)]
     if alike:
         keys = _alike(draft, first, keys)
+    if len(keys) <= apart:
+        raise DeadEndError
     chosen = [first]
     left = [key for key in keys if key.table != first.table]
     while len(chosen) < (min(count, len(keys)) if apart else count):

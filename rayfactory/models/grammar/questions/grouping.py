@@ -20,7 +20,7 @@ from rayfactory.models.grammar.clauses import (
     where,
 )
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
-from rayfactory.models.grammar.expressions import aggregates, dimensions, measures, plural
+from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, measures, plural
 from rayfactory.models.grammar.quantities import code_weight, is_calendar
 from rayfactory.models.grammar.scope import with_role
 from rayfactory.models.grammar.syntax import literal, snake
@@ -129,17 +129,22 @@ def subtotals(draft: Draft) -> str:
     conditions = where(draft, spine, num_conditions(draft), nested=0.2)
     grouping = grouped(draft, spine, 2, draft.pick([(2, 1), (3, 2), (1, 3)]), conditions, entity=False)
     select = grouping.select
-    # Subtotals are those of the first key: a year stands before its months, and what has fewer values before its parts.
     items = select.items[: len(grouping.keys)]
     ranked = sorted(
         zip(grouping.keys, grouping.key_sql, items, strict=True),
-        key=lambda one: (not one[0].name.endswith("year"), one[0].num_distinct),
+        key=lambda one: (one[0].num_distinct < 2, not _is_year(draft, spine, one[0]), one[0].num_distinct),
     )
     outputs, keys, select.items[: len(ranked)] = zip(*ranked, strict=True)
+    # Subtotals are those of the first key: a year stands before its months, and what has fewer values before its parts.
+    telling = [sql for key, sql, _ in ranked if key.num_distinct >= 2]
+    if not telling:
+        raise DeadEndError
     names = [*(key.name for key in outputs), *(value.name for value in grouping.values)]
     if draft.dialect == "duckdb":
-        forms = [(4, f"ROLLUP ({', '.join(keys)})"), (1, f"CUBE ({', '.join(keys)})")]
-        if len(keys) == 2:
+        # The name of a table's only row is of every group.
+        always = "".join(f"{sql}, " for sql in keys[len(telling) :])
+        forms = [(4, f"{always}ROLLUP ({', '.join(telling)})"), (1, f"{always}CUBE ({', '.join(telling)})")]
+        if len(keys) == len(telling) == 2:
             forms += [(2, f"GROUPING SETS (({', '.join(keys)}), ({keys[0]}), ())")]
             forms += [(1, f"GROUPING SETS (({keys[0]}), ({keys[1]}))")]
         select.group = draft.builder.choice("subtotals", forms)
@@ -156,6 +161,12 @@ def subtotals(draft: Draft) -> str:
     select.group = keys[0]
     total = Select(select.source, [f"'total' AS {key.name}", *values], where=select.where)
     return f"{select.sql()} UNION ALL {total.sql()}"
+
+
+def _is_year(draft: Draft, spine: Spine, key: Expression) -> bool:
+    fields = [f for f in spine.scope.fields if f.label == key.name or f.sql in key.uses]
+    timed = any(f.column.role == "date" or draft.graph.is_calendar(f.table.name) for f in fields)
+    return timed and key.name.split("_")[-1] == "year"
 
 
 def pivot(draft: Draft) -> str:
