@@ -75,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001 - a person is told where the traceback is, not shown it
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rayfactory"):
+            _complain(
+                f"{sys.executable} has no package {error.name}, which rayfactory needs. Use the Python that rayfactory "
+                "is installed into (after `make` that is .venv/bin/python), or install it into this one"
+            )
+            return 2
         _complain(
             f"something that should not happen: {type(error).__name__}: {error}\n"
             f"The details are in {_write_traceback()}. What was committed stays; the same command goes on from there"

@@ -90,6 +90,7 @@ def run(config: Config, command: str) -> int:
                         config.target,
                         len(schemas),
                         sum(len(schema.populated) for schema in schemas.values()),
+                        sum(len(schema.tables) - len(schema.populated) for schema in schemas.values()),
                         pool.num_rows,
                         session.dashboard,
                     )

@@ -134,7 +134,18 @@ def validate(config: Config) -> None:
     for agent in AGENTS:
         _one_of(f"models.{agent}.model", getattr(config.models, agent).model, ("rule", *SLOTS))
     for slot in used_slots(config.models):
-        _validate_model(slot, getattr(config.models, slot))
+        model = getattr(config.models, slot)
+        _validate_model(slot, model)
+        if config.max_cost_usd is not None and model.api_key_env and not _has_price(model):
+            raise ConfigError(
+                f"max_cost_usd bounds nothing while models.{slot}, which takes a key, has no price; set "
+                f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out to what its endpoint charges, "
+                "or leave max_cost_usd out"
+            )
+
+
+def _has_price(model: ModelConfig) -> bool:
+    return bool(model.usd_per_million_in or model.usd_per_million_out)
 
 
 def used_slots(models: ModelsConfig) -> list[Slot]:

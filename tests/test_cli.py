@@ -57,6 +57,17 @@ BAD_LINES = [
     (["+benchmark=tpcds", "critic.token_weight=0.5"], ["sum to 1", "0.9", "Set all three"]),
     (["+benchmark=tpcds", "task=dowload"], ["task has to be one of", "download", "'dowload'"]),
     (["-m", "+benchmark=tpcds"], ["-m", "Start one run"]),
+    (
+        [
+            "+benchmark=tpcds",
+            "models=endpoint",
+            "models.strong.name=m",
+            "models.strong.base_url=http://h/v1",
+            "models.strong.api_key_env=KEY",
+            "max_cost_usd=5",
+        ],
+        ["models.strong.usd_per_million_in", "max_cost_usd"],
+    ),
     (["--multirun", "+benchmark=tpcds"], ["--multirun", "Start one run"]),
     (["+benchmark=tpcds", "--verbose"], ["'--verbose'", "--help"]),
     (["+benchmark=tpcds", "--cfg"], ["'--cfg'", "--cfg job"]),
@@ -171,6 +182,21 @@ def test_reader_that_leaves_early_is_no_error(tmp_path):
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     process.wait()
+
+
+def test_python_without_the_packages_is_told_of_the_one_that_has_them(tmp_path):
+    """Who forgets the environment hears of it, and not of an internal error."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "rayfactory", "+benchmark=tpcds"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(rayfactory.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert ".venv/bin/python" in done.stderr
+    assert "should not happen" not in done.stderr
 
 
 def test_unexpected_error_ends_with_1_and_keeps_its_traceback(capsys, tmp_path, monkeypatch):

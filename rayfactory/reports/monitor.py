@@ -152,12 +152,19 @@ class Monitor:
 
 
 def greeting(
-    benchmark: str, target: int | None, num_databases: int, num_tables: int, num_rows: int, dashboard: str
+    benchmark: str,
+    target: int | None,
+    num_databases: int,
+    num_tables: int,
+    num_empty: int,
+    num_rows: int,
+    dashboard: str,
 ) -> str:
     """Return what a person is told at the start: what will be done, what is there already, and where to watch."""
     goal = f"{target} queries" if target else "queries until the pool is saturated"
     resumed = f"; {num_rows} of them are here from before" if num_rows else ""
-    lines = [f"{benchmark}: {goal} over {num_databases} database(s) with {num_tables} tables{resumed}."]
+    empty = f" ({num_empty} more without rows are left out)" if num_empty else ""
+    lines = [f"{benchmark}: {goal} over {num_databases} database(s) with {num_tables} tables{empty}{resumed}."]
     if dashboard:
         lines.append(f"Ray dashboard: {dashboard} (sign in with what `ray get-auth-token` prints)")
     return "\n".join(lines)

@@ -257,6 +257,15 @@ def test_months_of_a_quarter_are_no_members(many: Drawn) -> None:
             assert not days or not isinstance(operation.parent, exp.Subquery) or "num_members" not in sql, sql
 
 
+def test_columns_say_something(many: Drawn) -> None:
+    """Hardly a query has a column that is 0 or null in all of its rows."""
+    empty = 0
+    for sql, _ in many.queries:
+        columns = zip(*many.engine.run(sql, keep_rows=60).rows, strict=True)
+        empty += any(all(value in (None, 0) for value in values) for values in columns)
+    assert empty <= 0.01 * len(many.queries)
+
+
 def test_groups_have_more_than_one_row(many: Drawn) -> None:
     """Nothing is counted for each row of a table: no group by a unique column of the only table that is read."""
     for sql, tree in many.queries:

@@ -94,6 +94,7 @@ SALES = "FROM sale AS s JOIN product AS p ON s.product_id = p.product_id JOIN cu
 ODD: tuple[tuple[str, str], ...] = (
     ("a group that a condition has fixed", f"SELECT p.color, c.segment, SUM(s.quantity) AS total {SALES} WHERE p.color = 'red' GROUP BY p.color, c.segment"),
     ("a part of what is fixed already", f"SELECT c.segment, SUM(CASE WHEN p.color = 'red' THEN 1 ELSE 0 END) AS num_red {SALES} WHERE p.color = 'red' GROUP BY c.segment"),
+    ("a part of what a condition leaves out", f"SELECT c.segment, SUM(CASE WHEN p.color = 'red' THEN 1 ELSE 0 END) AS num_red {SALES} WHERE p.color IN ('blue', 'green') GROUP BY c.segment"),
     ("a part of each group's own key", f"SELECT p.color, c.segment, SUM(CASE WHEN p.color = 'red' THEN 1 ELSE 0 END) AS num_red {SALES} GROUP BY p.color, c.segment"),
     ("a window over a fixed partition", f"SELECT c.name, p.color, RANK() OVER (PARTITION BY p.color ORDER BY s.quantity DESC) AS r {SALES} WHERE p.color = 'red' AND c.segment = 'home'"),
     ("a sum of prices of one piece", f"SELECT c.segment, SUM(s.sales_price) AS total, MAX(p.color) AS color {SALES} GROUP BY c.segment"),
@@ -165,6 +166,13 @@ def test_one_row_over_and_over_says_little() -> None:
     tree = parse("SELECT c.name, COUNT(*) OVER () AS n FROM sale AS s JOIN customer AS c ON TRUE", "duckdb")
     assert sense.says_little(tree, [("a", 4)] * 4)
     assert not sense.says_little(tree, [("a", 4)] * 3 + [("b", 4)])
+
+
+def test_part_that_nothing_meets_says_little() -> None:
+    """A figure of rows that meet a condition is not nothing in every row, be it a single one."""
+    tree = parse("SELECT SUM(CASE WHEN a > 1 THEN 1 ELSE 0 END) AS n, COUNT(*) AS m FROM t", "duckdb")
+    assert sense.says_little(tree, [(0, 4)])
+    assert not sense.says_little(tree, [(1, 4)])
 
 
 def test_condition_that_few_groups_meet_says_little() -> None:

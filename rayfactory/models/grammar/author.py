@@ -30,6 +30,9 @@ __all__ = ["Grammar", "scope_grammar", "write_queries"]
 MAX_DRAWS = 12
 """Questions tried for one query before the plainest one is asked."""
 
+LOOKED_AT_ROWS = 60
+"""Rows of a result that are looked at for what they say."""
+
 
 def write_queries(
     schema: Schema,
@@ -94,7 +97,8 @@ def _write(
 ) -> tuple[str, list[str]]:
     """Return a query that has rows and was not written before, or after a few draws the plainest, and its tables.
 
-    Where groups or distinct values were asked for and only one is there, another draw is tried first.
+    Where groups or distinct values were asked for and only one is there, or a column is nothing throughout, another
+    draw is tried first.
     """
     second_best: tuple[str, list[str]] | None = None
     for _ in range(5):
@@ -103,12 +107,12 @@ def _write(
         tables = _referenced(sql, draft)
         if len(tables) < min(2, len(wanted)) or sql in written:
             continue
-        rows = 2 if engine is None else _num_rows(engine, sql)
+        rows, tells = (2, True) if engine is None else _look(engine, sql)
         if engine is not None:
             sql = _without_idle_limit(sql, rows)
             if sql in written:
                 continue
-        if rows > 1 or (rows == 1 and "GROUP BY" not in sql and not sql.startswith("SELECT DISTINCT")):
+        if tells and (rows > 1 or (rows == 1 and "GROUP BY" not in sql and not sql.startswith("SELECT DISTINCT"))):
             return sql, tables
         if rows and second_best is None:
             second_best = sql, tables
@@ -134,11 +138,14 @@ def _without_idle_limit(sql: str, num_rows: int) -> str:
     return sql[: found.start()] if found and num_rows < int(found.group(1)) else sql
 
 
-def _num_rows(engine: Engine, sql: str) -> int:
+def _look(engine: Engine, sql: str) -> tuple[int, bool]:
+    """Return the number of rows of a query, and whether each of its columns says something in the first of them."""
     try:
-        return engine.run(sql).row_count
+        result = engine.run(sql, keep_rows=LOOKED_AT_ROWS)
     except StatementError:
-        return 0
+        return 0, True
+    columns = list(zip(*result.rows, strict=True))
+    return result.row_count, not any(all(value in (None, 0) for value in values) for values in columns)
 
 
 def _draw(

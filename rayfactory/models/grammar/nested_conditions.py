@@ -110,6 +110,7 @@ def above_average(draft: Draft, spine: Spine) -> str:
     if inner is None or not isinstance(chosen.witness, (int, float)):
         return ""
     source = f"{quote_name(name)} AS {quote_name(alias)}" if draft.style.qualify else quote_name(name)
+    draft.constrained.add(chosen.sql)
     mean = chosen.mean
     above = chosen.witness > mean
     factor = draft.pick([(3, ""), (1, "1.2 * " if above else "0.8 * "), (1, "1.5 * " if above else "0.5 * ")])
@@ -142,6 +143,7 @@ def above_group_average(draft: Draft, spine: Spine) -> str:
     if not groups:
         return ""
     group = draft.pick([(1.0, f) for f in groups])
+    draft.constrained.add(chosen.sql)
     alias = draft.alias(f"{table.name[:1]}y")
     own = {f.column.name: f for f in fields_of(table, alias, qualify=True)}
     above = isinstance(chosen.witness, (int, float)) and chosen.witness > chosen.mean

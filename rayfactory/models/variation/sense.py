@@ -207,7 +207,7 @@ def _multiplies(block: Block, schema: Schema) -> bool:
 
 def _asks_what_is_settled(block: Block) -> bool:
     """Whether a condition has settled what is grouped or told apart, or the groups have settled what is summed up."""
-    _, pinned = conditioned_columns(block)
+    compared, pinned = conditioned_columns(block)
     keys = plain_keys(block.select)
     grouped = {use for key in keys or [] if isinstance(key, exp.Column) for use in references_in(key)}
     if pinned & grouped:
@@ -235,7 +235,7 @@ def _asks_what_is_settled(block: Block) -> bool:
             continue
         for test in part.find_all(exp.If, exp.Filter):
             condition = test.this if isinstance(test, exp.If) else test.expression
-            if (pinned | grouped).intersection(references_in(condition)) or timed & aliases_in(condition):
+            if (compared | grouped).intersection(references_in(condition)) or timed & aliases_in(condition):
                 return True
     return False
 
@@ -314,36 +314,38 @@ def says_little(tree: exp.Expr, rows: Sequence[Sequence[object]], single: Collec
         return False
     if len(rows) == 1 and (tree.args.get("group") is not None or tree.args.get("distinct") is not None):
         return True
+    shown = list(zip(tree.expressions, zip(*rows, strict=True), strict=True)) if rows else []
+    tested = [values for part, values in shown if has_aggregate(part) and part.find(exp.If, exp.Filter) is not None]
+    if any(all(value in (None, 0) for value in values) for values in tested):
+        return True
     if len(rows) < MIN_TELLING_ROWS or plain_keys(tree) is None:
         return False
     if all(row == rows[0] for row in rows):
         return True
     grouped = plain_keys(tree) or []
-    columns = list(zip(tree.expressions, zip(*rows, strict=True), strict=True))
     keys = [
         list(map(repr, values))
-        for part, values in columns
+        for part, values in shown
         if part.unalias() in grouped and part.unalias().name.casefold() not in single
     ]
     if any(len(set(values)) == 1 for values in keys):
         return True
     # A key and its name are two; so are others where every row has its own of both.
     one_to_one = [
-        list(map(repr, values)) for part, values in columns if part.unalias() in grouped and _is_attribute(values)
+        list(map(repr, values)) for part, values in shown if part.unalias() in grouped and _is_attribute(values)
     ]
     if len(keys) > 1 and any(
         len(set(zip(one, two, strict=True))) == len(set(one)) == len(set(two)) for one, two in _pairs(one_to_one)
     ):
         return True
-    figures = [values for part, values in columns if _is_figure(part)]
+    figures = [values for part, values in shown if _is_figure(part)]
     if any(all(value in (None, 0) for value in values) for values in figures):
         return True
     if any(one == two for one, two in _pairs(figures)):
         return True
-    tested = [values for part, values in columns if has_aggregate(part) and part.find(exp.If, exp.Filter) is not None]
     if any(2 * sum(value in (None, 0) for value in values) >= len(values) for values in tested):
         return True
-    shares = [values for part, values in columns if part.alias.startswith("pct_")]
+    shares = [values for part, values in shown if part.alias.startswith("pct_")]
     return any(all(value in (None, 0, 100) for value in values) for values in shares)
 
 
