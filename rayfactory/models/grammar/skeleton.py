@@ -105,16 +105,6 @@ class KeyGraph:
         """Whether there is little to tell of a table's own rows: it has a single one, or combinations of attributes."""
         return self.is_profile(table) or self.schema.table(table).num_rows == 1
 
-    def named_parents(self, table: str) -> frozenset[str]:
-        """Return the tables of things with a name that rows of this one point to."""
-        things = self.entity_columns(table)
-        return frozenset(key.referenced_table for key in self.parents(table) if key.columns[0] in things)
-
-    def are_related(self, a: str, b: str) -> bool:
-        """Whether two tables tell of the same things, so that figures of both may stand side by side."""
-        above_a, above_b = self.named_parents(a), self.named_parents(b)
-        return a == b or a in above_b or b in above_a or bool(above_a & above_b)
-
     def countable_columns(self, table: str) -> frozenset[str]:
         """Return the columns of a table whose different values somebody counts: customers, orders; not days."""
         pointing = {name for key in self.parents(table) for name in key.columns}

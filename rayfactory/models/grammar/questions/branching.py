@@ -54,14 +54,7 @@ def branches(draft: Draft, count: int, *, apart: bool = False, alike: bool = Fal
         keys = [
             key for key in draft.graph.children(table.name) if key.table in draft.wanted and key.table != table.name
         ]
-        if draft.graph.is_calendar(table.name) or draft.graph.is_profile(table.name):
-            # That two things have a day in common says nothing of them.
-            keys = [
-                key
-                for key in keys
-                if any(draft.graph.are_related(key.table, other.table) for other in keys if other is not key)
-            ]
-        if alike:
+        if alike or _is_loose(draft, table.name):
             keys = [key for key in keys if len(_alike(draft, key, keys)) > 1]
         if len(keys) > apart and (table.name in draft.wanted or len({key.table for key in keys}) > 1):
             tables = len({key.table for key in keys})
@@ -71,9 +64,7 @@ def branches(draft: Draft, count: int, *, apart: bool = False, alike: bool = Fal
         raise DeadEndError
     keys = draft.pick([(weight, keys) for weight, _, keys in options])
     first = draft.pick([(1 / (1 + draft.use[key.table]) ** 2, key) for key in keys])
-    if draft.graph.is_calendar(first.referenced_table) or draft.graph.is_profile(first.referenced_table):
-        keys = [key for key in keys if draft.graph.are_related(key.table, first.table)]
-    if alike:
+    if alike or _is_loose(draft, first.referenced_table):
         keys = _alike(draft, first, keys)
     if len(keys) <= apart:
         raise DeadEndError
@@ -86,6 +77,11 @@ def branches(draft: Draft, count: int, *, apart: bool = False, alike: bool = Fal
         chosen.append(key)
         left = [other for other in left if other.table != key.table]
     return [Branch(key, pair(draft, key)) for key in chosen]
+
+
+def _is_loose(draft: Draft, table: str) -> bool:
+    """Whether a table ties nothing together: that two things have a day or a profile in common says nothing of them."""
+    return draft.graph.is_calendar(table) or draft.graph.is_profile(table)
 
 
 def _alike(draft: Draft, key: ForeignKey, keys: Sequence[ForeignKey]) -> list[ForeignKey]:
