@@ -266,6 +266,23 @@ def test_columns_say_something(many: Drawn) -> None:
     assert empty <= 0.01 * len(many.queries)
 
 
+def test_a_date_of_a_calendar_is_grouped_by_alone(many: Drawn) -> None:
+    """A quarter that is cut from a date does not stand beside the months that make it up."""
+    for sql, tree in many.queries:
+        for group in tree.find_all(exp.Group):
+            columns = {node.name for key in group.expressions for node in key.find_all(exp.Column)}
+            days = {name for name in columns if name.startswith("d_")}
+            assert "d_date" not in days or len(days) == 1, sql
+
+
+def test_rows_of_one_table_are_not_added_to_themselves(many: Drawn) -> None:
+    """What is put under each other by two roles of one table is not summed up."""
+    for sql, tree in many.queries:
+        for union in tree.find_all(exp.Union):
+            labels = [node.name for node in union.find_all(exp.Literal) if " by " in node.name]
+            assert not labels or union.parent is None or not isinstance(union.parent, (exp.CTE, exp.Subquery)), sql
+
+
 def test_groups_have_more_than_one_row(many: Drawn) -> None:
     """Nothing is counted for each row of a table: no group by a unique column of the only table that is read."""
     for sql, tree in many.queries:

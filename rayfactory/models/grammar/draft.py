@@ -162,6 +162,8 @@ class Draft:
                     continue
                 if own.column.role == other.column.role == "date":
                     return True
+                if "date" in (own.column.role, other.column.role) and self.graph.is_calendar(own.table.name):
+                    return True
                 settled = determines(own, other) or determines(other, own)
                 if say_the_same(own, other) or (settled and self.graph.is_calendar(own.table.name)):
                     return True

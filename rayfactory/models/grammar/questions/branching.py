@@ -180,8 +180,9 @@ def stacked(draft: Draft) -> str:
         select.group = sql
         parts.append(select.sql())
     text = " UNION ALL ".join(parts)
-    # Counts of unlike things stand one below the other, but are not added up.
+    # Counts of unlike things stand one below the other, but are not added up; nor are the rows of one table, twice.
     is_sum = bool(figures) or len({snake(branch.key.table).split("_")[-1] for branch in several}) == 1
+    is_sum = is_sum and len({branch.key.table for branch in several}) == len(several)
     how = draft.pick([(3, "plain"), (2, "derived"), (4, "cte")]) if is_sum else "plain"
     if how == "plain":
         return f"{text} ORDER BY {label}, {group}" if draft.chance(0.7) else text
