@@ -75,7 +75,7 @@ def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         database, schema = make_store(folder, request.param)
         requests = (TABLES,)
     engine = connect(database, ExecutionConfig())
-    yield drawn(schema, engine, [sql for tables in requests for sql in write_queries(schema, tables, 40, rng, engine)])
+    yield drawn(schema, engine, [sql for tables in requests for sql in write_queries(schema, tables, 60, rng, engine)])
     engine.close()
 
 
@@ -264,6 +264,16 @@ def test_columns_say_something(many: Drawn) -> None:
         columns = zip(*many.engine.run(sql, keep_rows=60).rows, strict=True)
         empty += any(all(value in (None, 0) for value in values) for values in columns)
     assert empty <= 0.01 * len(many.queries)
+
+
+def test_members_are_not_chosen_by_what_is_shown_of_them(many: Drawn) -> None:
+    """What two groups have in common is no column that a condition has fixed."""
+    for sql, tree in many.queries:
+        for operation in tree.find_all(exp.Intersect, exp.Except):
+            for side in (operation.this, operation.expression):
+                if isinstance(side, exp.Select):
+                    fixed = {c.this.name for c in own_conditions(side) if isinstance(c, exp.EQ) and isinstance(c.expression, exp.Literal)}  # fmt: skip
+                    assert not fixed & {part.name for part in side.expressions}, sql
 
 
 def test_a_date_of_a_calendar_is_grouped_by_alone(many: Drawn) -> None:

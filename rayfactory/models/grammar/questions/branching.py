@@ -129,10 +129,10 @@ def overlap(draft: Draft) -> str:
     for branch in pair_of:
         # What tells the two groups apart is what their own tables say, as far as they say anything.
         plain = draft.chance(0.35)
-        others = () if plain else tuple(f.sql for f in branch.shared)
+        others = [_twin(branch, f).sql for f in shown] if plain else [f.sql for f in branch.shared]
         conditions = where(draft, branch.spine, draft.pick([(2, 1), (3, 2), (1, 3)]), nested=0.1, exclude=others)
         if len(conditions) == len(branch.spine.scope.joins):
-            conditions = where(draft, branch.spine, 1, nested=0, exclude=[f.sql for f in shown])
+            conditions = where(draft, branch.spine, 1, nested=0, exclude=[_twin(branch, f).sql for f in shown])
         columns = ", ".join(_twin(branch, f).sql for f in shown)
         parts.append(Select(branch.spine.scope.from_sql, [columns], where=conditions).sql())
     text = f" {operator} ".join(parts)
@@ -205,7 +205,10 @@ def comparable_figures(draft: Draft, several: Sequence[Branch]) -> list[Expressi
     options = []
     for figure in choices[0]:
         word = figure.name.split("_")[-1]
-        matching = [[m for m in others if m.name.split("_")[-1] == word] for others in choices[1:]]
+        matching = [
+            [m for m in others if m.name == figure.name] or [m for m in others if m.name.split("_")[-1] == word]
+            for others in choices[1:]
+        ]
         if all(matching):
             options.append((1.0, [figure, *(draft.pick([(1.0, m) for m in others]) for others in matching)]))
     return draft.pick(options) if options else None
