@@ -73,5 +73,11 @@ def test_model_that_is_unpacked_knows_a_language(tmp_path):
     ]
     tokens = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
     assert tokens["input_ids"][0].tolist().count(tokenizer.bos_token_id) == 1
-    written = model.generate(**tokens, max_new_tokens=8, do_sample=False)
-    assert "Paris" in tokenizer.decode(written[0])
+
+    def loss(text: str) -> float:
+        tokens = tokenizer(text, return_tensors="pt")
+        return float(model(**tokens, labels=tokens["input_ids"]).loss)
+
+    # What it would write next hangs on the last bits of its sums; which of two texts is English does not.
+    english = "The capital of France is Paris, and most people who live there speak French."
+    assert loss(english) + 1 < loss(" ".join(reversed(english.split())))
