@@ -129,9 +129,9 @@ def plan_round(
     exploiting = [ask for ask in asks if shelves.get(ask[0])]
     tables_of = iter(agents.select_tables(number, exploring, use) if exploring else ())
     seeds_of = iter(agents.select_seeds(number, exploiting, shelves, use) if exploiting else ())
+    table_uses = {name: tuple(sorted((table, round(rows)) for table, rows in use[name].items())) for name in use}
     requests = []
     for index, (database, size, rng_seed) in enumerate(asks):
-        table_use = tuple(sorted((name, round(rows)) for name, rows in use.get(database, {}).items()))
         if shelves.get(database):
             seeds = next(seeds_of)
             requests.append(
@@ -142,7 +142,7 @@ def plan_round(
                     database,
                     seed_tables(seeds),
                     tuple(Seed(seed.query_id, seed.sql) for seed in seeds),
-                    table_use,
+                    table_uses[database],
                     size,
                     rng_seed,
                     advice,
@@ -151,7 +151,7 @@ def plan_round(
         else:
             tables = next(tables_of)
             requests.append(
-                Request(number, index, "generation", database, tables, (), table_use, size, rng_seed, advice)
+                Request(number, index, "generation", database, tables, (), table_uses[database], size, rng_seed, advice)
             )
     return Plan(number, state, tuple(requests))
 

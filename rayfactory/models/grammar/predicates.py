@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 from rayfactory.databases.schema import Value
@@ -119,7 +120,7 @@ _CONTACTS = frozenset(("phone", "fax", "email", "url"))
 def column_weight(field: Field) -> float:
     """Return how often an analyst would put a condition on the column, against other columns."""
     column = field.column
-    if _reaches_somebody(field):
+    if column.role in ("text", "identifier", "code", "category") and _reaches_somebody(field.label):
         return 0.02
     if column.role in ("key", "identifier"):
         return 0.12
@@ -136,11 +137,10 @@ def column_weight(field: Field) -> float:
     return {"category": 1.8, "date": 1.3, "measure": 0.8, "code": 0.8, "text": 1.1}.get(column.role, 0.0)
 
 
-def _reaches_somebody(field: Field) -> bool:
-    """Whether the column is a line of an address, a phone number or the like: one has it and no other."""
-    if field.column.role not in ("text", "identifier", "code", "category"):
-        return False
-    words = field.label.split("_")
+@lru_cache(maxsize=8192)
+def _reaches_somebody(label: str) -> bool:
+    """Whether a column is a line of an address, a phone number or the like: one has it and no other."""
+    words = label.split("_")
     is_contact = words[-1] in _CONTACTS or (words[-1] in ("number", "address") and bool(_CONTACTS.intersection(words)))
     return is_contact or bool(_PLACES.intersection(words))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 from rayfactory.databases.schema import ForeignKey, Schema, Table
@@ -76,6 +77,7 @@ class KeyGraph:
         self._parents: dict[str, list[ForeignKey]] = {}
         self._entity_columns: dict[str, frozenset[str]] = {}
         self._paths: dict[str, dict[str, tuple[ForeignKey, ...]]] = {}
+        self._alike: dict[tuple[str, str], bool] = {}
         self._children: dict[str, list[ForeignKey]] = {}
         for key in schema.foreign_keys:
             if _can_join(schema, key):
@@ -121,7 +123,14 @@ class KeyGraph:
 
     def is_calendar(self, table: str) -> bool:
         """Whether the rows of a table are days or moments."""
-        return _is_calendar(self.schema.table(table))
+        return is_calendar_table(self.schema.table(table))
+
+    def are_alike(self, a: str, b: str) -> bool:
+        """Whether two tables hold things of one kind; looked at once."""
+        pair = (a, b) if a < b else (b, a)
+        if pair not in self._alike:
+            self._alike[pair] = are_alike(self.schema, *pair)
+        return self._alike[pair]
 
     def is_clock(self, table: str) -> bool:
         """Whether the rows of a table are the moments of any day."""
@@ -193,7 +202,7 @@ def are_alike(schema: Schema, a: str, b: str) -> bool:
     if a == b:
         return True
     above = [{key.referenced_table for key in schema.foreign_keys if key.table == name} - {a, b} for name in (a, b)]
-    things = [{name for name in parents if not _is_calendar(schema.table(name))} for parents in above]
+    things = [{name for name in parents if not is_calendar_table(schema.table(name))} for parents in above]
     one, two = things if any(things) else above
     words = [snake(name).split("_") for name in (a, b)]
     namesakes = bool({words[0][0], words[0][-1]} & {words[1][0], words[1][-1]} - _KINDS_OF_TABLES)
@@ -201,9 +210,14 @@ def are_alike(schema: Schema, a: str, b: str) -> bool:
     return bool(one & two) and len(one & two) >= needed * len(one | two)
 
 
-def _is_calendar(table: Table) -> bool:
-    prefix = shared_prefix(table)
-    return is_calendar([snake(column.name.removeprefix(prefix)) for column in table.columns])
+def is_calendar_table(table: Table) -> bool:
+    """Whether the rows of a table are days or times of a day, as far as its columns' names tell."""
+    return _are_parts_of_time(tuple([column.name for column in table.columns]), shared_prefix(table))
+
+
+@lru_cache(maxsize=4096)
+def _are_parts_of_time(names: tuple[str, ...], prefix: str) -> bool:
+    return is_calendar([snake(name.removeprefix(prefix)) for name in names])
 
 
 def _can_join(schema: Schema, key: ForeignKey) -> bool:

@@ -17,6 +17,7 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
+from rayfactory.models.grammar.author import LOOKED_AT_ROWS
 from rayfactory.models.variation import (
     aggregate_rewrites,
     condition_rewrites,
@@ -111,9 +112,6 @@ MAX_ROWS = 1_000
 
 MAX_SINGLE_SHARE = 0.2
 """Of the queries of a request, those that may have a single row."""
-
-LOOKED_AT_ROWS = 60
-"""Rows of a result that are looked at for what they say."""
 
 ATTEMPTS_PER_QUERY = 8
 STEPS_PER_QUERY = 18

@@ -11,6 +11,7 @@ from sqlglot import exp
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
 from rayfactory.models.grammar.quantities import names_a_thing
+from rayfactory.models.grammar.skeleton import is_calendar_table
 from rayfactory.models.grammar.syntax import quote_name
 from rayfactory.models.variation.clauses import (
     aliases_in,
@@ -20,7 +21,7 @@ from rayfactory.models.variation.clauses import (
     joins_of,
     operands,
 )
-from rayfactory.models.variation.naming import column, identifier, is_calendar_table, plain_name
+from rayfactory.models.variation.naming import column, identifier, plain_name
 from rayfactory.models.variation.nodes import normalise, own_nodes, table_name
 from rayfactory.models.variation.resolution import Source, sources_of
 

@@ -21,9 +21,10 @@ from rayfactory.models.grammar.scope import (
     fields_of,
     say_the_same,
 )
+from rayfactory.models.grammar.skeleton import is_calendar_table
 from rayfactory.models.variation.blocks import Block, Context, nested_queries, parsed
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, joins_of, plain_keys
-from rayfactory.models.variation.naming import column, identifier, is_calendar_table
+from rayfactory.models.variation.naming import column, identifier
 from rayfactory.models.variation.nodes import own_nodes
 from rayfactory.models.variation.terms import measures
 

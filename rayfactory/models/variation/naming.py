@@ -9,7 +9,6 @@ from functools import lru_cache
 from sqlglot import exp
 
 from rayfactory.databases.schema import Table
-from rayfactory.models.grammar.quantities import is_calendar
 from rayfactory.models.grammar.syntax import KEYWORDS
 
 ALIASES_TO_AVOID = ("as", "is", "in", "on", "or", "by", "to", "no", "of", "do", "if")
@@ -53,17 +52,6 @@ def _plain_name(name: str) -> str:
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     plain = "_".join(word.lower() for word in words) or "value"
     return plain if _PLAIN.fullmatch(plain) else f"col_{plain}"
-
-
-def is_calendar_table(table: Table) -> bool:
-    """Whether the rows of a table are days or times of a day, as far as its columns' names tell."""
-    return _is_calendar(tuple([own.name for own in table.columns]))
-
-
-@lru_cache(maxsize=4096)
-def _is_calendar(names: tuple[str, ...]) -> bool:
-    prefix = _shared_prefix(names)
-    return is_calendar([_plain_name(name[len(prefix) :] or name) for name in names])
 
 
 def new_name(wanted: str, taken: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from sqlglot import exp
 
 from rayfactory.databases.schema import Column, Schema
 from rayfactory.models.grammar.quantities import is_additive
+from rayfactory.models.grammar.skeleton import is_calendar_table
 from rayfactory.models.grammar.syntax import snake
 from rayfactory.models.variation.blocks import (
     Block,
@@ -30,7 +31,7 @@ from rayfactory.models.variation.clauses import (
     plain_keys,
     uses_of,
 )
-from rayfactory.models.variation.naming import is_calendar_table, plain_name
+from rayfactory.models.variation.naming import plain_name
 from rayfactory.models.variation.nodes import has_aggregate, is_aggregated, own_nodes
 
 MAX_COMPARED_TEXT = 40

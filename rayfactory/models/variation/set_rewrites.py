@@ -121,17 +121,18 @@ def combine_seeds(tree: exp.Expr, context: Context, rng: random.Random) -> exp.E
         return None
     topic = _topic(one)
     others = [
-        block
+        seed
         for seed in context.seeds
-        if isinstance(seed, exp.Select) and seed.args.get("with_") is None
-        if (block := block_of(seed.copy(), context.schema)).tables
+        if isinstance(seed, exp.Select)
+        and seed.args.get("with_") is None
+        and (block := block_of(seed, context.schema)).tables
         and _spoken(topic) != _spoken(_topic(block))
         and are_alike(context.schema, topic.name, _topic(block).name)
     ]
     if not others:
         return None
-    two = rng.choice(others)
-    other = two.select
+    other = rng.choice(others).copy()
+    two = block_of(other, context.schema)
     heads = _figures(one, two, context, rng)
     grouped: list[list[Shown]] = [[], []]
     if rng.random() < 0.5:

@@ -14,13 +14,14 @@ from rayfactory.databases.schema import Column, Schema, Table
 from rayfactory.models.grammar import expressions
 from rayfactory.models.grammar.quantities import code_weight, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import Scope, fields_of
+from rayfactory.models.grammar.skeleton import is_calendar_table
 from rayfactory.models.variation.blocks import (
     Block,
     conditioned_columns,
     parsed,
     reference,
 )
-from rayfactory.models.variation.naming import identifier, is_calendar_table, new_name, plain_name
+from rayfactory.models.variation.naming import identifier, new_name, plain_name
 from rayfactory.models.variation.resolution import Source
 
 MAX_NAME = 30

@@ -21,7 +21,6 @@ from rayfactory.models.grammar.expressions import (
 )
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
 from rayfactory.models.grammar.scope import Field, determines, say_the_same
-from rayfactory.models.grammar.skeleton import are_alike
 from rayfactory.models.grammar.syntax import named, quotient, snake
 
 
@@ -86,7 +85,7 @@ def _is_loose(draft: Draft, table: str) -> bool:
 
 def _alike(draft: Draft, key: ForeignKey, keys: Sequence[ForeignKey]) -> list[ForeignKey]:
     """Return those of the keys, itself among them, whose tables hold things of one kind with that of a key."""
-    return [other for other in keys if are_alike(draft.schema, key.table, other.table)]
+    return [other for other in keys if draft.graph.are_alike(key.table, other.table)]
 
 
 def pair(draft: Draft, key: ForeignKey) -> Spine:
