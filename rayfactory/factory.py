@@ -157,6 +157,12 @@ class Loop:
                 self._warn_if_saturated()
                 # Enough seemed to be under way, and was not.
                 future = future or self._start_producing(crew, background)
+        except (KeyboardInterrupt, SystemExit):
+            self._monitor.say(
+                f"Stopping, which takes a few seconds. {self._pool.num_rows} rows are committed; "
+                "the round that is under way is not, and is done again when the run goes on."
+            )
+            raise
         finally:
             # What is still being written is not needed any more.
             crew.leave()

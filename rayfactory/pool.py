@@ -2,7 +2,7 @@
 
 Layout of a run directory::
 
-    run.json                   what the run is: benchmark, seed, config_sha256
+    run.json                   what the run is: benchmark, seed, settings and their digest
     rounds/000003/R.parquet    the rows that round 3 admitted; E.parquet and rejects.parquet beside it
     rounds/000003.json         the manifest of round 3: its files with their digests, plan and evaluation
     summary.json               written at the end of a run
@@ -40,6 +40,9 @@ FORMAT = 1
 
 _FILES_BEFORE_A_RUN = frozenset({"lock", "rounds", "run.json.partial"})
 """What a process that died at its very start may have left in a run directory."""
+
+_DIFFERENCES_SHOWN = 6
+"""Differences between two runs that a message names."""
 
 _SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "rejects": REJECTS_SCHEMA}
 
@@ -93,7 +96,8 @@ class Pool:
 
     Args:
         run_dir: created where it does not exist.
-        identity: `benchmark`, `seed`, `config_sha256`: what must be equal for the run to go on.
+        identity: `benchmark`, `seed`, `config_sha256`, ..: what must be equal for the run to go on. What differs is
+            told by its name; the members of `settings` and `fingerprints` are told one by one.
 
     Raises:
         RunDirError: the directory is a file, cannot be written, belongs to another run or process, or is
@@ -276,13 +280,47 @@ def check_run_dir(run_dir: Path, identity: dict[str, Any]) -> None:
         )
     if not (run_dir / "rounds" / f"{_round_name(0)}.json").exists():
         return  # nothing is committed yet, so it may still become any run
-    differing = [name for name, value in identity.items() if known.get(name) != value]
-    if differing:
-        what = ", ".join(f"{name} was {known.get(name)!r}, now {identity[name]!r}" for name in differing)
+    # `config_sha256` stands for what has members.
+    if any(known.get(name) != value for name, value in identity.items() if not isinstance(value, dict)):
         raise RunDirError(
-            f"run_dir {str(run_dir)!r} belongs to another run ({what}); "
+            f"run_dir {str(run_dir)!r} belongs to another run ({_differences(known, identity)}); "
             "repeat that run's settings, or choose another run_dir"
         )
+
+
+def _differences(known: dict[str, Any], identity: dict[str, Any]) -> str:
+    """Return in words what sets a run apart from the one in its directory."""
+    before, now = _members(known, "settings"), _members(identity, "settings")
+    settings = [name for name in before | now if before and before.get(name) != now.get(name)]
+    words = [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in settings]
+    words += [
+        f"{name} was {known.get(name)!r}, now {value!r}"
+        for name, value in identity.items()
+        if not isinstance(value, dict) and name not in ("config_sha256", *settings) and known.get(name) != value
+    ]
+    before, now = _members(known, "fingerprints"), _members(identity, "fingerprints")
+    words += [f"database {name!r} was not in it" for name in now if before and name not in before]
+    words += [f"database {name!r} is not in it any more" for name in before if name not in now]
+    words += [f"database {name!r} has changed since" for name in now if before.get(name, now[name]) != now[name]]
+    if len(words) > _DIFFERENCES_SHOWN:
+        words[_DIFFERENCES_SHOWN:] = [f"and {len(words) - _DIFFERENCES_SHOWN} more"]
+    return ", ".join(words) or "its settings were others"
+
+
+def _members(identity: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return nested values of an identity by their dotted names; none where it has none."""
+    value = identity.get(name)
+    return _flat(value) if isinstance(value, dict) else {}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{key}": leaf for key, leaf in _flat(value).items()}
+        else:
+            found[name] = value
+    return found
 
 
 def read_identity(run_dir: Path) -> dict[str, Any] | None:

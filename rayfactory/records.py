@@ -106,6 +106,7 @@ class Tally:
         agent: as in `models.completion.CallKey`.
         replies: completions that were read.
         unusable: replies without anything that could be used.
+        repeated: queries that a reply had already, word for word; they go no further.
         fallbacks: times that the agent's rule answered instead.
         corrected: candidates that went back with their error.
         mended: of these, the ones that ran afterwards.
@@ -117,6 +118,7 @@ class Tally:
     fallbacks: int = 0
     corrected: int = 0
     mended: int = 0
+    repeated: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         """Return both counted together; the agent is this one's."""

@@ -175,7 +175,7 @@ def open_databases(config: Config) -> tuple[dict[str, Database], dict[str, Schem
 
 
 def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any]:
-    """Return what makes a run this run: benchmark, seed, release, and a digest of all settings that can change R."""
+    """Return what makes a run this run: benchmark, seed, release, all settings that can change R, and their digest."""
     settings = asdict(config)
     for name in _NOT_IN_IDENTITY:
         del settings[name]
@@ -197,6 +197,8 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
         # Another release may write other queries.
         "rayfactory": __version__,
         "config_sha256": digest,
+        # What the digest covers, so that a difference has a name.
+        **covered,
     }
 
 

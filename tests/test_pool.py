@@ -167,6 +167,27 @@ def test_other_runs_directory_is_refused_and_left_alone(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"settings": {"critic": {"max_similarity": 0.8}}}, r"\(critic.max_similarity was 0.85, now 0.8\)"),
+        ({"settings": {"critic": {}}}, r"\(critic.max_similarity was 0.85, now None\)"),
+        ({"fingerprints": {"a": "2", "b": "1"}}, "\\(database 'a' has changed since\\)"),
+        ({"fingerprints": {"a": "1"}}, "\\(database 'b' is not in it any more\\)"),
+        ({"fingerprints": {"a": "1", "b": "1", "c": "1"}}, "\\(database 'c' was not in it\\)"),
+        ({"settings": {str(i): i for i in range(9)}}, "and 4 more"),
+        ({}, "its settings were others"),
+    ],
+)
+def test_what_sets_two_runs_apart_is_told_by_name(tmp_path, now, said):
+    """A digest says nothing to a person."""
+    parts = {"settings": {"critic": {"max_similarity": 0.85}}, "fingerprints": {"a": "1", "b": "1"}}
+    with opened(tmp_path, IDENTITY | parts) as pool:
+        commit(pool, 3)
+    with pytest.raises(RunDirError, match=said):
+        Pool(tmp_path, IDENTITY | parts | {"config_sha256": "def"} | now)
+
+
 def test_run_without_a_committed_round_may_become_another(tmp_path):
     """A setting that was mistyped in the first attempt does not cost the directory."""
     Pool(tmp_path, IDENTITY).close()

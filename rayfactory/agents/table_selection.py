@@ -105,12 +105,15 @@ async def select_tables_with_model(
     replied = [answer for answer in answers if answer is not None]
     sets = {name: iter(answer or ()) for name, answer in zip(count, answers, strict=True)}
     use = {database: dict(counts) for database, counts in use.items()}
-    chosen = []
+    chosen: list[tuple[str, ...]] = []
+    given: set[tuple[str, frozenset[str]]] = set()
     fallbacks = 0
     for database, num_queries, rng_seed in asks:
         schema = schemas[database]
         tables = connected(schema, next(sets[database], ()), config.max_tables)
-        if not tables:
+        again = (database, frozenset(tables)) in given and len(tables) < len(schema.populated)
+        given.add((database, frozenset(tables)))
+        if again or not tables:
             fallbacks += 1
             tables = select_tables(schema, use.get(database, {}), config.max_tables, random.Random(rng_seed))
         expect(use, database, tables, num_queries)
@@ -124,7 +127,8 @@ def table_prompt(
 ) -> Prompt:
     """Return the prompt for the tables of some requests for one database, cut to the model's context window.
 
-    First the names of columns go, then the keys, then the tables that are used most.
+    The tables furthest behind come first, because small models choose from the top of a list. Where all does not fit,
+    the names of columns go, then the keys, then the tables that are used most.
 
     Raises:
         ConfigError: it does not fit even so.
@@ -133,12 +137,7 @@ def table_prompt(
     neighbours = _neighbours(schema)
     columns, keys = True, True
     while True:
-        shown = {table.name for table in tables}
-        lines = [
-            _overview(table, use, neighbours if keys else {}, columns=columns)
-            for table in schema.populated
-            if table.name in shown
-        ]
+        lines = [_overview(table, use, neighbours if keys else {}, columns=columns) for table in tables]
         values = {
             "database": name_text(schema.database),
             "overview": "\n".join(lines),

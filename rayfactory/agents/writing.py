@@ -103,6 +103,7 @@ class _Book:
     replies: int = 0
     unusable: int = 0
     fallbacks: int = 0
+    repeated: int = 0
     out_of_budget: bool = False
 
     def take(self, completion: Completion) -> None:
@@ -146,7 +147,15 @@ async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, s
         )
         for place, candidate in zip(missing, own, strict=False):
             drafts[place] = _Draft(candidate.sql, candidate.model, candidate.prompt_sha256, by_rule=True)
-    tallies = [Tally(request.origin, replies=book.replies, unusable=book.unusable, fallbacks=book.fallbacks)]
+    tallies = [
+        Tally(
+            request.origin,
+            replies=book.replies,
+            unusable=book.unusable,
+            fallbacks=book.fallbacks,
+            repeated=book.repeated,
+        )
+    ]
     written = [draft for draft in drafts if draft is not None]
     if self_correction and not book.out_of_budget:
         written, tally = await _corrected(request, written, player, desk, book)
@@ -170,8 +179,9 @@ async def _one_call(request: Request, prompt: Prompt, player: Player, book: _Boo
         book.fallbacks += 1
         return [None] * request.num_queries
     digest = prompt.sha256(player.model.name)
-    kept = list(dict.fromkeys(found))[: request.num_queries]
-    return [_Draft(sql, completion.model, digest) for sql in kept]
+    different = list(dict.fromkeys(found))
+    book.repeated += len(found) - len(different)
+    return [_Draft(sql, completion.model, digest) for sql in different[: request.num_queries]]
 
 
 async def _one_call_a_query(

@@ -28,6 +28,9 @@ from rayfactory.validate import used_slots
 ADMITTED_SHARE = 0.85
 """Share of what models write that a pool takes: an assumption, on the cautious side of what strong models do."""
 
+EXPLORED_SHARE = 0.4
+"""Share of the candidates that exploring rounds write: an assumption; runs of the rules had about this."""
+
 TOKENS_PER_QUERY = 160
 """Tokens of a query that a model writes: an assumption; the official TPC-DS queries have 400, BIRD's gold ones 60."""
 
@@ -102,14 +105,15 @@ def example_prompts(config: Config, schemas: Mapping[str, Schema]) -> dict[str, 
 def estimates(config: Config, schemas: Mapping[str, Schema], prompts: Mapping[str, Prompt]) -> list[Estimate]:
     """Return what each agent that a model plays would ask for, as far as can be told beforehand.
 
-    Every round after the warm-up is taken for one of expansion, `ADMITTED_SHARE` of the candidates for admitted, and
-    `TOKENS_PER_QUERY` tokens for a query. A run without a target is estimated for 1,000 rows.
+    `EXPLORED_SHARE` of the candidates, and the warm-up at least, are taken for explored, `ADMITTED_SHARE` of them for
+    admitted, and `TOKENS_PER_QUERY` tokens for a query. A run without a target is estimated for 1,000 rows.
     """
     queries = math.ceil((config.target or 1000) / ADMITTED_SHARE)
     if config.max_candidates is not None:
         queries = min(queries, config.max_candidates)
     per_round = config.round.requests * config.round.queries_per_request
-    explored = min(queries, config.management.warmup_rounds * per_round)
+    warmup = config.management.warmup_rounds * per_round
+    explored = min(queries, max(warmup, math.ceil(EXPLORED_SHARE * queries)))
     rounds = math.ceil(queries / per_round)
     exploring = math.ceil(explored / per_round)
     asked = {"generation": explored, "expansion": queries - explored}
@@ -157,6 +161,7 @@ def _table(config: Config, found: Sequence[Estimate]) -> Iterator[str]:
     yield ""
     yield (
         f"Estimated for {config.target or 1000:,} rows: {ADMITTED_SHARE:.0%} of the candidates admitted, "
+        f"{EXPLORED_SHARE:.0%} of them from exploring, "
         f"{TOKENS_PER_QUERY} tokens a query, nothing cached, no corrections."
     )
     if config.max_cost_usd is None:

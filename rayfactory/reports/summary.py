@@ -124,6 +124,12 @@ def summarise(
 
 def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
     """Return what a person is told at the end: why the run ended, what came out, and how to read it."""
+    spent = f"{summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}"
+    if not summary["candidates"]:
+        return (
+            f"Stopped: {STOP_REASONS[summary['stop_reason']]}.\n"
+            f"  The pool is empty: a round is in it when all of it is judged; {spent}"
+        )
     reasons = ", ".join(f"{reason} {count}" for reason, count in list(summary["rejected"].items())[:4])
     similarity = "none" if summary["mean_similarity"] is None else f"{summary['mean_similarity']:.3f}"
     quality = (
@@ -133,12 +139,15 @@ def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
     used = f"{summary['tables_covered']} of {summary['tables']} (Gini {summary['table_gini']:.2f})"
     fallbacks = sum(agent["fallbacks"] for agent in summary["agents"])
     replies = sum(agent["replies"] for agent in summary["agents"])
+    repeated = sum(agent["repeated"] for agent in summary["agents"])
     models = [f"  {replies} replies of models read; a rule answered instead {fallbacks} times"] if replies else []
+    if repeated:
+        models.append(f"  {repeated} queries stood in one reply more than once and were left out")
     return "\n".join(
         [
             f"Stopped: {STOP_REASONS[summary['stop_reason']]}.",
             f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
-            f"  {quality}, tables {used}, {summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}",
+            f"  {quality}, tables {used}, {spent}",
             *models,
             f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
             f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",

@@ -125,7 +125,9 @@ def test_tables_are_chosen_from_columns_keys_rows_and_use():
     assert "fact: 10 rows; 12 columns (c0, c1, " in prompt.system
     assert "keys with a, b, c, empty; used by 30 queries" in prompt.system
     assert "empty: " not in prompt.system
-    assert "3 requests: 3 lines." in prompt.user
+    assert "3 requests: 3 lines, which begin with 1: to 3:" in prompt.user
+    shown = [line.partition(":")[0] for line in prompt.system.splitlines() if "; used by" in line]
+    assert shown[-2:] == ["a", "fact"], "those furthest behind come first"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,20 @@ def test_rule_selects_tables_where_the_model_does_not(reply, replies):
     chosen, tally = select_tables(says(reply))
     assert chosen == TableSelectionAgent(TableSelectionConfig(max_tables=3), SCHEMAS).select(ASKS, USE)
     assert tally == Tally("table_selection", replies=replies, unusable=replies, fallbacks=3)
+
+
+def test_tables_that_a_request_has_already_are_the_rules_to_choose():
+    """Small models give every request the same tables; where there are no others, that is right."""
+    chosen, tally = select_tables(says("1: a, fact\n2: fact, a\n3: b, fact"))
+    assert chosen[0] == ("a", "fact")
+    assert set(chosen[1]) != {"a", "fact"}
+    assert chosen[2] == ("b", "fact")
+    assert tally == Tally("table_selection", replies=1, fallbacks=1)
+    pair = Schema("pair", "duckdb", (table("x"), table("y")), (key("x", "y"),))
+    asks = [("pair", 10, 1), ("pair", 10, 2)]
+    chosen, tally = select_tables(says("1: x, y\n2: x, y"), asks, schemas={"pair": pair})
+    assert chosen == [("x", "y")] * 2
+    assert tally == Tally("table_selection", replies=1)
 
 
 def test_request_without_a_line_gets_the_rules_choice():

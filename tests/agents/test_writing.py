@@ -77,11 +77,11 @@ def tagged(*queries):
 
 
 def test_one_call_answers_a_request(desk):
-    """Surplus queries are dropped, equal ones kept once, and the cost is shared."""
+    """Surplus queries are dropped, equal ones kept once and counted, and the cost is shared."""
     model = says(tagged(GOOD[0], GOOD[1], GOOD[0], GOOD[2], GOOD[3], "SELECT 1 AS surplus"))
     found = answer(GENERATION, model, desk)
     assert [candidate.sql for candidate in found.candidates] == GOOD
-    assert found.tallies == (Tally("generation", replies=1),)
+    assert found.tallies == (Tally("generation", replies=1, repeated=1),)
     ((slot, key, prompt),) = model.calls
     assert (slot, key.seed, key.agent, key.round, key.ordinal, key.attempt) == ("strong", 7, "generation", 3, 5, 0)
     assert "Generate 4 complex and diverse SQL queries." in prompt.user

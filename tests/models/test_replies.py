@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from rayfactory.models import replies
 
 CORPUS = Path(__file__).with_name("replies")
-REPLIES = sorted(CORPUS.glob("*.txt"))
+REPLIES = sorted(path for path in CORPUS.glob("*/*.txt") if path.with_suffix(".json").exists())
+
+_FIRST_TABLES = ("call_center", "catalog_page", "customer", "customer_address", "customer_demographics", "date_dim")
+_SEEDS = ((75, 83, 63), (67, 69, 66), (89, 87, 84), (40, 71, 76), (22, 36, 24), (31, 45, 41))
+DECISIONS = {
+    "qwen2.5-coder-1.5b-tables": (lambda text: replies.table_sets(text, _FIRST_TABLES, 6), [_FIRST_TABLES] * 6),
+    "qwen2.5-coder-1.5b-seeds": (
+        lambda text: replies.seed_sets(text, [12, 24, 29], 6), [(), (), (), (), (), (24, 29, 12)],
+    ),
+    "qwen2.5-coder-1.5b-seeds-all": (lambda text: replies.seed_sets(text, range(100), 6), list(_SEEDS)),
+    "qwen2.5-coder-1.5b-state": (replies.state, "EXP"),
+    "smollm2-135m-tables": (lambda text: replies.table_sets(text, _FIRST_TABLES, 3), [(), (), ()]),
+}  # fmt: skip
 
 TAG_PARTS = [
     "<start-sql>", "<end-sql>", "</start-sql>", "<end-sqgl>", "<start_sql 3>", "```", "```sql\n", "<think>", "</think>", ";", "'", '"', "--", "/*",
@@ -59,8 +71,19 @@ def test_reply_of_the_corpus(path):
 
 
 def test_every_reply_of_the_corpus_has_an_expectation():
-    assert {path.stem for path in CORPUS.glob("*.json")} == {path.stem for path in REPLIES}
-    assert len(REPLIES) >= 12
+    decisions = {path.stem for path in CORPUS.glob("*/*.txt")} - {path.stem for path in REPLIES}
+    assert decisions == set(DECISIONS)
+    assert {path.stem for path in CORPUS.glob("*/*.json")} == {path.stem for path in REPLIES}
+    models = {path.stem.rsplit("-", 1)[0] for path in CORPUS.glob("real/*.txt")}
+    assert len(REPLIES) >= 24
+    assert len({model.partition("-")[0] for model in models}) >= 3
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_decision_of_the_corpus(name):
+    """What real models replied as the agents that plan."""
+    read, expected = DECISIONS[name]
+    assert read((CORPUS / "real" / f"{name}.txt").read_text(encoding="utf-8")) == expected
 
 
 @settings(deadline=None)
