@@ -84,14 +84,16 @@ class Crew:
         # Held for as long as the crew is, since an actor that is restarted takes them again.
         self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
         schemas_only = both[1:]
-
-        def start(agent: type, name: str, shared: list[Any], *args: Any) -> Any:
-            return ray.remote(_with_shared(agent, shared)).options(name=name, **_STATELESS).remote(*args)
-
-        # The tool workers start first: loading the encoder is what a new run waits for.
-        self._tools = [start(ToolWorker, f"tools-{i}", both, config) for i in range(num_workers)]
-        for tool in self._tools:
-            tool.warm_up.remote()
+        self._kinds: dict[str, tuple[type, list[Any], int]] = {
+            "management": (Manager, schemas_only, 1),
+            "table_selection": (TableSelector, schemas_only, 1),
+            "seed_selection": (SeedSelector, schemas_only, 1),
+            "adviser": (Adviser, schemas_only, 1),
+            "generation": (GenerationAgent, both, num_workers),
+            "expansion": (ExpansionAgent, both, num_workers),
+            "tools": (ToolWorker, both, num_workers),
+        }
+        self._started: dict[str, list[Any]] = {}
         slots = used_slots(config.models)
         self._gateway: Any = None
         if slots:
@@ -103,31 +105,43 @@ class Crew:
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
-        self._generation = [start(GenerationAgent, f"generation-{i}", both, config) for i in range(num_workers)]
-        self._expansion = [start(ExpansionAgent, f"expansion-{i}", both, config) for i in range(num_workers)]
         self._requests_per_author = {
             origin: _requests_per_author(config.models, getattr(config.models, origin), num_workers)
             for origin in ("generation", "expansion")
         }
-        self._management = start(Manager, "management", schemas_only, config)
-        self._table_selection = start(TableSelector, "table_selection", schemas_only, config)
-        self._seed_selection = start(SeedSelector, "seed_selection", schemas_only, config)
-        self._adviser = start(Adviser, "adviser", schemas_only, config)
+        # First who writes the first round, then the encoders, which load while a model writes it. The others start when
+        # they are first asked, while a round is judged.
+        for kind in ("management", "table_selection", "generation"):
+            self._actors(kind)
+        for tool in self._actors("tools"):
+            tool.warm_up.remote()
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
         with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
             self._start_critics()
 
+    def _actors(self, kind: str) -> list[Any]:
+        """Return the actors of a kind, after starting them where this is the first call for them."""
+        import ray
+
+        if kind not in self._started:
+            agent, shared, count = self._kinds[kind]
+            actor: Any = ray.remote(_with_shared(agent, shared))
+            self._started[kind] = [
+                actor.options(name=f"{kind}-{i}", **_STATELESS).remote(self._config) for i in range(count)
+            ]
+        return self._started[kind]
+
     # -- plan -----------------------------------------------------------------
 
     def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
         """Ask the Management Agent for the state of the next round and its databases."""
-        result: tuple[State, list[str]] = self._ask(lambda: self._management.decide.remote(num_requests, situation))
+        result: tuple[State, list[str]] = self._ask("management", "decide", num_requests, situation)
         return result
 
     def select_tables(self, number: int, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
         """Ask the Table Selection Agent for the tables of each request."""
-        result: list[tuple[str, ...]] = self._ask(lambda: self._table_selection.select.remote(number, list(asks), use))
+        result: list[tuple[str, ...]] = self._ask("table_selection", "select", number, list(asks), use)
         return result
 
     def select_seeds(
@@ -135,14 +149,12 @@ class Crew:
     ) -> list[list[PoolSeed]]:
         """Ask the Seed Selection Agent for the seeds of each request."""
         stock = {name: list(seeds) for name, seeds in shelves.items()}
-        result: list[list[PoolSeed]] = self._ask(
-            lambda: self._seed_selection.select.remote(number, list(asks), stock, use)
-        )
+        result: list[list[PoolSeed]] = self._ask("seed_selection", "select", number, list(asks), stock, use)
         return result
 
     def advise(self, number: int, failures: Sequence[Failure]) -> str:
         """Ask the Critical Agent what the next requests should know of the failures of a round."""
-        result: str = self._ask(lambda: self._adviser.advise.remote(number, list(failures)))
+        result: str = self._ask("adviser", "advise", number, list(failures))
         return result
 
     def take_tallies(self) -> list[Tally]:
@@ -150,13 +162,14 @@ class Crew:
         tallies, self._tallies = self._tallies, []
         return tallies
 
-    def _ask(self, call: Callable[[], Any]) -> Any:
-        """Return what an agent that keeps nothing between calls answers, asking again if it is lost."""
+    def _ask(self, kind: str, method: str, *args: Any) -> Any:
+        """Return what a planning agent, which keeps nothing between calls, answers; it is asked again if it is lost."""
         import ray
 
+        (agent,) = self._actors(kind)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                result, tallies = ray.get(self._waiting.for_one([call()]))
+                result, tallies = ray.get(self._waiting.for_one([getattr(agent, method).remote(*args)]))
             except ray.exceptions.RayError as error:
                 if not _is_loss(error) or attempt == MAX_ATTEMPTS:
                     raise _as_own(error, "an agent could not answer") from error
@@ -181,7 +194,7 @@ class Crew:
         """
         import ray
 
-        authors = {"generation": self._generation, "expansion": self._expansion}
+        authors = {origin: self._actors(origin) for origin in dict.fromkeys(request.origin for request in requests)}
         answers: list[Answer | None] = [None] * len(requests)
         waiting = list(range(len(requests)))[::-1]
         attempts = [0] * len(requests)
@@ -289,7 +302,8 @@ class Crew:
             verdicts.extend(block)
             on_verdicts(block)
 
-        for positions, executions, vectors in run_and_embed(candidates, self._tools, self._config.embedding.batch_size):
+        tools, block_size = self._actors("tools"), self._config.embedding.batch_size
+        for positions, executions, vectors in run_and_embed(candidates, tools, block_size):
             by_shard: dict[int, list[Contender]] = {}
             for position, execution, vector in zip(positions, executions, vectors, strict=True):
                 if execution.reason is None:

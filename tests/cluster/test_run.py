@@ -112,8 +112,11 @@ def test_lost_actor_costs_nothing(folder, undisturbed, kind):
         text=True,
     )
     wait_for_round(folder / f"lost-{kind}", process, 1)
-    victims = [pid for pid in descendants(process.pid) if kind in command_line(pid)]
-    assert victims, "no such process"
+    victims: list[int] = []
+    while not victims:  # some agents start when they are first asked
+        assert process.poll() is None, "no such process"
+        time.sleep(0.05)
+        victims = [pid for pid in descendants(process.pid) if kind in command_line(pid)]
     os.kill(victims[0], signal.SIGKILL)
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, output + errors
