@@ -5,6 +5,8 @@ Calls are collected until no new one comes, and leave together:
     journal (these attempts leave in batch B) -> upload -> journal (B is about to be made) -> create -> journal (its id)
         -> poll -> read line by line: journal, ledger, and back to whoever asked
 
+An account may have so many tokens waiting and no more. Where a batch was too much, smaller ones go one after the other.
+
 A process may end at any of these steps. The next one asks again for what was not made, looks for what may have been,
 by the name that the batch carries, and waits for what was.
 """
@@ -39,6 +41,9 @@ from rayfactory.models.ledger import Ledger, Usage, WorstCase, worst_case
 from rayfactory.models.protocol import ErrorReply, request_body
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 24 * 3600.0
+"""As long as a batch may take, requests wait for room in the account's queue before they go the ordinary way."""
 
 _NUM_READS = 3
 """Files in which replies are missing are read so many times."""
@@ -148,6 +153,10 @@ class Batches:
         self._calls = {(c.key, c.request): c for batch in pending for c in batch.calls.values()}
         self._collected: list[_Call] = []
         self._num_bytes = 0
+        # Falls by half where a batch was too much for the account, and doubles with each that was not.
+        self._max_requests = limits.max_requests
+        self._crowded_since: float | None = None
+        self._turn = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_resumed = False
@@ -223,7 +232,7 @@ class Batches:
             self._ledger.release(attempt)
             raise self._closed
         line = request_line(attempt, request_body(self._config, key, prompt))
-        is_full = len(self._collected) == self._limits.max_requests
+        is_full = len(self._collected) >= self._max_requests
         if is_full or self._num_bytes + len(line) > self._limits.max_bytes:
             self._leave()
         call = self._calls[key, request] = _Call(attempt, key, request, worst, line)
@@ -270,6 +279,14 @@ class Batches:
     # -- a batch --------------------------------------------------------------
 
     async def _run(self, batch: _Batch) -> None:
+        if self._max_requests == self._limits.max_requests:
+            await self._carry(batch)
+            return
+        async with self._turn:
+            await self._carry(batch)
+
+    async def _carry(self, batch: _Batch) -> None:
+        """Bring a batch to its end, from wherever it is."""
         # One that an earlier process was about to have made may be there.
         may_be_made = batch.sent is not None
         try:
@@ -288,6 +305,12 @@ class Batches:
         except ErrorReplyError as error:
             self._fail_all(batch, "ordinary", error.reply.text, lost=may_be_made)
             return
+        if state.is_crowded and await self._has_patience(batch, state):
+            self._fail_all(batch, "again", state.why, lost=False)
+            return
+        if not state.is_crowded:
+            self._crowded_since = None
+            self._max_requests = min(self._limits.max_requests, 2 * self._max_requests)
         await self._read(batch, state)
         why = f"the batch {state.status}" + (f" ({state.why})" if state.why else "")
         self._fail_all(batch, "ordinary", why, lost=state.status != "failed")
@@ -333,6 +356,22 @@ class Batches:
                 if batch.state is None:
                     raise
         return batch.state
+
+    async def _has_patience(self, batch: _Batch, state: BatchState) -> bool:
+        """Return whether calls shall go in a smaller batch, or later; no longer where that has taken too long."""
+        now = time.monotonic()
+        if self._crowded_since is None:
+            self._crowded_since = now
+            logger.warning(
+                "%s has no room for a batch of %d requests (%s); smaller ones go one after the other",
+                self._endpoint.name, batch.size, state.why,
+            )  # fmt: skip
+        if now - self._crowded_since >= _PATIENCE_S:
+            return False
+        self._max_requests = max(1, batch.size // 2)
+        if batch.size == 1:
+            await asyncio.sleep(self._config.batch_poll_s)
+        return True
 
     async def _read(self, batch: _Batch, state: BatchState) -> None:
         """Take what came back; what is missing may be there when the files are read again."""
@@ -407,6 +446,8 @@ def _shown(batch: _Batch) -> str:
     what += f" since {since:%H:%M}" if is_today else f" since {since:%Y-%m-%d %H:%M}"
     if batch.state is None:
         return what + (", being looked for" if not batch.sent.endpoint_id else "")
+    if batch.state.is_crowded:
+        return f"{what} waits for room in the account's queue ({batch.state.why})"
     num_done = max(batch.state.num_done, batch.size - len(batch.calls))
     step = "" if batch.state.status == "in_progress" else f", {batch.state.status}"
     return f"{what}{step}, {num_done} of {batch.size} done"

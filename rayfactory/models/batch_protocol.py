@@ -25,6 +25,7 @@ METADATA_KEY = "rayfactory"
 """A batch carries its name under this key, so that it is found again by whoever did not hear what became of it."""
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_CROWDED = "token_limit_exceeded"
 _UNDONE = frozenset({"batch_expired", "batch_cancelled"})
 
 
@@ -39,6 +40,7 @@ class BatchState:
         num_done: requests that are answered, with a completion or an error.
         files: with the replies and the errors; complete once the batch has ended.
         why: what the endpoint says is wrong; may be empty.
+        is_crowded: whether it was refused because the account may not have so many tokens waiting at a time.
     """
 
     endpoint_id: str
@@ -48,6 +50,7 @@ class BatchState:
     num_done: int
     files: tuple[str, ...]
     why: str
+    is_crowded: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -173,8 +176,8 @@ def _batch(value: dict[str, Any], content: bytes) -> BatchState:
     counts, metadata = _mapping(value.get("request_counts")), _mapping(value.get("metadata"))
     name, created_at = metadata.get(METADATA_KEY), value.get("created_at")
     files = (value.get("output_file_id"), value.get("error_file_id"))
-    errors = _mapping(value.get("errors")).get("data")
-    words = [str(_mapping(error).get("message")) for error in errors[:3]] if isinstance(errors, list) else []
+    listed = _mapping(value.get("errors")).get("data")
+    errors = [_mapping(error) for error in listed[:3]] if isinstance(listed, list) else []
     return BatchState(
         endpoint_id=_id(value, content),
         name=name if isinstance(name, str) else "",
@@ -182,7 +185,8 @@ def _batch(value: dict[str, Any], content: bytes) -> BatchState:
         created_at=created_at if isinstance(created_at, int) else None,
         num_done=sum(count for k in ("completed", "failed") if isinstance(count := counts.get(k), int)),
         files=tuple(file for file in files if isinstance(file, str) and file),
-        why=quoted("; ".join(words)),
+        why=quoted("; ".join(str(error.get("message")) for error in errors)),
+        is_crowded=value.get("status") == "failed" and any(error.get("code") == _CROWDED for error in errors),
     )
 
 

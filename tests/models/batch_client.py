@@ -15,6 +15,7 @@ from rayfactory.config import ModelConfig
 from rayfactory.models.batch import BatchLimits
 from rayfactory.models.chat import Chat
 from tests.models import chat_client
+from tests.models.endpoint_server import echo
 
 LIMITS = BatchLimits(linger_s=0.1, max_requests=25)
 
@@ -22,6 +23,12 @@ LIMITS = BatchLimits(linger_s=0.1, max_requests=25)
 def model(base_url: str) -> ModelConfig:
     """Return a model whose batches are looked after often."""
     return replace(chat_client.model(base_url, 16), batch=True, batch_price=0.5, batch_poll_s=0.05)
+
+
+def expected(indexes: range) -> list[str]:
+    """Return what the server of the tests replies to those calls."""
+    prompts = [chat_client.call(i)[1] for i in indexes]
+    return [echo([{"role": "system", "content": p.system}, {"role": "user", "content": p.user}]) for p in prompts]
 
 
 async def obtain(directory: Path, base_url: str, num_completions: int) -> dict[str, object]:

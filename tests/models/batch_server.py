@@ -24,6 +24,7 @@ class BatchServer(EndpointServer):
         line_faults: what requests of batches meet (as `enqueue`), by their place in the file.
         ends_after: requests after which a batch ends as `ends_as`, ``expired`` or ``cancelled``; the rest is undone.
         invalid: why every batch fails its validation; empty: none does.
+        room: requests that may wait in batches at a time; a batch that is too much for it fails.
         api_fault_share: share of the requests about files and batches that meet a fault, drawn with `seed`.
         content_pieces: number of parts that a file comes back in, 20 ms apart.
         page_size: batches that a page lists, at most.
@@ -37,6 +38,7 @@ class BatchServer(EndpointServer):
         ends_after: int | None = None,
         ends_as: str = "expired",
         invalid: str = "",
+        room: int | None = None,
         api_fault_share: float = 0.0,
         content_pieces: int = 1,
         page_size: int = 100,
@@ -49,6 +51,7 @@ class BatchServer(EndpointServer):
         self.ends_after = ends_after
         self.ends_as = ends_as
         self.invalid = invalid
+        self.room = room
         self.api_fault_share = api_fault_share
         self.content_pieces = content_pieces
         self.page_size = page_size
@@ -173,6 +176,13 @@ class BatchServer(EndpointServer):
             return
         requests = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
         assert len({request["custom_id"] for request in requests}) == len(requests)
+        if self.room is not None:
+            waiting = [other["request_counts"] for other in self.batches.values() if other["status"] == "in_progress"]
+            if sum(counts["total"] for counts in waiting) + len(requests) > self.room:
+                message = f"Enqueued token limit reached for test-model. Limit: {self.room} enqueued tokens."
+                error = {"code": "token_limit_exceeded", "message": message, "line": None, "param": None}
+                batch.update(status="failed", errors={"object": "list", "data": [error]})
+                return
         counts = batch["request_counts"]
         counts["total"] = len(requests)
         batch["status"] = "in_progress"

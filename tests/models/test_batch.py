@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -25,11 +23,10 @@ from rayfactory.models.journal import FILE_NAME
 from rayfactory.models.ledger import worst_case
 from rayfactory.models.protocol import request_body
 from tests.models import batch_client
+from tests.models.batch_client import expected
 from tests.models.batch_server import BatchServer
 from tests.models.chat_client import call
-from tests.models.endpoint_server import echo, identity, running
 
-PROJECT = Path(__file__).resolve().parents[2]
 LIMITS = BatchLimits(linger_s=0.1)
 
 
@@ -66,11 +63,6 @@ def with_chat(
 async def obtain(chat: Chat, indexes: range) -> list[str]:
     completions = await asyncio.gather(*(chat.complete("strong", *call(i)) for i in indexes))
     return [completion.text for completion in completions]
-
-
-def expected(indexes: range) -> list[str]:
-    prompts = [call(i)[1] for i in indexes]
-    return [echo([{"role": "system", "content": p.system}, {"role": "user", "content": p.user}]) for p in prompts]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -191,9 +183,53 @@ def test_batch_that_fails_its_validation_costs_nothing_and_says_why(tmp_path, ca
         assert chat.ledger.unconfirmed_usd == 0
 
     with caplog.at_level(logging.WARNING):
-        server = with_chat(tmp_path, body, server=BatchServer(invalid="Enqueued token limit reached"))
+        server = with_chat(tmp_path, body, server=BatchServer(invalid="line 1 is no JSON"))
     assert server.num_requests == 4
-    assert "the batch failed (Enqueued token limit reached)" in caplog.text
+    assert "the batch failed (line 1 is no JSON)" in caplog.text
+
+
+def test_batches_get_smaller_where_the_account_has_no_room(tmp_path, caplog):
+    """Every call still comes back at the price of a batch."""
+
+    async def body(chat, server):
+        assert await obtain(chat, range(12)) == expected(range(12))
+        (row,) = chat.ledger.rows()
+        assert (row["requests"], row["unconfirmed_attempts"]) == (12, 0)
+        assert (row["tokens_in"], row["tokens_out"]) == (server.billed["tokens_in"], server.billed["tokens_out"])
+        assert chat.ledger.reserved_usd == 0
+
+    with caplog.at_level(logging.WARNING):
+        server = with_chat(tmp_path, body, server=BatchServer(room=3))
+    assert server.num_requests == 0, "nothing went the ordinary way"
+    assert set(server.answers.values()) == {1}
+    assert caplog.text.count("has no room for a batch of 12 requests (Enqueued token limit reached") == 1
+
+
+def test_batch_waits_until_the_account_has_room(tmp_path):
+    """Not even one request fits while other programs' batches are under way, and the status says so."""
+
+    async def body(chat, server):
+        replies = asyncio.create_task(obtain(chat, range(2)))
+        await until(lambda: "waits for room in the account's queue" in chat.status().slots[0].waits_for)
+        created = server.calls["create"]
+        await until(lambda: server.calls["create"] > created + 2)
+        server.room = None
+        assert await replies == expected(range(2))
+
+    assert with_chat(tmp_path, body, server=BatchServer(room=0)).num_requests == 0
+
+
+def test_patience_with_a_full_account_ends(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("rayfactory.models.batch._PATIENCE_S", 0.3)
+
+    async def body(chat, server):
+        assert await obtain(chat, range(2)) == expected(range(2))
+        assert chat.ledger.unconfirmed_usd == 0
+
+    with caplog.at_level(logging.WARNING):
+        server = with_chat(tmp_path, body, server=BatchServer(room=0))
+    assert server.num_requests == 2
+    assert "at the full price: the batch failed (Enqueued token limit reached" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["upload", "create", "list", "state", "content"])
@@ -438,81 +474,3 @@ def test_endpoint_without_batches_is_found_before_anything_is_paid():
 
     asyncio.run(run())
     assert server.billed["replies"] == 0
-
-
-def answers_of(server: BatchServer, num_completions: int) -> list[int]:
-    """Return how often each call was billed."""
-    bodies = [request_body(model(server), *call(i)) for i in range(num_completions)]
-    return [server.answers[identity(body)] for body in bodies]
-
-
-def command(directory: Path, server: BatchServer, num_completions: int) -> list[str]:
-    return [sys.executable, "-m", "tests.models.batch_client", str(directory), server.base_url, str(num_completions)]
-
-
-def kill_when(condition: Callable[[], object], server: BatchServer, arguments: list[str]) -> None:
-    """Start a client and kill it once something holds."""
-    with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL) as client:
-        deadline_s = time.monotonic() + 120
-        while not condition():
-            assert client.poll() is None, "the client ended before it was killed"
-            assert time.monotonic() < deadline_s
-            time.sleep(0.001)
-        server.is_held = True
-        client.kill()
-        client.wait()
-        server.is_held = False
-
-
-@pytest.mark.parametrize(
-    "point", ["before_upload", "upload_unheard", "before_create", "create_unheard", "pending", "reading"]
-)
-def test_kill_pays_for_nothing_twice(point, tmp_path):
-    """Wherever the process is killed, the next one obtains every completion, and each is billed once."""
-    num_completions = 20
-    with running(BatchServer(step_s=0.02, content_pieces=20)) as server:
-        journal = tmp_path / FILE_NAME
-        arguments = command(tmp_path, server, num_completions)
-        faults = {
-            "before_upload": ("upload", "500"), "upload_unheard": ("upload", "silence_after"),
-            "before_create": ("create", "500"), "create_unheard": ("create", "silence_after"),
-        }  # fmt: skip
-        if point in faults:
-            what, fault = faults[point]
-            server.always[what] = fault
-            kill_when(lambda: server.calls[what], server, arguments)
-            del server.always[what]
-        elif point == "pending":
-            kill_when(lambda: server.calls["state"] > 1, server, arguments)
-        else:
-            kill_when(lambda: b'"done"' in journal.read_bytes() if journal.exists() else False, server, arguments)
-            num_read = journal.read_bytes().count(b'"done"')
-            assert 0 < num_read < num_completions
-        last = subprocess.run(arguments, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
-        assert answers_of(server, num_completions) == [1] * num_completions
-        bill = dict(server.billed)
-    result = json.loads(last.stdout)
-    assert result["texts"] == expected(range(num_completions))
-    (row,) = result["ledger"]
-    assert row["requests"] == num_completions
-    # Only of a batch that may have been made it is not known that it cost nothing.
-    assert row["unconfirmed_attempts"] == (num_completions if point == "before_create" else 0)
-    assert (row["tokens_in"], row["tokens_out"]) == (bill["tokens_in"], bill["tokens_out"])
-
-
-@pytest.mark.slow
-def test_many_kills_in_bad_weather_pay_for_nothing_twice(tmp_path):
-    """Several batches, a third of all requests about them faulty, ten kills: every call is billed once."""
-    num_completions = 200
-    with running(BatchServer(step_s=0.02, content_pieces=10, api_fault_share=0.3, seed=4)) as server:
-        arguments = command(tmp_path, server, num_completions)
-        for _ in range(10):
-            goal = server.calls.total() + 9
-            kill_when(lambda goal=goal: server.calls.total() >= goal, server, arguments)  # type: ignore[misc]
-        last = subprocess.run(arguments, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
-        assert answers_of(server, num_completions) == [1] * num_completions
-        bill = dict(server.billed)
-    result = json.loads(last.stdout)
-    assert result["texts"] == expected(range(num_completions))
-    (row,) = result["ledger"]
-    assert (row["requests"], row["tokens_out"]) == (num_completions, bill["tokens_out"])
