@@ -5,7 +5,8 @@ Calls are collected until no new one comes, and leave together:
     journal (these attempts leave in batch B) -> upload -> journal (B is about to be made) -> create -> journal (its id)
         -> poll -> read line by line: journal, ledger, and back to whoever asked
 
-An account may have so many tokens waiting and no more. Where a batch was too much, smaller ones go one after the other.
+An account may have so many tokens waiting and no more. Once a batch was too much for it, one goes after the other:
+half as large where not even one alone had room, twice as large where it had.
 
 A process may end at any of these steps. The next one asks again for what was not made, looks for what may have been,
 by the name that the batch carries, and waits for what was.
@@ -89,6 +90,23 @@ class _Batch:
     why_ordinary: str = ""
 
 
+@dataclass(slots=True)
+class _Crowd:
+    """What is known while an account has no room for what was sent.
+
+    Attributes:
+        why: in the endpoint's words.
+        since: time of the first refusal, on the monotonic clock.
+        max_requests: what the next batch may hold.
+        not_before: when it may leave, on the loop's clock.
+    """
+
+    why: str
+    since: float
+    max_requests: int
+    not_before: float = 0.0
+
+
 class OpenBatches:
     """The batches without an end that a journal tells of."""
 
@@ -153,10 +171,7 @@ class Batches:
         self._calls = {(c.key, c.request): c for batch in pending for c in batch.calls.values()}
         self._collected: list[_Call] = []
         self._num_bytes = 0
-        # Falls by half where a batch was too much for the account, and doubles with each that was not.
-        self._max_requests = limits.max_requests
-        self._crowded_since: float | None = None
-        self._turn = asyncio.Lock()
+        self._crowd: _Crowd | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_resumed = False
@@ -199,7 +214,14 @@ class Batches:
 
     def waits_for(self) -> str:
         """Return what is under way, for a person; empty: nothing."""
-        collected = [f"{len(self._collected)} requests are collected for a batch"] if self._collected else []
+        collected = []
+        if self._collected:
+            wait = (
+                f"wait for room in the account's queue ({self._crowd.why})"
+                if self._crowd
+                else "are collected for a batch"
+            )
+            collected = [f"{len(self._collected)} requests {wait}"]
         return "; ".join([*map(_shown, self._batches), *collected])
 
     async def close(self, error: RayfactoryError) -> None:
@@ -232,25 +254,47 @@ class Batches:
             self._ledger.release(attempt)
             raise self._closed
         line = request_line(attempt, request_body(self._config, key, prompt))
-        is_full = len(self._collected) >= self._max_requests
+        is_full = len(self._collected) >= self._limits.max_requests
         if is_full or self._num_bytes + len(line) > self._limits.max_bytes:
             self._leave()
         call = self._calls[key, request] = _Call(attempt, key, request, worst, line)
         self._collected.append(call)
         self._num_bytes += len(line)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._limits.linger_s, self._leave)
+        self._leave_in(self._limits.linger_s)
         return call
 
+    def _leave_in(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._leave)
+
     def _leave(self) -> None:
-        """Send what is collected."""
-        if self._collected:
-            calls = {call.attempt: call for call in self._collected}
+        """Send what is collected; while the account has no room for more, only when nothing is under way."""
+        if self._closed is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._crowd is not None and now < self._crowd.not_before:
+            self._leave_in(self._crowd.not_before - now)
+            return
+        while self._collected and not (self._crowd is not None and self._tasks):
+            calls = self._next_calls()
             batch = _Batch(uuid.uuid4().hex, calls, len(calls))
-            self._collected, self._num_bytes = [], 0
             self._batches.append(batch)
             self._start(batch)
+
+    def _next_calls(self) -> dict[int, _Call]:
+        """Take as many of the collected calls as one batch may hold, at least one."""
+        most = self._limits.max_requests if self._crowd is None else self._crowd.max_requests
+        calls: dict[int, _Call] = {}
+        num_bytes = 0
+        for call in self._collected[:most]:
+            num_bytes += len(call.line)
+            if calls and num_bytes > self._limits.max_bytes:
+                break
+            calls[call.attempt] = call
+        del self._collected[: len(calls)]
+        self._num_bytes = sum(len(call.line) for call in self._collected)
+        return calls
 
     def _start(self, batch: _Batch) -> None:
         task = asyncio.create_task(self._run(batch))
@@ -275,18 +319,15 @@ class Batches:
                 self._end(call, error)
         else:
             self._batches.remove(batch)
+        if self._collected:
+            # They may have waited for this one to end.
+            self._leave_in(self._limits.linger_s)
+        elif batch.state is not None and not batch.state.is_crowded:
+            self._crowd = None
 
     # -- a batch --------------------------------------------------------------
 
     async def _run(self, batch: _Batch) -> None:
-        if self._max_requests == self._limits.max_requests:
-            await self._carry(batch)
-            return
-        async with self._turn:
-            await self._carry(batch)
-
-    async def _carry(self, batch: _Batch) -> None:
-        """Bring a batch to its end, from wherever it is."""
         # One that an earlier process was about to have made may be there.
         may_be_made = batch.sent is not None
         try:
@@ -305,12 +346,12 @@ class Batches:
         except ErrorReplyError as error:
             self._fail_all(batch, "ordinary", error.reply.text, lost=may_be_made)
             return
-        if state.is_crowded and await self._has_patience(batch, state):
+        if state.is_crowded and self._waits_for_room(batch, state):
             self._fail_all(batch, "again", state.why, lost=False)
             return
-        if not state.is_crowded:
-            self._crowded_since = None
-            self._max_requests = min(self._limits.max_requests, 2 * self._max_requests)
+        if self._crowd is not None and state.status == "completed":
+            self._crowd.since = time.monotonic()
+            self._crowd.max_requests = min(self._limits.max_requests, 2 * max(self._crowd.max_requests, batch.size))
         await self._read(batch, state)
         why = f"the batch {state.status}" + (f" ({state.why})" if state.why else "")
         self._fail_all(batch, "ordinary", why, lost=state.status != "failed")
@@ -357,20 +398,25 @@ class Batches:
                     raise
         return batch.state
 
-    async def _has_patience(self, batch: _Batch, state: BatchState) -> bool:
-        """Return whether calls shall go in a smaller batch, or later; no longer where that has taken too long."""
+    def _waits_for_room(self, batch: _Batch, state: BatchState) -> bool:
+        """Return whether the calls of a batch that was too much shall wait; not where they have waited for too long."""
         now = time.monotonic()
-        if self._crowded_since is None:
-            self._crowded_since = now
+        if self._crowd is None:
+            self._crowd = _Crowd(state.why, now, self._limits.max_requests)
             logger.warning(
-                "%s has no room for a batch of %d requests (%s); smaller ones go one after the other",
+                "%s has no room for a batch of %d requests (%s); they go as there is room, one batch after the other",
                 self._endpoint.name, batch.size, state.why,
             )  # fmt: skip
-        if now - self._crowded_since >= _PATIENCE_S:
+        crowd = self._crowd
+        if now - crowd.since >= _PATIENCE_S:
+            self._crowd = None
             return False
-        self._max_requests = max(1, batch.size // 2)
-        if batch.size == 1:
-            await asyncio.sleep(self._config.batch_poll_s)
+        crowd.why = state.why
+        # Another batch of ours may be what takes the room: then its end is waited for.
+        if len(self._tasks) == 1:
+            crowd.max_requests = max(1, min(crowd.max_requests, batch.size) // 2)
+            if batch.size == 1:
+                crowd.not_before = asyncio.get_running_loop().time() + self._config.batch_poll_s
         return True
 
     async def _read(self, batch: _Batch, state: BatchState) -> None:
@@ -446,8 +492,6 @@ def _shown(batch: _Batch) -> str:
     what += f" since {since:%H:%M}" if is_today else f" since {since:%Y-%m-%d %H:%M}"
     if batch.state is None:
         return what + (", being looked for" if not batch.sent.endpoint_id else "")
-    if batch.state.is_crowded:
-        return f"{what} waits for room in the account's queue ({batch.state.why})"
     num_done = max(batch.state.num_done, batch.size - len(batch.calls))
     step = "" if batch.state.status == "in_progress" else f", {batch.state.status}"
     return f"{what}{step}, {num_done} of {batch.size} done"
