@@ -127,6 +127,7 @@ class Loop:
         self._counted = _Counted(pool)
         self._knowledge = _knowledge_before(pool)
         self._warned = False
+        self._said: set[str] = set()
         for manifest in pool.manifests:
             progress.commit(manifest.evaluation)
         progress.admitted_before = progress.admitted
@@ -229,7 +230,7 @@ class Loop:
             except TimeoutError:
                 if future.done():
                     raise
-                self._show_models(crew)
+                self.show_models(crew)
                 self._monitor.tick()
 
     def _learn_up_to(self, last_round: int) -> None:
@@ -243,7 +244,7 @@ class Loop:
     def _judge(self, crew: Workers, produced: Produced) -> list[Verdict]:
         def on_verdicts(verdicts: Sequence[Verdict]) -> None:
             self._progress.judge(list(verdicts))
-            self._show_models(crew)
+            self.show_models(crew)
             self._monitor.tick()
 
         plan = produced.plan
@@ -283,8 +284,13 @@ class Loop:
         self._progress.similarity = statistics.mean_similarity
         self._progress.tables_covered = sum(len(counts) for counts in statistics.table_rows.values())
 
-    def _show_models(self, crew: Workers) -> None:
-        self._progress.models = crew.models()
+    def show_models(self, crew: Workers) -> None:
+        """Show how the models are doing, and say what is new of what a person should know."""
+        models = self._progress.models = crew.models()
+        for notice in models.notices if models is not None else ():
+            if notice not in self._said:
+                self._said.add(notice)
+                self._monitor.say(f"Note: {notice}")
 
     def _warn_if_saturated(self) -> None:
         if not self._warned and _is_saturated(self._config, self._counted):

@@ -103,6 +103,7 @@ def run(config: Config, command: str) -> int:
                     reason = loop.run(crew)
                 finally:
                     crew.close()
+                    loop.show_models(crew)
         except (KeyboardInterrupt, SystemExit):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the summary
             _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)

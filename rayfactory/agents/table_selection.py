@@ -29,6 +29,9 @@ Source: the paper's figure 6(a), 78.6 % of queries with a join and 30 % with two
 TABLE_SHARE = 0.6
 """Share of a request's queries that reference any one of its tables, as far as a plan can know."""
 
+_DRAWS = 8
+"""So many times at most the rule draws tables for a request, until no request before it has the same."""
+
 MAX_COLUMNS_SHOWN = 40
 """Columns of a table whose names a prompt shows."""
 
@@ -112,10 +115,14 @@ async def select_tables_with_model(
         schema = schemas[database]
         tables = connected(schema, next(sets[database], ()), config.max_tables)
         again = (database, frozenset(tables)) in given and len(tables) < len(schema.populated)
-        given.add((database, frozenset(tables)))
         if again or not tables:
             fallbacks += 1
-            tables = select_tables(schema, use.get(database, {}), config.max_tables, random.Random(rng_seed))
+            rng = random.Random(rng_seed)
+            for _ in range(_DRAWS):
+                tables = select_tables(schema, use.get(database, {}), config.max_tables, rng)
+                if (database, frozenset(tables)) not in given:
+                    break
+        given.add((database, frozenset(tables)))
         expect(use, database, tables, num_queries)
         chosen.append(tables)
     unusable = sum(not any(answer) for answer in replied)

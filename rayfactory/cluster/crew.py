@@ -154,6 +154,8 @@ class Crew:
 
     def advise(self, number: int, failures: Sequence[Failure]) -> str:
         """Ask the Critical Agent what the next requests should know of the failures of a round."""
+        if self._config.models.critical.model == "rule":
+            return ""  # it has none to give
         result: str = self._ask("adviser", "advise", number, list(failures))
         return result
 
@@ -236,7 +238,7 @@ class Crew:
         import ray
 
         if self._gateway is None:
-            return None
+            return self._status
         if self._status_asked is None:
             self._status_asked = self._gateway.status.remote()
         if ray.wait([self._status_asked], timeout=0)[0]:
@@ -251,7 +253,8 @@ class Crew:
 
         if self._gateway is not None:
             with suppress(ray.exceptions.RayError):
-                ray.get(self._gateway.close.remote(), timeout=10)
+                self._status = ray.get(self._gateway.close.remote(), timeout=10)
+            self._gateway = None
 
     # -- judge ----------------------------------------------------------------
 

@@ -6,7 +6,9 @@ environment of Ray's processes, and go nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,32 @@ from rayfactory.models.prompts import Prompts
 
 _NAME = "models"
 
+_MAX_NOTICES = 100
+
+
+class _Relay(logging.Handler):
+    """Hands warnings on, since what an actor logs is seen by nobody."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
+
+
+def _relay_warnings(tell: Callable[[str], object]) -> None:
+    log = logging.getLogger("rayfactory")
+    if not any(isinstance(handler, _Relay) for handler in log.handlers):
+        log.addHandler(_Relay(tell))
+
 
 class Gateway:
     """One `Chat` for all agents. A gateway that is started again reads its journal, and asks for nothing twice."""
 
     def __init__(self, models: Mapping[Slot, ModelConfig], journal: str, max_cost_usd: float | None) -> None:
+        self._notices: dict[str, None] = {}
+        _relay_warnings(self._note)
         self._chat = Chat(models, Path(journal), max_cost_usd)
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
@@ -31,11 +54,20 @@ class Gateway:
 
     async def status(self) -> ChatStatus:
         """Return what the models are doing and what they have cost."""
-        return self._chat.status()
+        return replace(self._chat.status(), notices=tuple(self._notices))
 
-    async def close(self) -> None:
-        """Write what is still open to the journal."""
+    async def tell(self, notice: str) -> None:
+        """Take a warning from an agent, for the person who follows the run."""
+        self._note(notice)
+
+    def _note(self, notice: str) -> None:
+        if len(self._notices) < _MAX_NOTICES:
+            self._notices[notice] = None
+
+    async def close(self) -> ChatStatus:
+        """Write what is still open to the journal; return the last status."""
         await self._chat.close()
+        return await self.status()
 
 
 def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None) -> Any:
@@ -73,6 +105,7 @@ def _through_gateway() -> Complete:
     import ray
 
     gateway: Any = ray.get_actor(_NAME)
+    _relay_warnings(gateway.tell.remote)
 
     async def complete(slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         completion: Completion = await gateway.complete.remote(slot, key, prompt)

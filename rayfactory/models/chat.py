@@ -40,7 +40,12 @@ _TOO_MANY_PER_ATTEMPT = 10
 
 @dataclass(frozen=True, slots=True)
 class ChatStatus:
-    """How the models of a run are doing and what they cost; `ledger` as `Ledger.rows`."""
+    """How the models of a run are doing and what they cost.
+
+    Attributes:
+        ledger: as `Ledger.rows`.
+        notices: what a person should know, each once, in the order in which it came up.
+    """
 
     slots: tuple[SlotStatus, ...]
     ledger: tuple[dict[str, Any], ...]
@@ -48,6 +53,7 @@ class ChatStatus:
     unconfirmed_usd: float
     reserved_usd: float
     max_cost_usd: float | None
+    notices: tuple[str, ...] = ()
 
 
 class Chat:
@@ -191,11 +197,15 @@ class Chat:
                 match reply.kind:
                     case "refused_all":
                         endpoint.gate.succeeded(permit)
-                        refusal = EndpointError(f"{endpoint.name}: {reply.text}; {reply.remedy}")
-                        endpoint.gate.shut(refusal)
-                        raise refusal from None
+                        refused_all = EndpointError(f"{endpoint.name}: {reply.text}; {reply.remedy}")
+                        endpoint.gate.shut(refused_all)
+                        raise refused_all from None
                     case "refused":
                         endpoint.gate.succeeded(permit)
+                        refusal = endpoint.note_refusal(reply.text)
+                        if refusal is not None:
+                            endpoint.gate.shut(refusal)
+                            raise refusal from None
                         raise CompletionError(what) from None
                     case "too_many":
                         endpoint.gate.too_many(permit, error.retry_after_s)

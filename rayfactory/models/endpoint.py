@@ -48,6 +48,10 @@ MAX_BODY_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 2 * 2**30
 """Longer files are cut off: 50,000 replies of 8,192 tokens are shorter. They are read line by line."""
 
+_REFUSED_AT_FIRST = 5
+_REFUSED_IN_A_ROW = 50
+"""So many requests refused in a row, before the first reply or after it, are no accident."""
+
 _FILE_TIMEOUT_S = 1_800.0
 _CONNECT_TIMEOUT_S = 10.0
 _READING_S = 0.05
@@ -104,6 +108,8 @@ class Endpoint:
         self._clients: list[openai.AsyncOpenAI] = []
         self._load: list[int] = []
         self._replies: deque[tuple[float, int]] = deque()
+        self._num_refused = 0
+        self._has_replied = False
         self._told: set[str] = set()
 
     @property
@@ -242,8 +248,23 @@ class Endpoint:
         """Return a text in which the key, should it occur, is starred out."""
         return text.replace(self._key, "***") if self._key else text
 
+    def note_refusal(self, why: str) -> EndpointError | None:
+        """Count a request that was refused for itself; return an error where it seems that every one is.
+
+        A model that refuses all of them costs nothing, but its part would be written by rules to the end of the run.
+        """
+        self._num_refused += 1
+        if self._num_refused < (_REFUSED_IN_A_ROW if self._has_replied else _REFUSED_AT_FIRST):
+            return None
+        return EndpointError(
+            f"{self.name} refused {self._num_refused} requests in a row ({why}): change the setting that it does not "
+            f"take (models.{self.slot}.constrained, max_output_tokens, context_tokens; the agents' temperature and "
+            "top_p), or use another model"
+        )
+
     def note_reply(self, completion: Completion, worst: WorstCase, *, is_counted: bool) -> None:
         """Count a reply, and say once what is odd about it."""
+        self._num_refused, self._has_replied = 0, True
         now = time.monotonic()
         self._replies.append((now, completion.tokens_out))
         while self._replies[0][0] < now - 60:

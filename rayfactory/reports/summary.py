@@ -141,6 +141,8 @@ def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
     replies = sum(agent["replies"] for agent in summary["agents"])
     repeated = sum(agent["repeated"] for agent in summary["agents"])
     models = [f"  {replies} replies of models read; a rule answered instead {fallbacks} times"] if replies else []
+    if fallbacks and not replies:
+        models = [f"  No reply of a model could be had; a rule answered instead {fallbacks} times"]
     if repeated:
         models.append(f"  {repeated} queries stood in one reply more than once and were left out")
     return "\n".join(

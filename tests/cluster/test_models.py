@@ -116,6 +116,23 @@ def test_run_with_models_ends_with_the_target_and_its_books_are_the_endpoints(fo
     assert by_model > TARGET / 2
 
 
+def test_model_that_refuses_everything_is_not_replaced_in_silence(folder):
+    """A run that no model had a part in would look like one that worked."""
+    with serving(api_key="secret-key-9", fault_share=1.0, faults=["content_filter"]) as refusing:
+        done = run(folder, refusing, "refused", "round.requests=8")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "requests in a row" in done.stderr
+    assert "filtered" in done.stderr
+
+
+def test_what_an_agent_warns_of_reaches_the_person(folder, server):
+    """Agents are processes whose logs nobody reads."""
+    small = ["models.strong.context_tokens=2250", "models.strong.max_output_tokens=1000", "target=10"]
+    done = run(folder, server, "cut", *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Note: database 'shop': the \w+ prompt is cut to the 2250 tokens", done.stdout), done.stdout
+
+
 def test_key_is_written_nowhere(folder, undisturbed):
     """Neither the journal nor anything else in the run directory has it."""
     files = [path for path in (folder / "undisturbed").rglob("*") if path.is_file()]

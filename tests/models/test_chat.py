@@ -227,6 +227,35 @@ def test_retry_after_is_waited_for_by_all_requests(value, tmp_path):
     with_chat(tmp_path, body)
 
 
+def test_model_that_refuses_every_request_ends_the_run(tmp_path):
+    """Else its part would be written by rules, to the end, and nobody would know why."""
+
+    async def body(chat, server):
+        for i in range(4):
+            server.enqueue("content_filter")
+            with pytest.raises(CompletionError, match="filtered"):
+                await chat.complete("strong", key(i), PROMPT)
+        server.enqueue("content_filter")
+        with pytest.raises(EndpointError, match=r"refused 5 requests in a row .*filtered.*models\.strong\.constrained"):
+            await chat.complete("strong", key(4), PROMPT)
+        with pytest.raises(EndpointError, match="refused 5 requests"):
+            await chat.complete("strong", key(5), PROMPT)
+
+    with_chat(tmp_path, body)
+
+
+def test_model_that_has_replied_may_refuse_more(tmp_path):
+    async def body(chat, server):
+        await chat.complete("strong", key(0), PROMPT)
+        for i in range(1, 20):
+            server.enqueue("content_filter")
+            with pytest.raises(CompletionError, match="filtered"):
+                await chat.complete("strong", key(i), PROMPT)
+        assert await chat.complete("strong", key(20), PROMPT)
+
+    with_chat(tmp_path, body)
+
+
 def test_request_that_is_refused_fails_alone(tmp_path):
     """A filtered prompt, or one too long, is a CompletionError; the next is answered; nothing is booked."""
 
