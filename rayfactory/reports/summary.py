@@ -60,7 +60,8 @@ def summarise(
 
     `phase_s` sums the seconds of each phase; they overlap, so that together they may exceed `wall_s`.
     `cost_usd` is what replies cost, also those of rounds that were never committed. `cost_unconfirmed_usd` is the most
-    that requests without a reply may have cost.
+    that requests without a reply may have cost. `projected_cost_usd` is `cost_usd` at the target, if rows go on costing
+    what they did; None without a target or without rows.
     """
     connection = connect(run_dir)
     try:
@@ -106,6 +107,7 @@ def summarise(
         "cost_usd": cost_usd,
         "cost_unconfirmed_usd": _total(books, "unconfirmed_usd"),
         "cost_usd_per_1000": 1000 * _share(cost_usd, admitted),
+        "projected_cost_usd": cost_usd * target / admitted if target and admitted else None,
         "max_cost_usd": max_cost_usd,
         "ledger": list(books),
         "agents": [asdict(tally) for tally in add_tallies(t for manifest in manifests for t in manifest.tallies)],

@@ -106,6 +106,7 @@ def test_run_with_models_ends_with_the_target_and_its_books_are_the_endpoints(fo
     assert (summary["tokens_in"], summary["tokens_out"]) == (billed["tokens_in"], billed["tokens_out"])
     assert summary["cost_usd"] == pytest.approx((2.5 * billed["tokens_in"] + 10 * billed["tokens_out"]) / 1e6)
     assert summary["cost_unconfirmed_usd"] == 0
+    assert summary["projected_cost_usd"] == pytest.approx(summary["cost_usd"])
     assert sum(row["requests"] for row in summary["ledger"]) == billed["replies"]
     agents = {agent["agent"]: agent for agent in summary["agents"]}
     assert agents["generation"]["replies"] > 0

@@ -81,7 +81,6 @@ def test_kill_pays_for_nothing_twice(point, tmp_path):
     assert (row["tokens_in"], row["tokens_out"]) == (bill["tokens_in"], bill["tokens_out"])
 
 
-@pytest.mark.slow
 def test_many_kills_in_bad_weather_pay_for_nothing_twice(tmp_path):
     """Several batches, a third of all requests about them faulty, ten kills: every call is billed once."""
     num_completions = 200

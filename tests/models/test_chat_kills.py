@@ -10,8 +10,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from rayfactory.models.completion import CallKey
 from rayfactory.models.journal import FILE_NAME, Done, Failed, Record, Sent, _decode
 from rayfactory.models.protocol import request_body
@@ -21,14 +19,9 @@ from tests.models.endpoint_server import echo, identity, serving
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    ("num_completions", "num_kills", "in_flight"),
-    [pytest.param(400, 4, 32, id="short"), pytest.param(2_000, 10, 64, id="full", marks=pytest.mark.slow)],
-)
-def test_kills_and_faults_lose_nothing_and_ask_for_nothing_twice(
-    num_completions, num_kills, in_flight, tmp_path, record_property
-):
+def test_kills_and_faults_lose_nothing_and_ask_for_nothing_twice(tmp_path, record_property):
     """Under 30 % faults and SIGKILLs every completion is obtained, none is asked for again, and the books bound the bill."""
+    num_completions, num_kills, in_flight = 2_000, 10, 64
     rng = random.Random(5)
     with serving(delay_s=0.1, delay_spread=0.5, fault_share=0.3, seed=3) as server:
         server.keep_requests = False
