@@ -25,9 +25,10 @@ from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RayfactoryError, RunDirError
 from rayfactory.factory import Clock, Loop, reason_to_stop
+from rayfactory.identity import check_run_dir
 from rayfactory.models.chat import check_endpoints, read_books
 from rayfactory.models.prompts import templates_sha256
-from rayfactory.pool import Pool, check_run_dir, opened, read_manifests
+from rayfactory.pool import Pool, opened, read_manifests
 from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.validate import used_slots

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from rayfactory.errors import RunDirError
-from rayfactory.pool import PlannedRequest, Pool, check_run_dir, connect, opened, read_manifests
+from rayfactory.identity import check_run_dir
+from rayfactory.pool import PlannedRequest, Pool, connect, opened, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation
 from tests.conftest import as_nobody
 

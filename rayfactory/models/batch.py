@@ -19,13 +19,12 @@ import logging
 import time
 import uuid
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from rayfactory.config import ModelConfig, Slot
 from rayfactory.errors import EngineError, RayfactoryError
+from rayfactory.models.batch_calls import Batch, Call, shown
 from rayfactory.models.batch_endpoint import BatchEndpoint
 from rayfactory.models.batch_protocol import (
     MAX_FILE_BYTES,
@@ -37,8 +36,8 @@ from rayfactory.models.batch_protocol import (
 )
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.endpoint import Endpoint, ErrorReplyError
-from rayfactory.models.journal import BatchSent, Done, Failed, Journal, Record, Sent
-from rayfactory.models.ledger import Ledger, Usage, WorstCase, worst_case
+from rayfactory.models.journal import BatchSent, Done, Failed, Journal, Sent
+from rayfactory.models.ledger import Ledger, Usage, worst_case
 from rayfactory.models.protocol import ErrorReply, request_body
 
 logger = logging.getLogger(__name__)
@@ -59,37 +58,6 @@ class BatchLimits:
     max_bytes: int = MAX_FILE_BYTES
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One call that is in a batch, or will be.
-
-    Attributes:
-        line: of the file that goes up; empty for a call that an earlier process sent.
-        outcome: set once `ended` is. ``ordinary``: it has to go the ordinary way; ``again``: nothing was sent.
-    """
-
-    attempt: int
-    key: CallKey
-    request: str
-    worst: WorstCase
-    line: bytes = b""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: Completion | Exception | Literal["ordinary", "again"] = "again"
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """One batch; `calls` are those without an end, by their attempt, out of `size`."""
-
-    name: str
-    calls: dict[int, _Call] = field(default_factory=dict)
-    size: int = 0
-    sent: BatchSent | None = None
-    state: BatchState | None = None
-    num_ordinary: int = 0
-    why_ordinary: str = ""
-
-
 @dataclass(slots=True)
 class _Crowd:
     """What is known while an account has no room for what was sent.
@@ -107,41 +75,6 @@ class _Crowd:
     not_before: float = 0.0
 
 
-class OpenBatches:
-    """The batches without an end that a journal tells of."""
-
-    def __init__(self) -> None:
-        self._batches: dict[str, _Batch] = {}
-        self._batch_of: dict[int, _Batch] = {}
-
-    def replay(self, record: Record) -> None:
-        """Take note of a record; they come in order."""
-        match record:
-            case Sent(attempt, key, request, _, worst, name) if name:
-                batch = self._batch_of[attempt] = self._batches.setdefault(name, _Batch(name))
-                batch.calls[attempt] = _Call(attempt, key, request, worst)
-                batch.size += 1
-            case BatchSent(name):
-                self._batches.setdefault(name, _Batch(name)).sent = record
-            case Done(attempt) | Failed(attempt) if attempt in self._batch_of:
-                batch = self._batch_of.pop(attempt)
-                del batch.calls[attempt]
-                if not batch.calls and batch.sent is not None:
-                    del self._batches[batch.name]
-
-    def never_made(self) -> list[int]:
-        """Return the attempts in batches that were certainly not made."""
-        return [attempt for batch in self._batches.values() if batch.sent is None for attempt in batch.calls]
-
-    def of(self, slot: Slot, config: ModelConfig) -> list[_Batch]:
-        """Return the batches that may be under way at a model."""
-        return [
-            batch
-            for batch in self._batches.values()
-            if batch.calls and batch.sent is not None and (batch.sent.slot, batch.sent.model) == (slot, config.name)
-        ]
-
-
 class Batches:
     """The batches of one endpoint.
 
@@ -155,7 +88,7 @@ class Batches:
         endpoint: Endpoint,
         journal: Journal,
         ledger: Ledger,
-        pending: list[_Batch],
+        pending: list[Batch],
         limits: BatchLimits,
         backoff_s: float,
     ) -> None:
@@ -169,7 +102,7 @@ class Batches:
         self._remote = BatchEndpoint(endpoint, backoff_s)
         self._batches = pending
         self._calls = {(c.key, c.request): c for batch in pending for c in batch.calls.values()}
-        self._collected: list[_Call] = []
+        self._collected: list[Call] = []
         self._num_bytes = 0
         self._crowd: _Crowd | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -222,7 +155,7 @@ class Batches:
                 else "are collected for a batch"
             )
             collected = [f"{len(self._collected)} requests {wait}"]
-        return "; ".join([*map(_shown, self._batches), *collected])
+        return "; ".join([*map(shown, self._batches), *collected])
 
     async def close(self, error: RayfactoryError) -> None:
         """Send nothing more, and leave what is under way at the endpoint to the next process.
@@ -241,12 +174,12 @@ class Batches:
         for batch in self._batches:
             if batch.sent is not None and batch.calls:
                 logger.warning(
-                    "%s goes on with a %s; the same command takes it up again", self._endpoint.name, _shown(batch)
+                    "%s goes on with a %s; the same command takes it up again", self._endpoint.name, shown(batch)
                 )
 
     # -- collecting -----------------------------------------------------------
 
-    async def _collect(self, key: CallKey, prompt: Prompt, request: str) -> _Call:
+    async def _collect(self, key: CallKey, prompt: Prompt, request: str) -> Call:
         attempt = self._journal.new_attempt()
         worst = worst_case(prompt, self._priced)
         await self._ledger.reserve(attempt, self._config.name, key.agent, worst)
@@ -257,7 +190,7 @@ class Batches:
         is_full = len(self._collected) >= self._limits.max_requests
         if is_full or self._num_bytes + len(line) > self._limits.max_bytes:
             self._leave()
-        call = self._calls[key, request] = _Call(attempt, key, request, worst, line)
+        call = self._calls[key, request] = Call(attempt, key, request, worst, line)
         self._collected.append(call)
         self._num_bytes += len(line)
         self._leave_in(self._limits.linger_s)
@@ -278,14 +211,14 @@ class Batches:
             return
         while self._collected and not (self._crowd is not None and self._tasks):
             calls = self._next_calls()
-            batch = _Batch(uuid.uuid4().hex, calls, len(calls))
+            batch = Batch(uuid.uuid4().hex, calls, len(calls))
             self._batches.append(batch)
             self._start(batch)
 
-    def _next_calls(self) -> dict[int, _Call]:
+    def _next_calls(self) -> dict[int, Call]:
         """Take as many of the collected calls as one batch may hold, at least one."""
         most = self._limits.max_requests if self._crowd is None else self._crowd.max_requests
-        calls: dict[int, _Call] = {}
+        calls: dict[int, Call] = {}
         num_bytes = 0
         for call in self._collected[:most]:
             num_bytes += len(call.line)
@@ -296,12 +229,12 @@ class Batches:
         self._num_bytes = sum(len(call.line) for call in self._collected)
         return calls
 
-    def _start(self, batch: _Batch) -> None:
+    def _start(self, batch: Batch) -> None:
         task = asyncio.create_task(self._run(batch))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._ended(batch, task))
 
-    def _ended(self, batch: _Batch, task: asyncio.Task[None]) -> None:
+    def _ended(self, batch: Batch, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
@@ -327,7 +260,7 @@ class Batches:
 
     # -- a batch --------------------------------------------------------------
 
-    async def _run(self, batch: _Batch) -> None:
+    async def _run(self, batch: Batch) -> None:
         # One that an earlier process was about to have made may be there.
         may_be_made = batch.sent is not None
         try:
@@ -356,7 +289,7 @@ class Batches:
         why = f"the batch {state.status}" + (f" ({state.why})" if state.why else "")
         self._fail_all(batch, "ordinary", why, lost=state.status != "failed")
 
-    async def _make(self, batch: _Batch) -> BatchState:
+    async def _make(self, batch: Batch) -> BatchState:
         """Upload the calls and have a batch made of them.
 
         Raises:
@@ -374,12 +307,12 @@ class Batches:
         await self._journal.sync()
         return await self._remote.create(file_id, batch.name, batch.sent.at)
 
-    def _note_sent(self, batch: _Batch, state: BatchState) -> None:
+    def _note_sent(self, batch: Batch, state: BatchState) -> None:
         assert batch.sent is not None
         batch.sent = BatchSent(batch.name, batch.sent.slot, batch.sent.model, batch.sent.at, state.endpoint_id)
         self._journal.append(batch.sent)
 
-    async def _follow(self, batch: _Batch) -> BatchState:
+    async def _follow(self, batch: Batch) -> BatchState:
         """Return the state of a batch that has ended.
 
         Raises:
@@ -398,7 +331,7 @@ class Batches:
                     raise
         return batch.state
 
-    def _waits_for_room(self, batch: _Batch, state: BatchState) -> bool:
+    def _waits_for_room(self, batch: Batch, state: BatchState) -> bool:
         """Return whether the calls of a batch that was too much shall wait; not where they have waited for too long."""
         now = time.monotonic()
         if self._crowd is None:
@@ -419,7 +352,7 @@ class Batches:
                 crowd.not_before = asyncio.get_running_loop().time() + self._config.batch_poll_s
         return True
 
-    async def _read(self, batch: _Batch, state: BatchState) -> None:
+    async def _read(self, batch: Batch, state: BatchState) -> None:
         """Take what came back; what is missing may be there when the files are read again."""
         for read in range(_NUM_READS):
             if read:
@@ -432,12 +365,12 @@ class Batches:
             if not batch.calls or not state.files:
                 return
 
-    async def _read_file(self, batch: _Batch, file_id: str) -> None:
+    async def _read_file(self, batch: Batch, file_id: str) -> None:
         async with aclosing(self._remote.lines(file_id)) as lines:
             async for line in lines:
                 self._take(batch, line)
 
-    def _take(self, batch: _Batch, line: bytes) -> None:
+    def _take(self, batch: Batch, line: bytes) -> None:
         """Take one line: a reply is in the journal before any other task runs."""
         try:
             reply = read_reply(line, self._priced)
@@ -461,11 +394,11 @@ class Batches:
         del batch.calls[attempt]
         self._end(call, completion)
 
-    def _fail_all(self, batch: _Batch, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
+    def _fail_all(self, batch: Batch, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
         for call in list(batch.calls.values()):
             self._fail(batch, call, outcome, why, lost=lost)
 
-    def _fail(self, batch: _Batch, call: _Call, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
+    def _fail(self, batch: Batch, call: Call, outcome: Literal["ordinary", "again"], why: str, *, lost: bool) -> None:
         self._journal.append(Failed(call.attempt, lost, why))
         if lost:
             self._ledger.lose(call.attempt)
@@ -477,21 +410,7 @@ class Batches:
             batch.why_ordinary = batch.why_ordinary or why
         self._end(call, outcome)
 
-    def _end(self, call: _Call, outcome: Completion | Exception | Literal["ordinary", "again"]) -> None:
+    def _end(self, call: Call, outcome: Completion | Exception | Literal["ordinary", "again"]) -> None:
         call.outcome = outcome
         self._calls.pop((call.key, call.request), None)
         call.ended.set()
-
-
-def _shown(batch: _Batch) -> str:
-    what = f"batch of {batch.size} requests"
-    if batch.sent is None:
-        return f"{what}, being sent"
-    since = datetime.fromtimestamp(batch.sent.at).astimezone()
-    is_today = since.date() == datetime.now().astimezone().date()
-    what += f" since {since:%H:%M}" if is_today else f" since {since:%Y-%m-%d %H:%M}"
-    if batch.state is None:
-        return what + (", being looked for" if not batch.sent.endpoint_id else "")
-    num_done = max(batch.state.num_done, batch.size - len(batch.calls))
-    step = "" if batch.state.status == "in_progress" else f", {batch.state.status}"
-    return f"{what}{step}, {num_done} of {batch.size} done"

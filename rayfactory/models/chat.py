@@ -20,7 +20,8 @@ from typing import Any
 
 from rayfactory.config import ModelConfig, Slot
 from rayfactory.errors import CompletionError, EndpointError, EngineError, RayfactoryError, RunDirError
-from rayfactory.models.batch import Batches, BatchLimits, OpenBatches
+from rayfactory.models.batch import Batches, BatchLimits
+from rayfactory.models.batch_calls import OpenBatches
 from rayfactory.models.batch_endpoint import check_batches
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.endpoint import Endpoint, ErrorReplyError, SlotStatus

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,16 @@ def kill_when(condition: Callable[[], object], server: BatchServer, arguments: l
         server.is_held = False
 
 
+def ended_run(server: BatchServer, arguments: list[str], num_completions: int) -> dict[str, Any]:
+    """Run a client to its end, after which it has every completion and each was billed once; return its ledger's row."""
+    last = subprocess.run(arguments, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
+    assert answers_of(server, num_completions) == [1] * num_completions
+    result = json.loads(last.stdout)
+    assert result["texts"] == expected(range(num_completions))
+    (row,) = result["ledger"]
+    return dict(row)
+
+
 @pytest.mark.parametrize(
     "point", ["before_upload", "upload_unheard", "before_create", "create_unheard", "pending", "reading"]
 )
@@ -69,12 +80,8 @@ def test_kill_pays_for_nothing_twice(point, tmp_path):
             kill_when(lambda: b'"done"' in journal.read_bytes() if journal.exists() else False, server, arguments)
             num_read = journal.read_bytes().count(b'"done"')
             assert 0 < num_read < num_completions
-        last = subprocess.run(arguments, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
-        assert answers_of(server, num_completions) == [1] * num_completions
+        row = ended_run(server, arguments, num_completions)
         bill = dict(server.billed)
-    result = json.loads(last.stdout)
-    assert result["texts"] == expected(range(num_completions))
-    (row,) = result["ledger"]
     assert row["requests"] == num_completions
     # Only of a batch that may have been made it is not known that it cost nothing.
     assert row["unconfirmed_attempts"] == (num_completions if point == "before_create" else 0)
@@ -89,10 +96,6 @@ def test_many_kills_in_bad_weather_pay_for_nothing_twice(tmp_path):
         for _ in range(10):
             goal = server.calls.total() + 9
             kill_when(lambda goal=goal: server.calls.total() >= goal, server, arguments)  # type: ignore[misc]
-        last = subprocess.run(arguments, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
-        assert answers_of(server, num_completions) == [1] * num_completions
+        row = ended_run(server, arguments, num_completions)
         bill = dict(server.billed)
-    result = json.loads(last.stdout)
-    assert result["texts"] == expected(range(num_completions))
-    (row,) = result["ledger"]
     assert (row["requests"], row["tokens_out"]) == (num_completions, bill["tokens_out"])

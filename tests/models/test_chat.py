@@ -3,79 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import pickle
-import socket
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rayfactory.config import ModelConfig
-from rayfactory.errors import BudgetReachedError, CompletionError, EndpointError, EngineError, RunDirError
+from rayfactory.errors import BudgetReachedError, EngineError, RunDirError
 from rayfactory.models.chat import Chat
-from rayfactory.models.completion import CallKey, Prompt
-from rayfactory.models.journal import FILE_NAME
+from rayfactory.models.completion import Prompt
 from rayfactory.models.ledger import worst_case
+from tests.models.chats import PROMPT, journal, key, model, unconfirmed, with_chat
 from tests.models.endpoint_server import EndpointServer, echo
 from tests.models.http_messages import HttpReply, HttpRequest
-
-SECRET = "sk-very/secret+key"
-PROMPT = Prompt("You write SQL.", "How many?", max_tokens=100, temperature=0.8, top_p=0.8)
-
-
-def key(ordinal: int, attempt: int = 0) -> CallKey:
-    return CallKey(1, "generation", 0, ordinal, attempt)
-
-
-def model(server: EndpointServer, **changes: Any) -> ModelConfig:
-    return ModelConfig(
-        **{
-            "name": "test-model",
-            "base_url": server.base_url,
-            "usd_per_million_in": 2.5,
-            "usd_per_million_cached": 1.25,
-            "usd_per_million_out": 10.0,
-            "timeout_s": 5.0,
-            **changes,
-        }
-    )
-
-
-def with_chat(
-    directory: Path,
-    body: Callable[[Chat, EndpointServer], Awaitable[None]],
-    *,
-    max_cost_usd: float | None = None,
-    server: EndpointServer | None = None,
-    **changes: Any,
-) -> EndpointServer:
-    """Run a test with a server and a chat in one loop."""
-    server = server or EndpointServer()
-
-    async def run() -> None:
-        async with server:
-            chat = Chat({"strong": model(server, **changes)}, directory, max_cost_usd, backoff_s=0.01)
-            try:
-                await body(chat, server)
-            finally:
-                await chat.close()
-
-    asyncio.run(run())
-    return server
-
-
-def journal(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / FILE_NAME).read_text().splitlines()]
-
-
-def unconfirmed(chat: Chat) -> int:
-    return sum(row["unconfirmed_attempts"] for row in chat.ledger.rows())
 
 
 def test_completion_is_asked_for_once_and_read_from_the_journal_ever_after(tmp_path):
@@ -227,130 +169,6 @@ def test_retry_after_is_waited_for_by_all_requests(value, tmp_path):
     with_chat(tmp_path, body)
 
 
-def test_model_that_refuses_every_request_ends_the_run(tmp_path):
-    """Else its part would be written by rules, to the end, and nobody would know why."""
-
-    async def body(chat, server):
-        for i in range(4):
-            server.enqueue("content_filter")
-            with pytest.raises(CompletionError, match="filtered"):
-                await chat.complete("strong", key(i), PROMPT)
-        server.enqueue("content_filter")
-        with pytest.raises(EndpointError, match=r"refused 5 requests in a row .*filtered.*models\.strong\.constrained"):
-            await chat.complete("strong", key(4), PROMPT)
-        with pytest.raises(EndpointError, match="refused 5 requests"):
-            await chat.complete("strong", key(5), PROMPT)
-
-    with_chat(tmp_path, body)
-
-
-def test_model_that_has_replied_may_refuse_more(tmp_path):
-    async def body(chat, server):
-        await chat.complete("strong", key(0), PROMPT)
-        for i in range(1, 20):
-            server.enqueue("content_filter")
-            with pytest.raises(CompletionError, match="filtered"):
-                await chat.complete("strong", key(i), PROMPT)
-        assert await chat.complete("strong", key(20), PROMPT)
-
-    with_chat(tmp_path, body)
-
-
-def test_request_that_is_refused_fails_alone(tmp_path):
-    """A filtered prompt, or one too long, is a CompletionError; the next is answered; nothing is booked."""
-
-    async def body(chat, server):
-        server.enqueue("content_filter")
-        with pytest.raises(CompletionError, match="filtered"):
-            await chat.complete("strong", key(0), PROMPT)
-        with pytest.raises(CompletionError, match="maximum context length is 32768"):
-            await chat.complete("strong", key(1), Prompt("s", "u", 40_000, 0.8, 0.8))
-        await chat.complete("strong", key(2), PROMPT)
-        assert unconfirmed(chat) == 0
-        assert chat.ledger.reserved_usd == 0
-
-    assert with_chat(tmp_path, body).num_requests == 3
-
-
-def test_request_that_always_fails_is_given_up(tmp_path):
-    """After max_attempts it is a CompletionError, which says why."""
-
-    async def body(chat, server):
-        server.enqueue("malformed", "500", "malformed")
-        with pytest.raises(CompletionError, match=r"no completion in a reply.*3 attempts"):
-            await chat.complete("strong", key(0), PROMPT)
-
-    assert with_chat(tmp_path, body, max_attempts=3).num_requests == 3
-
-
-@pytest.mark.parametrize(
-    ("fault", "changes", "words"),
-    [
-        ("insufficient_quota", {}, "quota"),
-        ("redirect", {}, "base_url"),
-        ("ok", {"name": "absent"}, "model 'absent'"),
-        ("401", {}, "check the key"),
-        ("403", {}, "check the key"),
-    ],
-)
-def test_refusal_of_everything_ends_the_run_at_once(fault, changes, words, tmp_path):
-    """A wrong key, a model that is not there, an empty account: EndpointError with its remedy, and no further request."""
-
-    async def body(chat, server):
-        server.enqueue(fault)
-        with pytest.raises(EndpointError, match=words):
-            await chat.complete("strong", key(0), PROMPT)
-        with pytest.raises(EndpointError, match=words):
-            await chat.complete("strong", key(1), PROMPT)
-
-    assert with_chat(tmp_path, body, **changes).num_requests == 1
-
-
-def test_door_closes_and_opens_without_burning_attempts(tmp_path):
-    """An endpoint that is down is probed, not hammered; the status says why; when it is back all is obtained."""
-
-    async def body(chat, server):
-        server.enqueue(*["503"] * 9)
-        call = asyncio.create_task(chat.complete("strong", key(0), PROMPT))
-        while not chat.status().slots[0].waits_for:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        status = pickle.loads(pickle.dumps(chat.status()))
-        assert "503 fault 503" in status.slots[0].waits_for
-        assert "next try in" in status.slots[0].waits_for
-        assert (status.slots[0].waiting, status.slots[0].in_flight) == (1, 0)
-        # Seven failures are attempts; the one that closes the door is none, nor is the first probe. The second succeeds.
-        assert (await call).text.startswith("word")
-
-    assert with_chat(tmp_path, body, max_attempts=8).num_requests == 10
-
-
-def test_requests_that_break_the_endpoint_do_not_end_the_run(tmp_path):
-    """When all that is left to ask is answered with 500, each is given up after its attempts: the endpoint is there."""
-
-    async def body(chat, server):
-        server.enqueue(*["500"] * 9)
-        calls = [chat.complete("strong", key(i), PROMPT) for i in range(3)]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert all(isinstance(result, CompletionError) for result in results)
-        await chat.complete("strong", key(3), PROMPT)
-
-    assert with_chat(tmp_path, body, max_attempts=3).num_requests == 10
-
-
-def test_endpoint_that_stays_away_ends_the_run(tmp_path):
-    """Refused connections cost nothing, and after max_pause_s the run ends with the reason."""
-
-    async def body(chat, server):
-        await server.stop()
-        calls = [chat.complete("strong", key(i), PROMPT) for i in range(10)]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert all(isinstance(result, EngineError) for result in results)
-        assert "ConnectError" in str(results[0])
-        assert unconfirmed(chat) == 0
-
-    with_chat(tmp_path, body, max_pause_s=1.0)
-
-
 def test_budget_is_never_passed_and_ends_with_its_error(tmp_path):
     """Requests go on while their worst case fits what is left; then BudgetReachedError; a larger budget goes on."""
     budget = 0.02
@@ -401,111 +219,6 @@ def test_journal_that_cannot_be_written_stops_everything(tmp_path):
         assert server.num_requests == 1
 
     with_chat(tmp_path, body)
-
-
-def test_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, caplog):
-    """It goes out in its header alone: no error, log, status, file or representation has it, though the endpoint echoes it."""
-    monkeypatch.setenv("SOME_KEY", f" {SECRET}\n")
-    shown = []
-
-    async def body(chat, server):
-        await chat.check()
-        server.enqueue("500", "ok", "content_filter", "401")
-        await chat.complete("strong", key(0), PROMPT)
-        for ordinal in (1, 2):
-            with pytest.raises((CompletionError, EndpointError)) as caught:
-                await chat.complete("strong", key(ordinal), PROMPT)
-            shown.append(repr(caught.value))
-        shown.extend([repr(chat.status()), repr(vars(chat))])
-
-    with caplog.at_level(logging.DEBUG):
-        server = with_chat(tmp_path, body, server=EndpointServer(api_key=SECRET), api_key_env="SOME_KEY")
-    assert server.requests[0]["headers"]["authorization"] == f"Bearer {SECRET}"
-    assert "***" in shown[1]
-    shown += [record.getMessage() for record in caplog.records] + [(tmp_path / FILE_NAME).read_text()]
-    assert not any(SECRET in text for text in shown)
-
-
-def test_missing_key_costs_nothing(tmp_path, monkeypatch):
-    """A request that could not be sent is no request."""
-    monkeypatch.delenv("SOME_KEY", raising=False)
-
-    async def body(chat, server):
-        with pytest.raises(EndpointError, match="SOME_KEY"):
-            await chat.complete("strong", key(0), PROMPT)
-        assert unconfirmed(chat) == 0
-        assert chat.ledger.reserved_usd == 0
-        assert chat.status().slots[0].in_flight == 0
-
-    with_chat(tmp_path, body, api_key_env="SOME_KEY")
-
-
-def test_key_of_another_endpoint_is_not_shown_to_this_one(tmp_path, monkeypatch):
-    """An endpoint that asks for no key does not get the one that is in OPENAI_API_KEY."""
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-
-    async def body(chat, server):
-        await chat.check()
-        await chat.complete("strong", key(0), PROMPT)
-
-    assert SECRET not in json.dumps(with_chat(tmp_path, body).requests)
-
-
-@pytest.mark.parametrize(
-    ("changes", "value", "words"),
-    [
-        ({"api_key_env": "SOME_KEY"}, None, "SOME_KEY is not set: export SOME_KEY="),
-        ({"api_key_env": "SOME_KEY"}, "sk-wrong", "check the key"),
-        ({"api_key_env": "SOME_KEY"}, "sk-wi th\nblank", "holds a blank"),
-        (
-            {"api_key_env": "SOME_KEY", "name": "gpt-17"},
-            SECRET,
-            r"models.strong.name to one of its models \(test-model\)",
-        ),
-        ({"api_key_env": "SOME_KEY", "context_tokens": 40_000}, SECRET, "takes 32768 tokens, not the 40000"),
-        ({"base_url": ""}, None, "models.strong.base_url is ''"),
-        ({"base_url": "localhost:8000"}, None, "models.strong.base_url is 'localhost:8000'"),
-    ],
-)
-def test_check_finds_what_a_user_can_mend_before_anything_is_paid(changes, value, words, tmp_path, monkeypatch):
-    """No key, a wrong key, a model that is not there, too small a window, no address: each with its remedy."""
-    monkeypatch.delenv("SOME_KEY", raising=False)
-    if value is not None:
-        monkeypatch.setenv("SOME_KEY", value)
-
-    async def body(chat, server):
-        with pytest.raises(EndpointError, match=words) as caught:
-            await chat.check()
-        assert value is None or value not in str(caught.value)
-
-    assert with_chat(tmp_path, body, server=EndpointServer(api_key=SECRET), **changes).num_requests == 0
-
-
-def test_check_names_an_address_where_nothing_answers(tmp_path):
-    """A port that nobody listens on."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"http://me:pass@127.0.0.1:{unused.getsockname()[1]}/v1"
-
-    async def body(chat, server):
-        with pytest.raises(EndpointError, match=r"nothing answers at 'http://127\.0\.0\.1:\d+/v1'.*start the server"):
-            await chat.check()
-
-    with_chat(tmp_path, body, base_url=address)
-
-
-def test_check_passes_what_an_endpoint_does_not_tell(tmp_path):
-    """An endpoint without a list of models, and one that only lists them, and one that has all there is to know."""
-
-    async def body(chat, server):
-        await chat.check()
-
-    silent = EndpointServer()
-    del silent.routes["GET", "/v1/models"]
-    with_chat(tmp_path / "silent", body, server=silent)
-    with_chat(tmp_path / "untold", body, server=EndpointServer(max_model_len=None))
-    with_chat(tmp_path / "slash", body, server=EndpointServer(models=("a/b c",)), name="a/b c")
-    with_chat(tmp_path / "whole", body)
 
 
 def test_close_waits_for_what_is_paid_for(tmp_path):
