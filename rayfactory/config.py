@@ -159,9 +159,12 @@ class ModelsConfig:
 
 @dataclass
 class RoundConfig:
-    """How much work one round holds. Both numbers change what a run writes."""
+    """How much work one round holds. All of it changes what a run writes."""
 
     requests: int = 20
+    # Requests of a round after the warm-up. null: as many as `requests`; where models write, as many as they take at
+    # once, so that they do not wait for each other's round (`max_in_flight` when the run was begun).
+    requests_after_warmup: int | None = None
     queries_per_request: int = 10
 
 

@@ -1,19 +1,24 @@
 """The loop: plan, produce, judge, commit. Read this first.
 
-While a round is judged, the next one is planned and produced. So the plan of round t rests on the rounds up to
-t - 2, also in a run that resumes, and the pool is the same however often the run was interrupted.
+While a round is judged, the next one is planned and produced; and as soon as it is committed, so is the one after that,
+beside what is still being written. So the models have calls at hand whenever the judges are the quicker ones, and the
+plan of round t rests on the rounds up to t - 2, also in a run that resumes: the pool is the same however often the run
+was interrupted.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
+from rayfactory.agents import expansion, generation
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
@@ -35,6 +40,11 @@ from rayfactory.records import (
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.reports.summary import StopReason
 from rayfactory.tools.statistics import Statistics
+
+T = TypeVar("T")
+
+RULE_AUTHORS = frozenset({generation.OFFLINE_MODEL, expansion.OFFLINE_MODEL})
+"""What `model` says of a query that a rule wrote: it cost nothing."""
 
 
 class Clock:
@@ -93,17 +103,71 @@ class Produced:
     """A round that is planned and written.
 
     Attributes:
-        candidates: in order.
-        tallies: what happened between the agents and their models, one for each agent.
-        out_of_budget: whether requests stayed unanswered because `max_cost_usd` was reached.
+        answers: one for each request, in order.
+        planning: what happened between the planning agents and their models.
         phase_s: seconds that planning and writing took.
     """
 
     plan: Plan
-    candidates: tuple[Candidate, ...]
-    tallies: tuple[Tally, ...]
-    out_of_budget: bool
+    answers: tuple[Answer, ...]
+    planning: tuple[Tally, ...]
     phase_s: dict[str, float]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What was written, in order."""
+        return tuple(candidate for answer in self.answers for candidate in answer.candidates)
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """What happened between the agents and their models, one for each agent."""
+        return add_tallies([*self.planning, *(tally for answer in self.answers for tally in answer.tallies)])
+
+    @property
+    def out_of_budget(self) -> bool:
+        """Whether requests stayed unanswered because `max_cost_usd` was reached."""
+        return any(answer.out_of_budget for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A round in the background: first it is planned, then it is written."""
+
+    plan: Future[Plan]
+    produced: Future[Produced]
+
+
+class _Stopwatch:
+    """Tells how long at least one of several tasks was at work; any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._since = self._busy_s = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time of a with statement, once where several overlap."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def take_s(self) -> float:
+        """Return the seconds counted since the last call."""
+        self._count(0)
+        with self._lock:
+            busy_s, self._busy_s = self._busy_s, 0.0
+        return busy_s
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._running:
+                self._busy_s += now - self._since
+            self._since = now
+            self._running += change
 
 
 class Loop:
@@ -126,6 +190,8 @@ class Loop:
         self._clock = clock
         self._counted = _Counted(pool)
         self._knowledge = _knowledge_before(pool)
+        self._planning = _Stopwatch()
+        self._writing = _Stopwatch()
         self._warned = False
         self._said: set[str] = set()
         for manifest in pool.manifests:
@@ -136,66 +202,72 @@ class Loop:
 
     def run(self, crew: Workers) -> StopReason:
         """Go round until there is a reason to stop."""
-        background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="produce")
+        background = ThreadPoolExecutor(max_workers=2, thread_name_prefix="produce")
+        out_of_budget = False
         try:
-            future = self._start_producing(crew, background)
-            while future is not None:
-                produced = self._wait_for(crew, future)
+            current = self._start_producing(crew, background)
+            while current is not None:
+                plan = self._wait_for(crew, current.plan)
+                self._remember(plan)
+                # What is known now is what a resumed run would know: everything before the round that is under way.
+                self._learn_up_to(plan.round - 1)
+                following = None if out_of_budget else self._start_producing(crew, background)
+                produced = self._wait_for(crew, current.produced)
+                out_of_budget = out_of_budget or produced.out_of_budget
                 if produced.out_of_budget and not produced.candidates:
                     return "max_cost"
-                self._remember(produced.plan)
-                # What is known now is what a resumed run would know: everything before the round that is under way.
-                self._learn_up_to(produced.plan.round - 1)
-                future = None if produced.out_of_budget else self._start_producing(crew, background)
                 started = time.monotonic()
                 verdicts = self._judge(crew, produced)
                 self._commit(crew, produced, verdicts, time.monotonic() - started)
                 reason = _stop_reason(self._config, self._pool, self._counted)
                 if reason is not None:
                     return reason
-                if produced.out_of_budget:
-                    return "max_cost"
                 self._warn_if_saturated()
-                # Enough seemed to be under way, and was not.
-                future = future or self._start_producing(crew, background)
+                if following is None and not out_of_budget:
+                    # Enough seemed to be under way, and was not.
+                    following = self._start_producing(crew, background)
+                current = following
         except (KeyboardInterrupt, SystemExit):
             self._monitor.say(
                 f"Stopping, which takes a few seconds. {self._pool.num_rows} rows are committed; "
-                "the round that is under way is not, and is done again when the run goes on."
+                "what is under way is not, and is done again when the run goes on."
             )
             raise
         finally:
             # What is still being written is not needed any more.
             crew.leave()
             background.shutdown(cancel_futures=True)
+        if out_of_budget:
+            return "max_cost"
         return _stop_reason(self._config, self._pool, self._counted) or "max_candidates"
 
     # -- plan and produce -------------------------------------------------------
 
-    def _start_producing(self, crew: Workers, background: ThreadPoolExecutor) -> Future[Produced] | None:
-        """Have the next round planned and written in the background.
+    def _start_producing(self, crew: Workers, background: ThreadPoolExecutor) -> _UnderWay | None:
+        """Have the next round planned and written in the background; the plan of the one before it has to be known.
 
-        None where the budget is spent, or where the round under way will probably reach the target.
+        None where the budget is spent, or where the rounds under way will probably reach the target.
         """
         most = self._most_queries()
         if most is not None and most <= 0:
             return None
-        self._progress.answered = 0
-        self._progress.activity = "writing the first round"
-        return background.submit(self._produce, crew, most)
+        plan: Future[Plan] = Future()
+        return _UnderWay(plan, background.submit(self._produce, crew, most, plan))
 
-    def _produce(self, crew: Workers, max_queries: int | None) -> Produced:
-        started = time.monotonic()
-        plan = plan_round(self._config, self._schemas, self._knowledge, max_queries, crew)
-        planned = time.monotonic()
-        answers = crew.produce(plan.requests, self._on_answer)
-        return Produced(
-            plan,
-            tuple(candidate for answer in answers for candidate in answer.candidates),
-            add_tallies([*crew.take_tallies(), *(tally for answer in answers for tally in answer.tallies)]),
-            any(answer.out_of_budget for answer in answers),
-            {"plan": planned - started, "produce": time.monotonic() - planned},
-        )
+    def _produce(self, crew: Workers, max_queries: int | None, planned: Future[Plan]) -> Produced:
+        try:
+            with self._planning.running():
+                plan = plan_round(self._config, self._schemas, self._knowledge, max_queries, crew)
+                tallies = crew.take_tallies()
+        except BaseException as error:
+            planned.set_exception(error)
+            raise
+        # From here on what is known may change: whoever waits for the plan learns.
+        planned.set_result(plan)
+        with self._writing.running():
+            answers = crew.produce(plan.requests, self._on_answer)
+        phase_s = {"plan": self._planning.take_s(), "produce": self._writing.take_s()}
+        return Produced(plan, tuple(answers), tuple(tallies), phase_s)
 
     def _remember(self, plan: Plan) -> None:
         """Let the next plan know of one that is written."""
@@ -221,9 +293,9 @@ class Loop:
         return min(limits, default=None)
 
     def _on_answer(self, num_candidates: int) -> None:
-        self._progress.answered += num_candidates
+        self._progress.answer(num_candidates)
 
-    def _wait_for(self, crew: Workers, future: Future[Produced]) -> Produced:
+    def _wait_for(self, crew: Workers, future: Future[T]) -> T:
         while True:
             try:
                 return future.result(timeout=0.5)
@@ -259,7 +331,7 @@ class Loop:
         first_id = self._pool.num_rows
         admitted = [position for position, verdict in enumerate(verdicts) if verdict.reason is None]
         ids = {position: first_id + i for i, position in enumerate(admitted)}
-        tables = round_tables(verdicts, ids)
+        tables = round_tables(verdicts, ids, row_costs(produced, verdicts))
         evaluation = evaluate(plan.round, plan.state, [r.database for r in plan.requests], verdicts)
         phase_s = {**produced.phase_s, "judge": judge_s}
         requests = [PlannedRequest(r.origin, r.database, r.tables, r.num_queries) for r in plan.requests]
@@ -348,12 +420,39 @@ def without_surplus(verdicts: Sequence[Verdict], room: int | None) -> list[Verdi
     return result
 
 
-def round_tables(verdicts: Sequence[Verdict], ids: Mapping[int, int]) -> dict[str, pa.Table]:
+def row_costs(produced: Produced, verdicts: Sequence[Verdict]) -> dict[int, float]:
+    """Return what each admitted position of a round cost, in US dollars: together, all that the round's replies cost.
+
+    The admitted queries that a model wrote share what their request cost. What planning cost, and the requests of which
+    nothing was admitted, all of them share; rows that rules wrote bear it only where there are no others.
+    """
+    admitted = [position for position, verdict in enumerate(verdicts) if verdict.reason is None]
+    by_model = [position for position in admitted if verdicts[position].candidate.model not in RULE_AUTHORS]
+    bearers = by_model or admitted
+    of_request: dict[int, list[int]] = {}
+    for position in by_model:
+        of_request.setdefault(verdicts[position].candidate.request, []).append(position)
+    costs = dict.fromkeys(admitted, 0.0)
+
+    def share(cost_usd: float, positions: Sequence[int]) -> None:
+        for position in positions:
+            costs[position] += cost_usd / len(positions)
+
+    share(sum(tally.cost_usd for tally in produced.planning), bearers)
+    for request, answer in zip(produced.plan.requests, produced.answers, strict=True):
+        share(answer.cost_usd, of_request.get(request.index, bearers))
+    return costs
+
+
+def round_tables(
+    verdicts: Sequence[Verdict], ids: Mapping[int, int], costs: Mapping[int, float]
+) -> dict[str, pa.Table]:
     """Return R, E and rejects of one round.
 
     Args:
         verdicts: one for each candidate, in order.
         ids: query_id of each position that is admitted.
+        costs: as `row_costs` gives them.
     """
     rows, vectors, rejects = [], [], []
     for position, verdict in enumerate(verdicts):
@@ -389,7 +488,7 @@ def round_tables(verdicts: Sequence[Verdict], ids: Mapping[int, int]) -> dict[st
                 "nearest_id": ids[nearest] if nearest is not None and verdict.nearest_in_round else nearest,
                 "nearest_similarity": verdict.nearest_similarity,
                 **asdict(execution.features),
-                "cost_usd": candidate.cost_usd,
+                "cost_usd": costs[position],
             }
         )
         vectors.append({"query_id": ids[position], "database": candidate.database, "vector": verdict.vector})

@@ -52,6 +52,17 @@ def check_run_dir(run_dir: Path, identity: dict[str, Any]) -> None:
         )
 
 
+def setting_of(run_dir: Path, name: str) -> Any:
+    """Return a setting, by its dotted name, of the run in a directory; None where it has none or committed nothing.
+
+    Raises:
+        RunDirError: the directory is damaged.
+    """
+    if not any((run_dir / "rounds").glob("*.json")):
+        return None
+    return _members(read_identity(run_dir) or {}, "settings").get(name)
+
+
 def _differences(known: dict[str, Any], identity: dict[str, Any]) -> str:
     """Return in words what sets a run apart from the one in its directory."""
     before, now = _members(known, "settings"), _members(identity, "settings")

@@ -95,7 +95,6 @@ class Candidate:
     seed_ids: tuple[int, ...]
     model: str
     prompt_sha256: str
-    cost_usd: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,7 @@ class Tally:
         fallbacks: times that the agent's rule answered instead.
         corrected: candidates that went back with their error.
         mended: of these, the ones that ran afterwards.
+        cost_usd: what the replies cost.
     """
 
     agent: str
@@ -119,6 +119,7 @@ class Tally:
     corrected: int = 0
     mended: int = 0
     repeated: int = 0
+    cost_usd: float = 0.0
 
     def __add__(self, other: Tally) -> Tally:
         """Return both counted together; the agent is this one's."""
@@ -139,6 +140,11 @@ class Answer:
     candidates: tuple[Candidate, ...]
     tallies: tuple[Tally, ...] = ()
     out_of_budget: bool = False
+
+    @property
+    def cost_usd(self) -> float:
+        """What the replies cost that the answer comes from."""
+        return sum(tally.cost_usd for tally in self.tallies)
 
 
 def add_tallies(tallies: Iterable[Tally]) -> tuple[Tally, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rayfactory import __version__
+from rayfactory.agents.planning import requests_after_warmup
 from rayfactory.agents.preflight import check_context_windows
 from rayfactory.cluster.crew import JOURNAL, Crew
 from rayfactory.cluster.session import connected
@@ -25,7 +26,7 @@ from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RayfactoryError, RunDirError
 from rayfactory.factory import Clock, Loop, reason_to_stop
-from rayfactory.identity import check_run_dir
+from rayfactory.identity import check_run_dir, setting_of
 from rayfactory.models.chat import check_endpoints, read_books
 from rayfactory.models.prompts import templates_sha256
 from rayfactory.pool import Pool, opened, read_manifests
@@ -61,6 +62,7 @@ def run(config: Config, command: str) -> int:
     run_dir = Path(config.run_dir)
     # What is wrong with the run directory is said before anything is generated or read for it.
     check_run_dir(run_dir, {})
+    config = with_round_size(config)
     check_target(config, run_dir)
     check_models(config)
     databases, schemas = open_databases(config)
@@ -116,6 +118,15 @@ def run(config: Config, command: str) -> int:
             raise
         _finish(config, pool, schemas, identity, reason, clock.wall_s, monitor)
     return 0
+
+
+def with_round_size(config: Config) -> Config:
+    """Return the settings with the size of a round decided where they leave it open: as the run began, if it has."""
+    if config.round.requests_after_warmup is not None:
+        return config
+    begun_with = setting_of(Path(config.run_dir), "round.requests_after_warmup")
+    requests = begun_with if isinstance(begun_with, int) else requests_after_warmup(config)
+    return replace(config, round=replace(config.round, requests_after_warmup=requests))
 
 
 def check_target(config: Config, run_dir: Path) -> None:

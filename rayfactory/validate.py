@@ -36,6 +36,7 @@ FILLED = Rule(lambda value: bool(value.strip()), "filled in")
 RULES: dict[str, Rule] = {
     "benchmark.scale_factor": POSITIVE,
     "round.requests": POSITIVE,
+    "round.requests_after_warmup": POSITIVE,
     "round.queries_per_request": POSITIVE,
     "management.warmup_rounds": POSITIVE,
     "management.min_executability": SHARE,

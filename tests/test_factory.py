@@ -3,16 +3,19 @@
 import functools
 import itertools
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from rayfactory import runs
-from rayfactory.config import Config, EmbeddingConfig
+from rayfactory.agents.planning import Plan, requests_after_warmup
+from rayfactory.config import Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import RunDirError
-from rayfactory.factory import Clock, Loop, without_surplus
-from rayfactory.pool import connect, opened
+from rayfactory.factory import Clock, Loop, Produced, row_costs, without_surplus
+from rayfactory.pool import connect, opened, read_manifests
+from rayfactory.records import Answer, Candidate, Execution, Request, Tally, Verdict
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.runs import open_databases, run_identity
 from rayfactory.tools.embedding import Embedder
@@ -61,8 +64,9 @@ class StoppedError(Exception):
     """Raised where a test lets a run die."""
 
 
-def grow(config, *, die_in_round=None, die_in="judge"):
+def grow(config, *, die_in_round=None, die_in="judge", produce=None):
     """Run the loop without Ray; return its stop reason."""
+    config = runs.with_round_size(config)
     databases, schemas = open_databases(config)
     progress = Progress("test", config.target)
     with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
@@ -77,6 +81,8 @@ def grow(config, *, die_in_round=None, die_in="judge"):
             return inner(*args)
 
         setattr(crew, die_in, dying)
+        if produce is not None:
+            setattr(crew, "produce", functools.partial(produce, crew.produce))  # noqa: B010 - a method, for this one
         return loop.run(crew)
 
 
@@ -135,6 +141,79 @@ def test_interrupted_run_ends_with_the_same_rows(config, tmp_path, die_in, die_i
     config.run_dir = str(tmp_path / "other")
     grow(config)
     assert rows_of(config.run_dir) == resumed
+
+
+def test_next_round_is_written_while_one_still_is(config):
+    """The endpoint of a slow model has the calls of two rounds: round t + 1 needs nothing that round t makes."""
+    begun = [threading.Event() for _ in range(30)]
+
+    def patient(inner, requests, on_answer):
+        number = requests[0].round
+        begun[number].set()
+        if number in (0, 2):  # the target leaves no doubt that more rounds are needed
+            assert begun[number + 1].wait(60), "the next round does not begin before this one is written"
+        return inner(requests, on_answer)
+
+    config.target = 100
+    assert grow(config, produce=patient) == "target"
+    assert begun[3].is_set()
+
+
+def test_rows_do_not_depend_on_which_round_is_written_first(config, tmp_path):
+    grow(config)
+
+    def out_of_order(inner, requests, on_answer):
+        number = requests[0].round
+        if number % 2 == 0:
+            finished[number + 1].wait(0.5)
+        answers = inner(requests, on_answer)
+        finished[number].set()
+        return answers
+
+    finished = [threading.Event() for _ in range(30)]
+    plain, config.run_dir = config.run_dir, str(tmp_path / "out of order")
+    grow(config, produce=out_of_order)
+    assert rows_of(config.run_dir) == rows_of(plain)
+
+
+def test_round_after_the_warm_up_is_as_large_as_the_models_take_at_once(config, tmp_path):
+    """It was decided when the run began: what its models take later changes nothing."""
+    config.round.requests_after_warmup = 2
+    config.target = 60
+    grow(config)
+    sizes = [len(manifest.plan) for manifest in read_manifests(Path(config.run_dir))]
+    assert sizes[:2] == [4, 4]
+    assert sizes[2] == max(sizes[2:]) == 2
+    config.round.requests_after_warmup = None
+    config.models.generation.model = "strong"
+    config.models.strong = ModelConfig(name="m", max_in_flight=64)
+    assert runs.with_round_size(config).round.requests_after_warmup == 2
+    config.run_dir = str(tmp_path / "another")
+    assert runs.with_round_size(config).round.requests_after_warmup == 64
+
+
+@pytest.mark.parametrize(
+    ("models", "requests"),
+    [
+        ({}, 20),
+        ({"generation": "strong"}, 64),
+        ({"generation": "strong", "expansion": "local"}, 128),
+        ({"management": "local"}, 20),
+        ({"expansion": "strong", "strong": {"constrained": True}}, 20),
+        ({"expansion": "strong", "strong": {"constrained": True, "max_in_flight": 1_001}}, 101),
+        ({"generation": "strong", "strong": {"batch": True}}, 500),
+        ({"expansion": "strong", "strong": {"batch": True}}, 64),
+    ],
+)
+def test_models_have_as_many_calls_at_hand_as_may_be_in_flight(models, requests):
+    config = Config()
+    for name, value in models.items():
+        if name == "strong":
+            config.models.strong = ModelConfig(**value)
+        else:
+            getattr(config.models, name).model = value
+    config.models.local = ModelConfig(max_in_flight=128)
+    assert requests_after_warmup(config) == requests
 
 
 def test_another_seed_makes_another_pool(config, tmp_path):
@@ -199,9 +278,43 @@ def test_complete_run_says_so_without_starting_anything(config, capsys):
 
 
 def test_surplus_is_what_comes_after_the_last_place(config):
-    from rayfactory.records import Candidate, Execution, Verdict
-
-    candidate = Candidate(0, 0, 0, "generation", "d", "sqlite", "SELECT 1", 1, (), "m", "", 0.0)
+    candidate = Candidate(0, 0, 0, "generation", "d", "sqlite", "SELECT 1", 1, (), "m", "")
     verdicts = [Verdict(candidate, reason, "", Execution(None, "", "")) for reason in (None, "error", None, None)]
     assert [v.reason for v in without_surplus(verdicts, 1)] == [None, "error", "surplus", "surplus"]
     assert [v.reason for v in without_surplus(verdicts, None)] == [None, "error", None, None]
+
+
+@pytest.mark.parametrize(
+    ("authors", "reasons", "costs"),
+    [
+        # Each request's own rows share what it cost; all share the 0.6 of the plan.
+        ((("m", "m"), ("m",)), ((None, None), (None,)), {0: 1.2, 1: 1.2, 2: 3.2}),
+        # What is rejected costs all the same, and so does a request of which nothing is left.
+        ((("m", "m"), ("m",)), (("error", None), (None,)), {1: 2.3, 2: 3.3}),
+        ((("m", "m"), ("m",)), (("error", "similar"), (None,)), {2: 5.6}),
+        # A rule costs nothing, unless there is nobody else to bear it.
+        ((("m", "offline-grammar"), ("m",)), ((None, None), (None,)), {0: 2.3, 1: 0.0, 2: 3.3}),
+        ((("offline-variation",), ("offline-grammar",)), ((None,), (None,)), {0: 2.8, 1: 2.8}),
+        ((("m",), ("m",)), (("error",), ("parse",)), {}),
+        ((("m",), ()), ((None,), ()), {0: 5.6}),
+    ],
+)
+def test_rows_share_what_their_round_cost(authors, reasons, costs):
+    requests = tuple(Request(0, i, "generation", "d", ("t",), (), (), 2, 0) for i in range(2))
+    written = [
+        tuple(Candidate(0, i, place, "generation", "d", "sqlite", "SELECT 1", 1, (), model, "") for place, model in enumerate(models))
+        for i, models in enumerate(authors)
+    ]  # fmt: skip
+    tallies = (
+        (Tally("generation", cost_usd=1.5), Tally("correction", cost_usd=0.5)),
+        (Tally("generation", cost_usd=3.0),),
+    )
+    answers = tuple(Answer(candidates, tally) for candidates, tally in zip(written, tallies, strict=True))
+    planning = (Tally("management", cost_usd=0.2), Tally("table_selection", cost_usd=0.4))
+    produced = Produced(Plan(0, "GEN", requests), answers, planning, {})
+    verdicts = [
+        Verdict(candidate, reason, "", Execution(reason, "", ""))
+        for candidates, judged in zip(written, reasons, strict=True)
+        for candidate, reason in zip(candidates, judged, strict=True)
+    ]
+    assert row_costs(produced, verdicts) == pytest.approx(costs)

@@ -104,7 +104,9 @@ async def advise(
     if completion is None:
         return "", Tally("critical", fallbacks=1)
     advice = replies.advice(completion.text)
-    return advice, Tally("critical", replies=1, unusable=int(not advice), fallbacks=int(not advice))
+    return advice, Tally(
+        "critical", replies=1, unusable=int(not advice), fallbacks=int(not advice), cost_usd=completion.cost_usd
+    )
 
 
 def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], player: Player) -> Prompt:

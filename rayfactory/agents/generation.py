@@ -74,7 +74,6 @@ def as_candidates(request: Request, dialect: str, queries: Sequence[str], model:
             seed_ids=tuple(seed.query_id for seed in request.seeds),
             model=model,
             prompt_sha256=hashlib.sha256(asked.encode()).hexdigest(),
-            cost_usd=0.0,
         )
         for ordinal, text in enumerate(queries[: request.num_queries])
     ]

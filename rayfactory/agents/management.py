@@ -88,9 +88,9 @@ async def decide_with_model(
         return (state, databases), Tally("management", fallbacks=1)
     decided = replies.state(completion.text)
     if decided is None:
-        return (state, databases), Tally("management", replies=1, unusable=1, fallbacks=1)
+        return (state, databases), Tally("management", replies=1, unusable=1, fallbacks=1, cost_usd=completion.cost_usd)
     logger.info("round %d: %s, %s", number, decided, replies.advice(completion.text))
-    return (decided, databases), Tally("management", replies=1)
+    return (decided, databases), Tally("management", replies=1, cost_usd=completion.cost_usd)
 
 
 def management_prompt(situation: Situation, config: ManagementConfig, player: Player) -> Prompt:

@@ -18,13 +18,17 @@ import pyarrow as pa
 from rayfactory.agents.management import Situation
 from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
 from rayfactory.agents.table_selection import Ask, Use, expect
-from rayfactory.config import Config
+from rayfactory.config import Config, ModelConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.records import DID_NOT_RUN, Evaluation, Failure, Request, Seed, State
 from rayfactory.tools.statistics import Statistics
 
 _TELLING_CANDIDATES = 200
 """As many of the newest candidates tell what share of the next ones will be admitted."""
+
+
+BATCH_REQUESTS = 500
+"""Requests of a round after the warm-up where generation goes in batch files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def plan_round(
         agents: who decides.
     """
     number = len(knowledge.states)
-    sizes = _request_sizes(config, max_queries)
+    sizes = _request_sizes(config, number, max_queries)
     situation = Situation(
         knowledge.states,
         knowledge.evaluations,
@@ -191,9 +195,30 @@ def _admitted_share(evaluations: Sequence[Evaluation]) -> float:
     return max(0.1, admitted / candidates) if candidates else 1.0
 
 
-def _request_sizes(config: Config, max_queries: int | None) -> list[int]:
+def requests_after_warmup(config: Config) -> int:
+    """Return how many requests a round has after the warm-up, where the settings leave that to the run.
+
+    Where models write, they have as many calls at hand as may be in flight. The warm-up stays small, so that a run of
+    some hundred queries is not all exploring, and batch files, which may take a day, are large.
+    """
+    sizes = [config.round.requests]
+    for agent in ("generation", "expansion"):
+        slot = getattr(config.models, agent).model
+        if slot == "rule":
+            continue
+        model: ModelConfig = getattr(config.models, slot)
+        calls = config.round.queries_per_request if model.constrained else 1
+        sizes.append(math.ceil(model.max_in_flight / calls))
+        if model.batch and agent == "generation":
+            sizes.append(BATCH_REQUESTS)
+    return max(sizes)
+
+
+def _request_sizes(config: Config, number: int, max_queries: int | None) -> list[int]:
     """Return how many queries each request of the round asks for; none where the budget is spent."""
     size, count = config.round.queries_per_request, config.round.requests
+    if number >= config.management.warmup_rounds:
+        count = config.round.requests_after_warmup or count
     if max_queries is None or max_queries >= size * count:
         return [size] * count
     whole, rest = divmod(max(0, max_queries), size)

@@ -10,12 +10,13 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from rayfactory.agents.player import Player
-from rayfactory.agents.table_selection import Ask, Use, complexity, expect
+from rayfactory.agents.table_selection import Ask, Call, Use, calls_for, complexity, expect, reading
 from rayfactory.config import SeedSelectionConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError
@@ -112,8 +113,9 @@ async def select_seeds_with_model(
 ) -> tuple[list[list[PoolSeed]], Tally]:
     """Return the seeds of each request, in order, as a model chooses them, and what came of it.
 
-    One call for each database, with a shortlist that the rule's weights draw. A query that was chosen for an earlier
-    request is passed over, and what is missing then is filled in by the rule; where all is missing, the rule answers.
+    One call for each database and `REQUESTS_PER_CALL` requests, with a shortlist that the rule's weights draw. A query
+    that was chosen for an earlier request is passed over, and what is missing then is filled in by the rule; where all
+    is missing, the rule answers.
 
     Args:
         number: of the round.
@@ -125,50 +127,42 @@ async def select_seeds_with_model(
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
-    first_seed: dict[str, int] = {}
-    for database, _, rng_seed in asks:
-        first_seed.setdefault(database, rng_seed)
-    count = {name: sum(ask[0] == name for ask in asks) for name in first_seed}
+    chosen: dict[int, list[PoolSeed]] = {}
 
-    async def ask(ordinal: int, database: str) -> list[tuple[int, ...]] | None:
-        schema, counts = schemas[database], use.get(database, {})
-        size = SHORTLIST_PER_SEED * config.num_seeds * count[database]
-        choice = shortlist(schema, shelves[database], counts, size, random.Random(first_seed[database]))
-        try:
-            prompt, shown = seed_prompt(
-                schema, shelves[database], choice, counts, count[database], config.num_seeds, player
-            )
-        except ConfigError:
-            return None
-        completion = await player.decide("seed_selection", number, ordinal, prompt)
-        if completion is None:
-            return None
-        return replies.seed_sets(completion.text, [seed.query_id for seed in shown], count[database])
+    async def choose(database: str, calls: Sequence[Call]) -> Tally:
+        """Fill in the seeds of all requests for one database."""
+        schema, shelf, tally = schemas[database], shelves[database], Tally("seed_selection")
+        by_id = {seed.query_id: seed for seed in shelf}
+        expected: Use = {database: dict(use.get(database, {}))}
+        taken: set[int] = set()
+        for ordinal, places in calls:
+            counts = expected[database]
+            size = SHORTLIST_PER_SEED * config.num_seeds * len(places)
+            free = [seed for seed in shelf if seed.query_id not in taken] or shelf
+            choice: Sequence[PoolSeed] = shortlist(schema, free, counts, size, random.Random(asks[places[0]][2]))
+            completion = None
+            with suppress(ConfigError):
+                prompt, choice = seed_prompt(schema, shelf, choice, counts, len(places), config.num_seeds, player)
+                completion = await player.decide("seed_selection", number, ordinal, prompt)
+            shown = [seed.query_id for seed in choice]
+            sets = replies.seed_sets(completion.text, shown, len(places)) if completion else []
+            tally += reading("seed_selection", completion, usable=any(sets))
+            for place, wanted in zip(places, [*sets, *[()] * len(places)], strict=False):
+                _, num_queries, rng_seed = asks[place]
+                seeds = [by_id[query_id] for query_id in wanted if query_id not in taken][: config.num_seeds]
+                taken.update(seed.query_id for seed in seeds)
+                tally += Tally("seed_selection", fallbacks=int(not seeds))
+                others = [seed for seed in shelf if seed not in seeds]
+                if others and len(seeds) < config.num_seeds:
+                    missing = config.num_seeds - len(seeds)
+                    seeds += select_seeds(schema, others, counts, missing, taken, random.Random(rng_seed))
+                    taken.update(seed.query_id for seed in seeds)
+                expect(expected, database, seed_tables(seeds), num_queries)
+                chosen[place] = seeds
+        return tally
 
-    answers = await asyncio.gather(*(ask(ordinal, database) for ordinal, database in enumerate(count)))
-    replied = [answer for answer in answers if answer is not None]
-    sets = {name: iter(answer or ()) for name, answer in zip(count, answers, strict=True)}
-    by_id = {name: {seed.query_id: seed for seed in shelves[name]} for name in count}
-    use = {database: dict(counts) for database, counts in use.items()}
-    taken: set[int] = set()
-    chosen = []
-    fallbacks = 0
-    for database, num_queries, rng_seed in asks:
-        ids = [query_id for query_id in next(sets[database], ()) if query_id not in taken][: config.num_seeds]
-        seeds = [by_id[database][query_id] for query_id in ids]
-        taken.update(ids)
-        fallbacks += not seeds
-        if len(seeds) < config.num_seeds:
-            others = [seed for seed in shelves[database] if seed not in seeds]
-            missing = config.num_seeds - len(seeds)
-            rng = random.Random(rng_seed)
-            if others:
-                seeds += select_seeds(schemas[database], others, use.get(database, {}), missing, taken, rng)
-            taken.update(seed.query_id for seed in seeds)
-        expect(use, database, seed_tables(seeds), num_queries)
-        chosen.append(seeds)
-    unusable = sum(not any(answer) for answer in replied)
-    return chosen, Tally("seed_selection", replies=len(replied), unusable=unusable, fallbacks=fallbacks)
+    tallies = await asyncio.gather(*(choose(database, calls) for database, calls in calls_for(asks).items()))
+    return [chosen[place] for place in range(len(asks))], sum(tallies, Tally("seed_selection"))
 
 
 def shortlist(

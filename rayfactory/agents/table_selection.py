@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 
 from rayfactory.agents.player import Player
 from rayfactory.config import TableSelectionConfig
 from rayfactory.databases.schema import Schema, Table
 from rayfactory.errors import ConfigError
 from rayfactory.models import replies
-from rayfactory.models.completion import Prompt
+from rayfactory.models.completion import Completion, Prompt
 from rayfactory.models.schema_text import name_text
 from rayfactory.records import Tally
 
@@ -32,11 +34,17 @@ TABLE_SHARE = 0.6
 _DRAWS = 8
 """So many times at most the rule draws tables for a request, until no request before it has the same."""
 
+REQUESTS_PER_CALL = 20
+"""Requests that one call decides for: more would not fit into a short reply. The next knows what this one chose."""
+
 MAX_COLUMNS_SHOWN = 40
 """Columns of a table whose names a prompt shows."""
 
 Ask = tuple[str, int, int]
 """What one request of a plan asks of a selection agent: (database, num_queries, rng_seed)."""
+
+Call = tuple[int, list[int]]
+"""One call of a selection agent's model: (ordinal, places of the requests that it decides for)."""
 
 Use = dict[str, dict[str, float]]
 """Rows of the pool that reference each table, by database and table; tables without rows may be absent."""
@@ -78,8 +86,8 @@ async def select_tables_with_model(
 ) -> tuple[list[tuple[str, ...]], Tally]:
     """Return the tables of each request, in order, as a model chooses them, and what came of it.
 
-    One call for each database. What it chooses is made to fit: tables with rows, connected where they can be, not too
-    many; a request for which nothing is left gets the rule's choice.
+    One call for each database and `REQUESTS_PER_CALL` requests. What it chooses is made to fit: tables with rows,
+    connected where they can be, not too many; a request for which nothing is left gets the rule's choice.
 
     Args:
         number: of the round.
@@ -90,43 +98,61 @@ async def select_tables_with_model(
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
-    count = {name: sum(ask[0] == name for ask in asks) for name in dict.fromkeys(ask[0] for ask in asks)}
+    chosen: dict[int, tuple[str, ...]] = {}
 
-    async def ask(ordinal: int, database: str) -> list[tuple[str, ...]] | None:
-        schema = schemas[database]
-        try:
-            prompt = table_prompt(schema, use.get(database, {}), count[database], config.max_tables, player)
-        except ConfigError:
-            return None
-        completion = await player.decide("table_selection", number, ordinal, prompt)
-        if completion is None:
-            return None
+    async def choose(database: str, calls: Sequence[Call]) -> Tally:
+        """Fill in the tables of all requests for one database."""
+        schema, tally = schemas[database], Tally("table_selection")
         names = [table.name for table in schema.populated]
-        return replies.table_sets(completion.text, names, count[database])
+        expected: Use = {database: dict(use.get(database, {}))}
+        given: set[frozenset[str]] = set()
+        for ordinal, places in calls:
+            completion = None
+            with suppress(ConfigError):
+                prompt = table_prompt(schema, expected[database], len(places), config.max_tables, player)
+                completion = await player.decide("table_selection", number, ordinal, prompt)
+            sets = replies.table_sets(completion.text, names, len(places)) if completion else []
+            tally += reading("table_selection", completion, usable=any(sets))
+            for place, wanted in zip(places, [*sets, *[()] * len(places)], strict=False):
+                _, num_queries, rng_seed = asks[place]
+                tables = connected(schema, wanted, config.max_tables)
+                again = frozenset(tables) in given and len(tables) < len(names)
+                if again or not tables:
+                    tally += Tally("table_selection", fallbacks=1)
+                    rng = random.Random(rng_seed)
+                    for _ in range(_DRAWS):
+                        tables = select_tables(schema, expected[database], config.max_tables, rng)
+                        if frozenset(tables) not in given:
+                            break
+                given.add(frozenset(tables))
+                expect(expected, database, tables, num_queries)
+                chosen[place] = tables
+        return tally
 
-    answers = await asyncio.gather(*(ask(ordinal, database) for ordinal, database in enumerate(count)))
-    replied = [answer for answer in answers if answer is not None]
-    sets = {name: iter(answer or ()) for name, answer in zip(count, answers, strict=True)}
-    use = {database: dict(counts) for database, counts in use.items()}
-    chosen: list[tuple[str, ...]] = []
-    given: set[tuple[str, frozenset[str]]] = set()
-    fallbacks = 0
-    for database, num_queries, rng_seed in asks:
-        schema = schemas[database]
-        tables = connected(schema, next(sets[database], ()), config.max_tables)
-        again = (database, frozenset(tables)) in given and len(tables) < len(schema.populated)
-        if again or not tables:
-            fallbacks += 1
-            rng = random.Random(rng_seed)
-            for _ in range(_DRAWS):
-                tables = select_tables(schema, use.get(database, {}), config.max_tables, rng)
-                if (database, frozenset(tables)) not in given:
-                    break
-        given.add((database, frozenset(tables)))
-        expect(use, database, tables, num_queries)
-        chosen.append(tables)
-    unusable = sum(not any(answer) for answer in replied)
-    return chosen, Tally("table_selection", replies=len(replied), unusable=unusable, fallbacks=fallbacks)
+    tallies = await asyncio.gather(*(choose(database, calls) for database, calls in calls_for(asks).items()))
+    return [chosen[place] for place in range(len(asks))], sum(tallies, Tally("table_selection"))
+
+
+def calls_for(asks: Sequence[Ask]) -> dict[str, list[Call]]:
+    """Return the calls of a selection agent's model for some requests: those for one database one after the other."""
+    places: dict[str, list[int]] = {}
+    for place, (database, _, _) in enumerate(asks):
+        places.setdefault(database, []).append(place)
+    ordinals = count()
+    return {
+        database: [
+            (next(ordinals), found[start : start + REQUESTS_PER_CALL])
+            for start in range(0, len(found), REQUESTS_PER_CALL)
+        ]
+        for database, found in places.items()
+    }
+
+
+def reading(agent: str, completion: Completion | None, *, usable: bool) -> Tally:
+    """Return what one call of a selection agent comes to; what its rule fills in is counted apart."""
+    if completion is None:
+        return Tally(agent)
+    return Tally(agent, replies=1, unusable=int(not usable), cost_usd=completion.cost_usd)
 
 
 def table_prompt(

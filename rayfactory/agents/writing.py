@@ -154,13 +154,14 @@ async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, s
             unusable=book.unusable,
             fallbacks=book.fallbacks,
             repeated=book.repeated,
+            cost_usd=book.cost_usd,
         )
     ]
     written = [draft for draft in drafts if draft is not None]
     if self_correction and not book.out_of_budget:
         written, tally = await _corrected(request, written, player, desk, book)
         tallies += [tally] if tally else []
-    return Answer(_as_candidates(request, desk, written, book.cost_usd), tuple(tallies), book.out_of_budget)
+    return Answer(_as_candidates(request, desk, written), tuple(tallies), book.out_of_budget)
 
 
 async def _one_call(request: Request, prompt: Prompt, player: Player, book: _Book) -> list[_Draft | None]:
@@ -244,7 +245,6 @@ async def _corrected(
         return kept, None
     if completion is None:
         return kept, Tally("correction", corrected=len(failed))
-    book.cost_usd += completion.cost_usd
     found = replies.corrections(completion.text, len(failed), truncated=completion.finish_reason == "length")
     mended = 0
     for position, sql in sorted(found.items()):
@@ -255,7 +255,14 @@ async def _corrected(
         if execution.reason is None:
             kept[place] = _Draft(sql, completion.model, prompt.sha256(player.model.name))
             mended += 1
-    return kept, Tally("correction", replies=1, unusable=int(not found), corrected=len(failed), mended=mended)
+    return kept, Tally(
+        "correction",
+        replies=1,
+        unusable=int(not found),
+        corrected=len(failed),
+        mended=mended,
+        cost_usd=completion.cost_usd,
+    )
 
 
 def _correction_prompt(
@@ -281,8 +288,8 @@ def _correction_prompt(
     return None
 
 
-def _as_candidates(request: Request, desk: Desk, drafts: Sequence[_Draft], cost_usd: float) -> tuple[Candidate, ...]:
-    """Return the queries of a request as candidates, in order, each with an equal share of what they cost."""
+def _as_candidates(request: Request, desk: Desk, drafts: Sequence[_Draft]) -> tuple[Candidate, ...]:
+    """Return the queries of a request as candidates, in order."""
     return tuple(
         Candidate(
             round=request.round,
@@ -296,7 +303,6 @@ def _as_candidates(request: Request, desk: Desk, drafts: Sequence[_Draft], cost_
             seed_ids=tuple(seed.query_id for seed in request.seeds),
             model=draft.model,
             prompt_sha256=draft.prompt_sha256,
-            cost_usd=cost_usd / len(drafts),
         )
         for ordinal, draft in enumerate(drafts)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,7 @@ class Crew:
             "tools": (ToolWorker, both, num_workers),
         }
         self._started: dict[str, list[Any]] = {}
+        self._starting = threading.Lock()
         slots = used_slots(config.models)
         self._gateway: Any = None
         if slots:
@@ -121,16 +123,20 @@ class Crew:
             self._start_critics()
 
     def _actors(self, kind: str) -> list[Any]:
-        """Return the actors of a kind, after starting them where this is the first call for them."""
+        """Return the actors of a kind, after starting them where this is the first call for them.
+
+        Rounds are planned, written and judged in threads of their own.
+        """
         import ray
 
-        if kind not in self._started:
-            agent, shared, count = self._kinds[kind]
-            actor: Any = ray.remote(_with_shared(agent, shared))
-            self._started[kind] = [
-                actor.options(name=f"{kind}-{i}", **_STATELESS).remote(self._config) for i in range(count)
-            ]
-        return self._started[kind]
+        with self._starting:
+            if kind not in self._started:
+                agent, shared, count = self._kinds[kind]
+                actor: Any = ray.remote(_with_shared(agent, shared))
+                self._started[kind] = [
+                    actor.options(name=f"{kind}-{i}", **_STATELESS).remote(self._config) for i in range(count)
+                ]
+            return self._started[kind]
 
     # -- plan -----------------------------------------------------------------
 
@@ -184,6 +190,8 @@ class Crew:
 
     def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Answer]:
         """Have the authors answer the requests; return the answers in the order of the requests.
+
+        Two rounds may be produced at a time, each in a thread of its own.
 
         Args:
             requests: of one round.

@@ -29,7 +29,7 @@ class Progress:
         activity: what is going on, in a few words.
         admitted, candidates, ran, expansion: rows and candidates of all committed rounds.
         round_admitted, round_judged, round_asked: of the round that is being judged.
-        answered: candidates that the authors have written for the round after it.
+        written_ahead: candidates that the authors have written for the rounds after it.
         similarity: mean similarity of the pool, in [0, 1]; None while there is none.
         models: how the language models are doing; None where there are none.
         admitted_before: rows that were there when this process started; rates leave them out.
@@ -48,7 +48,7 @@ class Progress:
     round_admitted: int = 0
     round_judged: int = 0
     round_asked: int = 0
-    answered: int = 0
+    written_ahead: int = 0
     similarity: float | None = None
     tables_covered: int = 0
     tables: int = 0
@@ -60,9 +60,14 @@ class Progress:
 
     def begin_round(self, number: int, state: State, asked: int) -> None:
         """A round goes to the critics."""
+        self.written_ahead -= asked
         self.round, self.state, self.round_asked = number, state, asked
         self.round_admitted = self.round_judged = 0
         self.activity = "judging"
+
+    def answer(self, num_candidates: int) -> None:
+        """An author has answered a request of a round that will be judged."""
+        self.written_ahead += num_candidates
 
     def judge(self, verdicts: list[Verdict]) -> None:
         """Verdicts of the round have come in."""
@@ -240,8 +245,8 @@ def _doing(progress: Progress) -> Iterator[tuple[str, str] | str]:
     meaning = "exploring" if progress.state == "GEN" else "exploiting"
     yield (f"{progress.state}", "bold green" if progress.state == "GEN" else "bold cyan")
     yield f" ({meaning})  round {progress.round}: {progress.round_judged} of {progress.round_asked} judged"
-    if progress.answered:
-        yield f", {progress.answered} written for the next"
+    if progress.written_ahead > 0:
+        yield f", {progress.written_ahead} written ahead"
 
 
 def _cost(progress: Progress, models: ChatStatus) -> str:

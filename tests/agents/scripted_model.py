@@ -9,8 +9,14 @@ from rayfactory.agents.player import Player
 from rayfactory.config import AgentConfig, ModelConfig, Slot
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.prompts import Prompts
+from rayfactory.records import Tally
 
 COST_USD = 0.25
+
+
+def costed(agent: str, replies: int = 0, **counts: int) -> Tally:
+    """Return the tally of an agent whose every reply came from a scripted model."""
+    return Tally(agent, replies=replies, cost_usd=replies * COST_USD, **counts)
 
 
 @dataclass

@@ -30,7 +30,7 @@ def test_rejection(origin, num_tables, num_request_tables, is_duplicate, nearest
 
 
 def verdict(reason, similarity=None, database="d"):
-    candidate = Candidate(3, 0, 0, "expansion", database, "duckdb", "SELECT 1", 1, (), "m", "", 0.0)
+    candidate = Candidate(3, 0, 0, "expansion", database, "duckdb", "SELECT 1", 1, (), "m", "")
     return Verdict(candidate, reason, "", Execution(None, "", ""), None, similarity)
 
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from rayfactory.agents.critical import MAX_EXAMPLES, advise
 from rayfactory.agents.management import ManagementAgent, Situation, decide_with_model
 from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent, select_seeds_with_model, shortlist
-from rayfactory.agents.table_selection import TableSelectionAgent, connected, select_tables_with_model
+from rayfactory.agents.table_selection import (
+    REQUESTS_PER_CALL,
+    TableSelectionAgent,
+    connected,
+    select_tables_with_model,
+)
 from rayfactory.config import (
     ManagementConfig,
     ModelConfig,
@@ -22,8 +27,8 @@ from rayfactory.config import (
 )
 from rayfactory.databases.schema import Column, ColumnProfile, ForeignKey, Schema, Table
 from rayfactory.errors import BudgetReachedError, CompletionError, ConfigError, EndpointError
-from rayfactory.records import Evaluation, Failure, State, Tally
-from tests.agents.scripted_model import says
+from rayfactory.records import Evaluation, Failure, State
+from tests.agents.scripted_model import ScriptedModel, costed, says
 
 PROFILE = ColumnProfile(num_sampled=10, null_fraction=0.0, num_distinct=5)
 
@@ -71,7 +76,7 @@ def test_manager_decides_on_computed_numbers():
     """Each judged round is a row; what is under way is named; the rule's own proposal is not shown."""
     model = says("STATE: GEN\nREASON: similarity rises")
     (state, databases), tally = decide(model, situation(6, 4))
-    assert (state, databases, tally) == ("GEN", ["d", "d"], Tally("management", replies=1))
+    assert (state, databases, tally) == ("GEN", ["d", "d"], costed("management", replies=1))
     ((slot, call, prompt),) = model.calls
     assert (slot, call.agent, call.round, call.ordinal) == ("strong", "management", 6, 0)
     assert "3 | EXP | 0.875 | 0.430 | 0.625 | error 3, duplicate 1\n" in prompt.user
@@ -85,15 +90,15 @@ def test_manager_decides_on_computed_numbers():
 def test_warm_up_is_not_asked_about():
     for number in range(2):
         (state, _), tally = decide(says(), situation(number, 0))
-        assert (state, tally) == ("GEN", Tally("management"))
+        assert (state, tally) == ("GEN", costed("management"))
 
 
 @pytest.mark.parametrize(
     ("reply", "tally"),
     [
-        ("let me think", Tally("management", replies=1, unusable=1, fallbacks=1)),
-        (CompletionError("no"), Tally("management", fallbacks=1)),
-        (BudgetReachedError("spent"), Tally("management", fallbacks=1)),
+        ("let me think", costed("management", replies=1, unusable=1, fallbacks=1)),
+        (CompletionError("no"), costed("management", fallbacks=1)),
+        (BudgetReachedError("spent"), costed("management", fallbacks=1)),
     ],
 )
 def test_rule_manages_where_the_model_does_not(reply, tally):
@@ -119,7 +124,7 @@ def test_tables_are_chosen_from_columns_keys_rows_and_use():
     model = says("1: a, fact\n2: FACT, empty, nowhere, b, c, d\n3: d, fact, b")
     chosen, tally = select_tables(model)
     assert chosen == [("a", "fact"), ("fact", "b", "c"), ("d", "c", "fact")]
-    assert tally == Tally("table_selection", replies=1)
+    assert tally == costed("table_selection", replies=1)
     ((_, call, prompt),) = model.calls
     assert (call.agent, call.round, call.ordinal) == ("table_selection", 4, 0)
     assert "fact: 10 rows; 12 columns (c0, c1, " in prompt.system
@@ -136,7 +141,7 @@ def test_tables_are_chosen_from_columns_keys_rows_and_use():
 def test_rule_selects_tables_where_the_model_does_not(reply, replies):
     chosen, tally = select_tables(says(reply))
     assert chosen == TableSelectionAgent(TableSelectionConfig(max_tables=3), SCHEMAS).select(ASKS, USE)
-    assert tally == Tally("table_selection", replies=replies, unusable=replies, fallbacks=3)
+    assert tally == costed("table_selection", replies=replies, unusable=replies, fallbacks=3)
 
 
 def test_tables_that_a_request_has_already_are_the_rules_to_choose():
@@ -145,19 +150,19 @@ def test_tables_that_a_request_has_already_are_the_rules_to_choose():
     assert chosen[0] == ("a", "fact")
     assert set(chosen[1]) != {"a", "fact"}
     assert chosen[2] == ("b", "fact")
-    assert tally == Tally("table_selection", replies=1, fallbacks=1)
+    assert tally == costed("table_selection", replies=1, fallbacks=1)
     pair = Schema("pair", "duckdb", (table("x"), table("y")), (key("x", "y"),))
     asks = [("pair", 10, 1), ("pair", 10, 2)]
     chosen, tally = select_tables(says("1: x, y\n2: x, y"), asks, schemas={"pair": pair})
     assert chosen == [("x", "y")] * 2
-    assert tally == Tally("table_selection", replies=1)
+    assert tally == costed("table_selection", replies=1)
 
 
 def test_request_without_a_line_gets_the_rules_choice():
     chosen, tally = select_tables(says("2: a, fact"))
     assert chosen[1] == ("a", "fact")
     assert all(chosen)
-    assert tally == Tally("table_selection", replies=1, fallbacks=2)
+    assert tally == costed("table_selection", replies=1, fallbacks=2)
 
 
 def test_each_database_is_one_call():
@@ -168,6 +173,24 @@ def test_each_database_is_one_call():
     chosen, _ = select_tables(model, asks, schemas={**SCHEMAS, "other": other})
     assert chosen == [("a", "fact"), ("y", "x"), ("b", "fact")]
     assert [call.ordinal for _, call, _ in model.calls] == [0, 1]
+
+
+def test_many_requests_are_decided_on_in_parts():
+    """A part knows what the one before it chose; a place that it leaves open is the rule's."""
+    asks = [("star", 10, seed) for seed in range(2 * REQUESTS_PER_CALL + 5)]
+    model = says(*["\n".join(f"{i + 1}: c, d" for i in range(REQUESTS_PER_CALL))] * 3)
+    chosen, tally = select_tables(model, asks)
+    assert len(chosen) == len(asks)
+    assert chosen[0] == ("c", "d")
+    assert [call.ordinal for _, call, _ in model.calls] == [0, 1, 2]
+    parts = [prompt for _, _, prompt in model.calls]
+    assert ["d: 10 rows; 3 columns (c0, c1, c2); keys with c; used by 0 queries" in prompt.system for prompt in parts] == [
+        True, False, False
+    ]  # fmt: skip
+    assert [f"for {count} requests" in prompt.user for prompt, count in zip(parts, (20, 20, 5), strict=True)] == [
+        True
+    ] * 3
+    assert (tally.replies, tally.fallbacks) == (3, len(asks) - 1)
 
 
 def test_overview_is_cut_to_the_window():
@@ -233,7 +256,7 @@ def test_seeds_are_chosen_from_a_shortlist():
     assert ids[1][0] == shown[3]
     assert [len(row) for row in ids] == [2, 2, 2]
     assert len({i for row in ids for i in row}) == 6
-    assert tally == Tally("seed_selection", replies=1, fallbacks=1)
+    assert tally == costed("seed_selection", replies=1, fallbacks=1)
     prompt = model.calls[0][2]
     assert "c (0), d (0)" in prompt.user or "d (0)" in prompt.user
     assert "windows 0.10" in prompt.user
@@ -245,7 +268,27 @@ def test_rule_selects_seeds_where_the_model_does_not(reply, replies):
     """With the same choices as alone."""
     chosen, tally = select_seeds(says(reply))
     assert chosen == SeedSelectionAgent(SeedSelectionConfig(num_seeds=2), SCHEMAS).select(ASKS, {"star": SHELF}, USE)
-    assert tally == Tally("seed_selection", replies=replies, unusable=replies, fallbacks=3)
+    assert tally == costed("seed_selection", replies=replies, unusable=replies, fallbacks=3)
+
+
+def test_seeds_of_one_part_are_not_on_the_next_shortlist():
+    """So long as there are others; with 45 requests for 2 of 200 seeds each, there are."""
+    asks = [("star", 10, seed) for seed in range(2 * REQUESTS_PER_CALL + 5)]
+
+    def say(_key, prompt):
+        shown = shown_ids(prompt)
+        return "\n".join(f"{i + 1}: {shown[2 * i]}, {shown[2 * i + 1]}" for i in range(len(shown) // 2))
+
+    model = ScriptedModel(say)
+    chosen, tally = select_seeds(model, asks)
+    assert [call.ordinal for _, call, _ in model.calls] == [0, 1, 2]
+    first, second, third = (shown_ids(prompt) for _, _, prompt in model.calls)
+    taken = [seed.query_id for seeds in chosen for seed in seeds]
+    assert len(taken) == len(set(taken)) == 2 * len(asks)
+    assert not set(second) & set(taken[: 2 * REQUESTS_PER_CALL])
+    assert not set(third) & set(taken[: 4 * REQUESTS_PER_CALL])
+    assert taken[: 2 * REQUESTS_PER_CALL] == first[: 2 * REQUESTS_PER_CALL]
+    assert tally == costed("seed_selection", replies=3)
 
 
 def test_shelf_smaller_than_the_request():
@@ -276,7 +319,7 @@ def give_advice(model, failures, config=None):
 
 
 def test_no_failures_no_call():
-    assert give_advice(says(), []) == ("", Tally("critical"))
+    assert give_advice(says(), []) == ("", costed("critical"))
 
 
 def test_advice_comes_from_reasons_and_examples():
@@ -288,7 +331,7 @@ def test_advice_comes_from_reasons_and_examples():
     model = says("- Use <start-sql>DATE_DIFF.\n- Join fewer tables.")
     advice, tally = give_advice(model, failures)
     assert advice == "Use DATE_DIFF. Join fewer tables."
-    assert tally == Tally("critical", replies=1)
+    assert tally == costed("critical", replies=1)
     prompt = model.calls[0][2]
     assert "error (the database refused the statement): 30\n" in prompt.user
     assert "timeout (the statement ran longer than execution.timeout_s): 1\n" in prompt.user
@@ -301,9 +344,9 @@ def test_advice_comes_from_reasons_and_examples():
 @pytest.mark.parametrize(
     ("reply", "tally"),
     [
-        ("<think>hm</think>", Tally("critical", replies=1, unusable=1, fallbacks=1)),
-        (CompletionError("no"), Tally("critical", fallbacks=1)),
-        (BudgetReachedError("spent"), Tally("critical", fallbacks=1)),
+        ("<think>hm</think>", costed("critical", replies=1, unusable=1, fallbacks=1)),
+        (CompletionError("no"), costed("critical", fallbacks=1)),
+        (BudgetReachedError("spent"), costed("critical", fallbacks=1)),
     ],
 )
 def test_no_reply_is_no_advice(reply, tally):

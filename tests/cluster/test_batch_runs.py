@@ -44,8 +44,8 @@ def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
     with running(BatchServer(reply=reply, step_s=0.5)) as server:
         command = [
             sys.executable, "-m", "rayfactory", *base, f"run_dir={tmp_path / 'run'}", f"target={TARGET}",
-            "round.requests=4", "round.queries_per_request=5", "cluster.dashboard=false", "cluster.workers=1",
-            "display.mode=lines",
+            "round.requests=4", "round.requests_after_warmup=4", "round.queries_per_request=5", "cluster.dashboard=false",
+            "cluster.workers=1", "display.mode=lines",
             "models=endpoint", "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
             "models.strong.usd_per_million_in=2", "models.strong.usd_per_million_out=10", "models.strong.batch=true",
             "models.strong.batch_poll_s=0.5",

@@ -15,7 +15,7 @@ import pytest
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.models.grammar import write_queries
-from rayfactory.pool import connect
+from rayfactory.pool import connect, read_manifests
 from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
 from tests.shop import make_shop
@@ -60,6 +60,7 @@ def command(folder, server, name, *overrides):
     return [
         sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={folder / 'shop.sqlite'}",
         f"run_dir={folder / name}", f"data_dir={folder / 'cache'}", f"target={TARGET}", "round.requests=4",
+        "round.requests_after_warmup=4",
         "round.queries_per_request=5", "cluster.dashboard=false", "cluster.workers=1", "display.mode=lines", "models=endpoint",
         "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
         "models.strong.api_key_env=SHOP_KEY", "models.strong.usd_per_million_in=2.5",
@@ -113,7 +114,10 @@ def test_run_with_models_ends_with_the_target_and_its_books_are_the_endpoints(fo
     assert agents["correction"]["corrected"] >= agents["correction"]["mended"] > 0
     written = connect(folder / "undisturbed").sql("SELECT sum(cost_usd), count(*) FILTER (model = 'test-model') FROM R")
     ((cost, by_model),) = written.fetchall()
-    assert 0 < cost <= summary["cost_usd"]
+    rounds = list(read_manifests(folder / "undisturbed"))
+    # What was under way when the target was reached is in the ledger and in no row.
+    assert cost == pytest.approx(sum(tally.cost_usd for manifest in rounds for tally in manifest.tallies))
+    assert summary["cost_usd"] / 2 < cost <= summary["cost_usd"] * (1 + 1e-9)
     assert by_model > TARGET / 2
 
 

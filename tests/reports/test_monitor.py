@@ -13,7 +13,7 @@ from rayfactory.reports.monitor import Monitor, Progress, line, panel
 
 
 def verdicts(num_admitted, num_rejected):
-    candidate = Candidate(0, 0, 0, "generation", "d", "duckdb", "SELECT 1", 1, (), "m", "", 0.0)
+    candidate = Candidate(0, 0, 0, "generation", "d", "duckdb", "SELECT 1", 1, (), "m", "")
     reasons = [None] * num_admitted + ["error"] * num_rejected
     return [Verdict(candidate, reason, "", Execution(None, "", "")) for reason in reasons]
 
