@@ -205,6 +205,7 @@ class Loop:
         background = ThreadPoolExecutor(max_workers=2, thread_name_prefix="produce")
         out_of_budget = False
         try:
+            self._progress.activity = "writing the first round"
             current = self._start_producing(crew, background)
             while current is not None:
                 plan = self._wait_for(crew, current.plan)
@@ -212,6 +213,7 @@ class Loop:
                 # What is known now is what a resumed run would know: everything before the round that is under way.
                 self._learn_up_to(plan.round - 1)
                 following = None if out_of_budget else self._start_producing(crew, background)
+                self._progress.activity = f"writing round {plan.round}" if plan.round else "writing the first round"
                 produced = self._wait_for(crew, current.produced)
                 out_of_budget = out_of_budget or produced.out_of_budget
                 if produced.out_of_budget and not produced.candidates:

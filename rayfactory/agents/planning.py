@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -120,19 +121,22 @@ def plan_round(
         knowledge.statistics.rows,
         knowledge.requested,
     )
-    state, databases = agents.decide(len(sizes), situation)
-    advice = agents.advise(number, knowledge.failures) if knowledge.failures else ""
-    asks = [
-        (database, size, _rng_seed(config.seed, number, index))
-        for index, (database, size) in enumerate(zip(databases, sizes, strict=True))
-    ]
-    use = _expected_use(knowledge, databases)
-    shelves = {name: knowledge.shelf.of(name) for name in dict.fromkeys(databases)} if state == "EXP" else {}
-    # A database without seeds is explored first, whatever the state.
-    exploring = [ask for ask in asks if not shelves.get(ask[0])]
-    exploiting = [ask for ask in asks if shelves.get(ask[0])]
-    tables_of = iter(agents.select_tables(number, exploring, use) if exploring else ())
-    seeds_of = iter(agents.select_seeds(number, exploiting, shelves, use) if exploiting else ())
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="advise") as aside:
+        # Nobody's decision waits for the advice: where models speak, each takes its time.
+        advising = aside.submit(agents.advise, number, knowledge.failures) if knowledge.failures else None
+        state, databases = agents.decide(len(sizes), situation)
+        asks = [
+            (database, size, _rng_seed(config.seed, number, index))
+            for index, (database, size) in enumerate(zip(databases, sizes, strict=True))
+        ]
+        use = _expected_use(knowledge, databases)
+        shelves = {name: knowledge.shelf.of(name) for name in dict.fromkeys(databases)} if state == "EXP" else {}
+        # A database without seeds is explored first, whatever the state.
+        exploring = [ask for ask in asks if not shelves.get(ask[0])]
+        exploiting = [ask for ask in asks if shelves.get(ask[0])]
+        tables_of = iter(agents.select_tables(number, exploring, use) if exploring else ())
+        seeds_of = iter(agents.select_seeds(number, exploiting, shelves, use) if exploiting else ())
+        advice = advising.result() if advising is not None else ""
     table_uses = {name: tuple(sorted((table, round(rows)) for table, rows in use[name].items())) for name in use}
     requests = []
     for index, (database, size, rng_seed) in enumerate(asks):

@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from rayfactory.config import SeedSelectionConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError
 from rayfactory.models import replies
-from rayfactory.models.completion import Prompt
+from rayfactory.models.completion import Completion, Prompt
 from rayfactory.models.schema_text import name_text, query_text
 from rayfactory.records import Tally
 
@@ -129,22 +128,35 @@ async def select_seeds_with_model(
     """
     chosen: dict[int, list[PoolSeed]] = {}
 
+    async def ask(
+        ordinal: int,
+        schema: Schema,
+        shelf: Sequence[PoolSeed],
+        choice: Sequence[PoolSeed],
+        counts: Mapping[str, float],
+        num_requests: int,
+    ) -> tuple[Completion | None, list[int]]:
+        try:
+            prompt, shown = seed_prompt(schema, shelf, choice, counts, num_requests, config.num_seeds, player)
+        except ConfigError:
+            return None, []
+        return await player.decide("seed_selection", number, ordinal, prompt), [seed.query_id for seed in shown]
+
     async def choose(database: str, calls: Sequence[Call]) -> Tally:
         """Fill in the seeds of all requests for one database."""
         schema, shelf, tally = schemas[database], shelves[database], Tally("seed_selection")
         by_id = {seed.query_id: seed for seed in shelf}
         expected: Use = {database: dict(use.get(database, {}))}
+        counts = expected[database]
+        size = SHORTLIST_PER_SEED * config.num_seeds * sum(len(places) for _, places in calls)
+        choice = shortlist(schema, shelf, counts, size, random.Random(asks[calls[0][1][0]][2]))
+        # All calls are made at once. Each has a shortlist of its own.
+        asked = [
+            ask(ordinal, schema, shelf, choice[i :: len(calls)], counts, len(places))
+            for i, (ordinal, places) in enumerate(calls)
+        ]
         taken: set[int] = set()
-        for ordinal, places in calls:
-            counts = expected[database]
-            size = SHORTLIST_PER_SEED * config.num_seeds * len(places)
-            free = [seed for seed in shelf if seed.query_id not in taken] or shelf
-            choice: Sequence[PoolSeed] = shortlist(schema, free, counts, size, random.Random(asks[places[0]][2]))
-            completion = None
-            with suppress(ConfigError):
-                prompt, choice = seed_prompt(schema, shelf, choice, counts, len(places), config.num_seeds, player)
-                completion = await player.decide("seed_selection", number, ordinal, prompt)
-            shown = [seed.query_id for seed in choice]
+        for (_, places), (completion, shown) in zip(calls, await asyncio.gather(*asked), strict=True):
             sets = replies.seed_sets(completion.text, shown, len(places)) if completion else []
             tally += reading("seed_selection", completion, usable=any(sets))
             for place, wanted in zip(places, [*sets, *[()] * len(places)], strict=False):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 
 from rayfactory.agents.player import Player
@@ -35,7 +34,7 @@ _DRAWS = 8
 """So many times at most the rule draws tables for a request, until no request before it has the same."""
 
 REQUESTS_PER_CALL = 20
-"""Requests that one call decides for: more would not fit into a short reply. The next knows what this one chose."""
+"""Requests that one call decides for: a longer reply is longer waited for, and may not come to its end."""
 
 MAX_COLUMNS_SHOWN = 40
 """Columns of a table whose names a prompt shows."""
@@ -99,18 +98,31 @@ async def select_tables_with_model(
         EngineError: the endpoint has been away for too long.
     """
     chosen: dict[int, tuple[str, ...]] = {}
+    rule = TableSelectionAgent(config, schemas)
+
+    async def ask(ordinal: int, schema: Schema, counts: Mapping[str, float], num_requests: int) -> Completion | None:
+        try:
+            prompt = table_prompt(schema, counts, num_requests, config.max_tables, player)
+        except ConfigError:
+            return None
+        return await player.decide("table_selection", number, ordinal, prompt)
 
     async def choose(database: str, calls: Sequence[Call]) -> Tally:
         """Fill in the tables of all requests for one database."""
         schema, tally = schemas[database], Tally("table_selection")
         names = [table.name for table in schema.populated]
+        # All calls are made at once. Each is shown what the rule would choose for those before it.
         expected: Use = {database: dict(use.get(database, {}))}
-        given: set[frozenset[str]] = set()
+        asked = []
         for ordinal, places in calls:
-            completion = None
-            with suppress(ConfigError):
-                prompt = table_prompt(schema, expected[database], len(places), config.max_tables, player)
-                completion = await player.decide("table_selection", number, ordinal, prompt)
+            asked.append(ask(ordinal, schema, dict(expected[database]), len(places)))
+            if len(calls) > 1:
+                part = [asks[place] for place in places]
+                for (_, num_queries, _), tables in zip(part, rule.select(part, expected), strict=True):
+                    expect(expected, database, tables, num_queries)
+        expected = {database: dict(use.get(database, {}))}
+        given: set[frozenset[str]] = set()
+        for (_, places), completion in zip(calls, await asyncio.gather(*asked), strict=True):
             sets = replies.table_sets(completion.text, names, len(places)) if completion else []
             tally += reading("table_selection", completion, usable=any(sets))
             for place, wanted in zip(places, [*sets, *[()] * len(places)], strict=False):

@@ -176,7 +176,7 @@ def test_each_database_is_one_call():
 
 
 def test_many_requests_are_decided_on_in_parts():
-    """A part knows what the one before it chose; a place that it leaves open is the rule's."""
+    """Each part is shown what the rule would choose for those before it; a place that it leaves open is the rule's."""
     asks = [("star", 10, seed) for seed in range(2 * REQUESTS_PER_CALL + 5)]
     model = says(*["\n".join(f"{i + 1}: c, d" for i in range(REQUESTS_PER_CALL))] * 3)
     chosen, tally = select_tables(model, asks)

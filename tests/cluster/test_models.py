@@ -168,19 +168,24 @@ def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undist
     assert confirmed <= paid <= confirmed + lost
 
 
-def test_interrupted_run_does_not_wait_for_the_endpoint(folder):
-    """Ctrl-C while an agent's plan hangs on a reply that does not come: the run ends, and says how to go on."""
+@pytest.mark.parametrize(("table_selection", "calls"), [("strong", 1), ("rule", 8)])
+def test_interrupted_run_does_not_wait_for_the_endpoint(folder, table_selection, calls):
+    """Ctrl-C while a plan, or two rounds that are written at a time, hang on replies that do not come.
+
+    The run ends, and says how to go on.
+    """
     with serving(api_key="secret-key-9", delay_s=3600) as silent:
         process = subprocess.Popen(
-            command(folder, silent, "silent"), cwd=ROOT, env=environment(),
+            command(folder, silent, "silent", f"models.table_selection.model={table_selection}"), cwd=ROOT, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 600
-        while process.poll() is None and silent.num_requests == 0:
+        while process.poll() is None and silent.num_concurrent < calls:
             assert time.monotonic() < deadline, "the run does not get on"
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=300)
+    assert silent.max_seen_concurrent == calls
     assert process.returncode == 130, output + errors
     assert "Go on with:" in output
     assert "Traceback" not in output + errors
