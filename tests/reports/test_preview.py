@@ -139,7 +139,7 @@ def test_correction_is_what_an_author_would_ask(opened):
     request = Request(0, 0, "generation", "shop", ("product",), (), (), 1, 7)
     sql = f"SELECT {NO_COLUMN}, title FROM product"
     model = says(f"<start-sql>\n{sql}\n<end-sql>", "I would not know.")
-    player = model.player(config.models.strong)
+    player = replace(model.player(config.models.strong), agent=config.models.generation)
     with ThreadPoolExecutor(1) as thread:
         connections = Connections(databases, config.execution)
         execution = ExecutionTool(databases, schemas, config.execution)
