@@ -123,10 +123,8 @@ def run(config: Config, command: str) -> int:
             return runs.run(config, command)
         case "preview":
             from rayfactory import runs
-            from rayfactory.reports.preview import preview
 
-            _, schemas = runs.open_databases(config)
-            print(preview(config, schemas), end="")
+            print(runs.preview(config), end="")
             return 0
         case "download":
             from rayfactory.databases import download

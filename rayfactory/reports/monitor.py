@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,6 +20,7 @@ from rayfactory.config import DisplayConfig
 from rayfactory.models.chat import ChatStatus
 from rayfactory.models.endpoint import SlotStatus
 from rayfactory.records import Evaluation, State, Verdict
+from rayfactory.reports.figures import dollars, projected_cost_usd, short
 
 
 @dataclass
@@ -99,10 +101,12 @@ class Progress:
 
     @property
     def projected_usd(self) -> float | None:
-        """Dollars that the run will have cost at its target, at the price of a row so far; None where unknown."""
-        if self.models is None or self.target is None or not self.admitted_now:
+        """Dollars that the run will have cost at its target, see `projected_cost_usd`; None where unknown."""
+        if self.models is None:
             return None
-        return self.models.confirmed_usd * self.target / self.admitted_now
+        # Both are of the whole run, also where this process goes on with it.
+        spent_usd = self.models.confirmed_usd + self.models.unconfirmed_usd
+        return projected_cost_usd(spent_usd, self.admitted_now, self.target)
 
     @property
     def remaining_s(self) -> float | None:
@@ -200,6 +204,8 @@ def line(progress: Progress) -> str:
         parts.append("rejected " + _reasons(progress.reasons))
     if progress.models is not None:
         parts.append(_cost(progress, progress.models))
+        if progress.models.ledger:
+            parts.append(_shares(progress.models.ledger))
         parts.extend(f"{slot.slot}: {slot.waits_for or _slot(slot)}" for slot in progress.models.slots)
     return " | ".join(parts)
 
@@ -210,6 +216,7 @@ def panel(progress: Progress) -> RenderableType:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column()
+    below: list[RenderableType] = []
     left = f", about {_duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
     rate = f"{progress.rate_per_s:.1f} rows/s{left}" if progress.rate_per_s else "no rows yet"
     goal = f"{now:,} of {progress.target:,}" if progress.target else f"{now:,}"
@@ -233,9 +240,11 @@ def panel(progress: Progress) -> RenderableType:
             rows.add_row(slot.slot, _slot(slot))
             if slot.waits_for:
                 rows.add_row("", Text(slot.waits_for, style="bold yellow"))
+        if progress.models.ledger:
+            below = [Text(), _ledger(progress.models)]
     if progress.dashboard:
         rows.add_row("dashboard", Text(f"{progress.dashboard}   (sign in with what `ray get-auth-token` prints)"))
-    return Panel(Group(rows), title=progress.title, title_align="left", expand=False)
+    return Panel(Group(rows, *below), title=progress.title, title_align="left", expand=False)
 
 
 def _doing(progress: Progress) -> Iterator[tuple[str, str] | str]:
@@ -250,14 +259,55 @@ def _doing(progress: Progress) -> Iterator[tuple[str, str] | str]:
 
 
 def _cost(progress: Progress, models: ChatStatus) -> str:
-    text = f"${models.confirmed_usd:.2f}"
+    text = dollars(models.confirmed_usd)
     if models.max_cost_usd is not None:
-        text += f" of ${models.max_cost_usd:.2f}"
+        text += f" of {dollars(models.max_cost_usd)}"
     if models.unconfirmed_usd:
-        text += f", up to ${models.unconfirmed_usd:.2f} more for replies that were lost"
+        text += f", up to {dollars(models.unconfirmed_usd)} more for replies that were lost"
     if progress.projected_usd:
-        text += f", about ${progress.projected_usd:.2f} at the target"
+        text += f", about {dollars(progress.projected_usd)} at the target"
     return text
+
+
+def _shares(ledger: Sequence[Mapping[str, Any]]) -> str:
+    """Return what each agent has cost, the dearest first; its tokens where no model has a price."""
+    cost, tokens = Counter[str](), Counter[str]()
+    for row in ledger:
+        cost[row["agent"]] += row["cost_usd"] + row["unconfirmed_usd"]
+        tokens[row["agent"]] += row["tokens_in"] + row["tokens_out"]
+    if cost.total():
+        return ", ".join(f"{agent} {dollars(usd)}" for agent, usd in cost.most_common() if usd)
+    return "tokens: " + ", ".join(f"{agent} {short(count)}" for agent, count in tokens.most_common())
+
+
+def _ledger(models: ChatStatus) -> Table:
+    """Return the ledger as a table of at most 76 columns: one row for each model and agent that has asked."""
+    has_price = any(row["cost_usd"] or row["unconfirmed_usd"] for row in models.ledger)
+    has_lost = any(row["unconfirmed_attempts"] for row in models.ledger)
+    slots = {slot.model: slot.slot for slot in models.slots}
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("agent", no_wrap=True)
+    table.add_column("model", no_wrap=True, max_width=12)
+    numbers = ["requests", "tokens in", "cached", "out"]
+    numbers += ["dollars"] * has_price + ["unconfirmed"] * has_lost
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in models.ledger:
+        cells = [short(row[name]) for name in ("requests", "tokens_in", "tokens_cached", "tokens_out")]
+        if has_price:
+            cells.append(dollars(row["cost_usd"]))
+        if has_lost:
+            cells.append(_unconfirmed(row))
+        table.add_row(row["agent"], slots.get(row["model"], row["model"]), *cells)
+    return table
+
+
+def _unconfirmed(row: Mapping[str, Any]) -> str:
+    """Return how many requests brought no reply, and what they have cost at most."""
+    if not row["unconfirmed_attempts"]:
+        return ""
+    cost = f": {dollars(row['unconfirmed_usd'])}" if row["unconfirmed_usd"] else ""
+    return f"{row['unconfirmed_attempts']}{cost}"
 
 
 def _slot(slot: SlotStatus) -> str:

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-import math
-import os
-import random
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from rayfactory.agents.expansion import expansion_prompt
-from rayfactory.agents.generation import generation_prompt
-from rayfactory.agents.management import ManagementAgent, Situation
-from rayfactory.agents.planning import Knowledge, plan_round
-from rayfactory.agents.player import MAX_DECISION_TOKENS, Player, player_of
-from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent
-from rayfactory.agents.table_selection import Ask, TableSelectionAgent, Use, table_prompt
 from rayfactory.config import AGENTS, Config, ModelConfig, Slot
 from rayfactory.databases.schema import Schema
-from rayfactory.errors import CompletionError
-from rayfactory.models.completion import CallKey, Completion, Prompt
-from rayfactory.models.grammar import write_queries
-from rayfactory.models.prompts import Prompts
-from rayfactory.models.schema_text import estimated_tokens
-from rayfactory.records import Failure, Request, Seed, State
+from rayfactory.models.completion import Prompt
+from rayfactory.pool import Manifest
+from rayfactory.reports.estimates import ROWS_WITHOUT_TARGET, Estimate, Outlook, assumptions, estimates, outlook
+from rayfactory.reports.examples import MADE_UP, example_prompts
+from rayfactory.reports.figures import dollars, short
+from rayfactory.reports.places import places
 from rayfactory.validate import used_slots
 
-ADMITTED_SHARE = 0.85
-"""Share of what models write that a pool takes: an assumption, on the cautious side of what strong models do."""
+WIDTH = 100
+"""Columns of what is not a prompt."""
 
-EXPLORED_SHARE = 0.4
-"""Share of the candidates that exploring rounds write: an assumption; runs of the rules had about this."""
-
-TOKENS_PER_QUERY = 160
-"""Tokens of a query that a model writes: an assumption; the official TPC-DS queries have 400, BIRD's gold ones 60."""
+MAX_USER_LINES, MAX_USER_COLUMNS = 40, 2_000
+MAX_GRAMMAR_LINES, MAX_GRAMMAR_COLUMNS = 12, 300
+"""As much is shown of the part of a prompt that is asked, and of a grammar; a note says how long all of it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What one agent would ask for, up to the target.
+class Before:
+    """What a preview knows of the run directory.
 
     Attributes:
-        calls: completions.
-        tokens_in, tokens_out: in all of them.
-        cost_usd: at the model's prices, as if nothing were cached.
+        manifests: of the committed rounds of this run.
+        books: its ledger so far.
+        note: what is to be said of the directory; empty: nothing.
+        journal: where the gateway would keep its journal.
+        addresses: where the models that the run serves itself would answer, where that is known.
     """
 
-    agent: str
-    model: str
-    calls: int
-    tokens_in: int
-    tokens_out: int
-    cost_usd: float
+    manifests: Sequence[Manifest] = ()
+    books: Sequence[Mapping[str, Any]] = ()
+    note: str = ""
+    journal: Path = Path("journal")
+    addresses: Mapping[Slot, str] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are there."""
+        return sum(manifest.num_rows for manifest in self.manifests)
+
+    @property
+    def spent_usd(self) -> float:
+        """Dollars that are spent, what is unconfirmed included."""
+        return sum((row["cost_usd"] + row["unconfirmed_usd"] for row in self.books), 0.0)
 
 
-def preview(config: Config, schemas: Mapping[str, Schema]) -> str:
+def preview(config: Config, schemas: Mapping[str, Schema], before: Before) -> str:
     """Return the preview of a run as text: prompts, estimated tokens and dollars, and what would be started where.
 
     Raises:
@@ -65,89 +67,110 @@ def preview(config: Config, schemas: Mapping[str, Schema]) -> str:
             "models=paper, vllm, endpoint or vllm_cpu would.\n"
         )
     prompts = example_prompts(config, schemas)
-    lines = ["# Prompts", ""]
-    for agent, prompt in prompts.items():
-        lines += [f"## {agent}: system", "", prompt.system, "", f"## {agent}: user", "", prompt.user, ""]
-    lines += ["# Up to the target", "", *_table(config, estimates(config, schemas, prompts)), ""]
-    lines += ["# What is started where", "", *_places(config)]
+    left = outlook(config, before.manifests)
+    lines = ["# Prompts", "", *_prompts(config, prompts)]
+    lines += [
+        "# What it would take",
+        "",
+        *_costs(config, prompts, left, estimates(config, schemas, prompts, left), before),
+    ]
+    lines += ["", "# What would be started where", ""]
+    for place in places(config, before.journal, before.addresses):
+        for number, line in enumerate(place.lines):
+            lines += _wrapped(line, f"{'' if number else place.name:<9} ")
     return "\n".join(lines) + "\n"
 
 
-def example_prompts(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Prompt]:
-    """Return a prompt of each agent that a model plays with one about tables: that of the run's first requests.
-
-    The seeds of the expansion prompt are examples: queries of the schema grammar.
-
-    Raises:
-        ConfigError: one does not fit into its model's context window.
-    """
-    prompts = Prompts()
-    players = {agent: player_of(config, agent, _ask_nobody, prompts) for agent in AGENTS}
-    requests = plan_round(config, schemas, Knowledge(), None, _Rules(config, schemas)).requests
-    request = requests[0]
-    found: dict[str, Prompt] = {}
-    generation, expansion, selection = (players[name] for name in ("generation", "expansion", "table_selection"))
-    if selection is not None:
-        found["table_selection"] = _table_selection_prompt(config, schemas[request.database], requests, selection)
-    if generation is not None:
-        found["generation"] = generation_prompt(request, generation, schemas)
-    if expansion is not None:
-        schema = schemas[request.database]
-        queries = write_queries(
-            schema, request.tables, config.seed_selection.num_seeds, random.Random(request.rng_seed), None
-        )
-        seeds = tuple(Seed(query_id, sql) for query_id, sql in enumerate(queries))
-        seeded = replace(request, origin="expansion", seeds=seeds)
-        found["expansion"] = expansion_prompt(seeded, expansion, schemas)
-    return found
-
-
-def estimates(config: Config, schemas: Mapping[str, Schema], prompts: Mapping[str, Prompt]) -> list[Estimate]:
-    """Return what each agent that a model plays would ask for, as far as can be told beforehand.
-
-    `EXPLORED_SHARE` of the candidates, and the warm-up at least, are taken for explored, `ADMITTED_SHARE` of them for
-    admitted, and `TOKENS_PER_QUERY` tokens for a query. A run without a target is estimated for 1,000 rows.
-    """
-    queries = math.ceil((config.target or 1000) / ADMITTED_SHARE)
-    if config.max_candidates is not None:
-        queries = min(queries, config.max_candidates)
-    per_round = config.round.requests * config.round.queries_per_request
-    warmup = config.management.warmup_rounds * per_round
-    explored = min(queries, max(warmup, math.ceil(EXPLORED_SHARE * queries)))
-    rounds = math.ceil(queries / per_round)
-    exploring = math.ceil(explored / per_round)
-    asked = {"generation": explored, "expansion": queries - explored}
-    found = []
+def _prompts(config: Config, prompts: Mapping[str, Prompt]) -> Iterator[str]:
+    yield from _wrapped("One example of each, about one database, as it would be sent.")
+    yield ""
+    grammar_of = ""
+    for name, prompt in prompts.items():
+        yield from (f"## {name}: system", "", prompt.system, "", f"## {name}: user", "")
+        if name in MADE_UP:
+            yield from (*_wrapped(f"(EXAMPLE DATA: {MADE_UP[name]}.)"), "")
+        yield from (*_cut(prompt.user, MAX_USER_LINES, MAX_USER_COLUMNS), "")
+        if prompt.grammar and grammar_of:
+            yield from (f"## {name}: a grammar, as with {grammar_of}", "")
+        elif prompt.grammar:
+            grammar_of = name
+            yield from (f"## {name}: the grammar that a reply has to follow; each query has one of its own", "")
+            yield from (*_cut(prompt.grammar, MAX_GRAMMAR_LINES, MAX_GRAMMAR_COLUMNS), "")
     for agent in AGENTS:
-        player = player_of(config, agent, _ask_nobody, Prompts())
-        if player is None:
-            continue
-        if agent in asked:
-            calls = math.ceil(asked[agent] / _queries_per_call(config, player))
-            tokens_out = asked[agent] * TOKENS_PER_QUERY
-        else:
-            databases = min(len(schemas), config.round.requests)
-            calls = {
-                "table_selection": exploring * databases,
-                "seed_selection": (rounds - exploring) * databases,
-                "management": max(0, rounds - config.management.warmup_rounds),
-                "critical": max(0, rounds - 2),
-            }[agent]
-            tokens_out = calls * MAX_DECISION_TOKENS // 8
-        if agent in prompts:
-            per_call = estimated_tokens(prompts[agent].system) + estimated_tokens(prompts[agent].user)
-        else:
-            per_call = MAX_DECISION_TOKENS
-        tokens_in = calls * per_call
-        cost = (tokens_in * player.model.usd_per_million_in + tokens_out * player.model.usd_per_million_out) / 1e6
-        if player.model.batch and agent == "generation":
-            cost *= player.model.batch_price
-        found.append(Estimate(agent, player.model.name, calls, tokens_in, tokens_out, cost))
-    return found
+        if getattr(config.models, agent).model != "rule" and agent not in prompts:
+            yield f"{agent}: its prompt does not fit into the model's context window, so its rule would decide."
+            yield ""
+    if config.models.self_correction and "correction" not in prompts:
+        yield "correction: its prompt does not fit into the model's context window, so nothing would go back."
+        yield ""
 
 
-def _table(config: Config, found: Sequence[Estimate]) -> Iterator[str]:
-    yield f"{'agent':<16} {'model':<28} {'calls':>8} {'tokens in':>12} {'tokens out':>12} {'US dollars':>11}"
+def _cut(text: str, max_lines: int, max_columns: int) -> Iterator[str]:
+    """Yield as much of a text as fits within the bounds, and how long all of it is."""
+    lines = text.splitlines()
+    yield from (line if len(line) <= max_columns else f"{line[:max_columns]} [...]" for line in lines[:max_lines])
+    if len(lines) > max_lines or any(len(line) > max_columns for line in lines):
+        yield f"[... cut here: {len(lines):,} lines, {len(text):,} characters in all]"
+
+
+def _costs(
+    config: Config, prompts: Mapping[str, Prompt], left: Outlook, found: Sequence[Estimate], before: Before
+) -> Iterator[str]:
+    target = f"{config.target:,} rows" if config.target else f"the {ROWS_WITHOUT_TARGET:,} rows taken for a target"
+    if before.note:
+        yield from _wrapped(before.note)
+    if before.manifests or before.books:
+        yield from _wrapped(
+            f"Of {target}, {before.num_rows:,} are there from {len(before.manifests):,} round(s), and {left.rows:,} "
+            "are missing. The table is for those that are missing."
+        )
+    if before.books:
+        tokens_in, tokens_out = (sum(row[name] for row in before.books) for name in ("tokens_in", "tokens_out"))
+        yield from _wrapped(
+            f"So far {sum(row['requests'] for row in before.books):,} replies with {short(tokens_in)} tokens in and "
+            f"{short(tokens_out)} out; {dollars(before.spent_usd)} are spent, what is unconfirmed included. Replies of "
+            "a round that is not committed are in the journal, and are not paid for again."
+        )
+    if before.manifests or before.books or before.note:
+        yield ""
+    if not left.queries:
+        yield "Nothing is left to ask for."
+        return
+    yield from _table(found)
+    yield ""
+    yield f"Estimated for {left.rows:,} rows{'' if config.target else ', since there is no target'}:"
+    for line in assumptions(prompts, left):
+        yield from _wrapped(line, "- ")
+    most, least = sum(e.cost_usd for e in found), sum(e.least_usd for e in found)
+    if least < most:
+        yield from _wrapped(
+            f"nothing is cached. Where the endpoint has the system message of each prompt already, it is "
+            f"{dollars(least)} instead of {dollars(most)}: between the two",
+            "- ",
+        )
+    yield ""
+    yield from _wrapped(_budget(config, most, before.spent_usd, left.rows))
+
+
+def _budget(config: Config, most: float, spent_usd: float, rows: int) -> str:
+    models: list[ModelConfig] = [getattr(config.models, slot) for slot in used_slots(config.models)]
+    if not any(model.usd_per_million_in or model.usd_per_million_out for model in models):
+        return "No model of this run has a price, so nothing is counted in dollars."
+    if config.max_cost_usd is None:
+        return "max_cost_usd is not set: nothing bounds what the run may spend."
+    bound = f"max_cost_usd={config.max_cost_usd:g} is never passed; the run stops before."
+    room = max(0.0, config.max_cost_usd - spent_usd)
+    if most <= room:
+        return bound
+    return (
+        f"{bound} It leaves {dollars(room)}, which is less than the estimate: enough for about "
+        f"{int(rows * room / most):,} more rows."
+    )
+
+
+def _table(found: Sequence[Estimate]) -> Iterator[str]:
+    width = max(len("model"), *(len(e.model) for e in found)) if found else 5
+    yield f"{'agent':<15}  {'model':<{width}}  {'calls':>7}  {'tokens in':>9}  {'tokens out':>10}  {'US dollars':>10}"
     total = Estimate(
         "together",
         "",
@@ -155,80 +178,22 @@ def _table(config: Config, found: Sequence[Estimate]) -> Iterator[str]:
         sum(e.tokens_in for e in found),
         sum(e.tokens_out for e in found),
         sum(e.cost_usd for e in found),
+        0.0,
     )
     for e in [*found, total]:
-        yield f"{e.agent:<16} {e.model:<28} {e.calls:>8,} {e.tokens_in:>12,} {e.tokens_out:>12,} {e.cost_usd:>11.2f}"
-    yield ""
-    yield (
-        f"Estimated for {config.target or 1000:,} rows: {ADMITTED_SHARE:.0%} of the candidates admitted, "
-        f"{EXPLORED_SHARE:.0%} of them from exploring, "
-        f"{TOKENS_PER_QUERY} tokens a query, nothing cached, no corrections."
-    )
-    if config.max_cost_usd is None:
-        yield "max_cost_usd is not set: nothing bounds what the run may spend."
-    else:
-        yield f"max_cost_usd={config.max_cost_usd:g} is never passed; the run stops before."
-
-
-def _places(config: Config) -> Iterator[str]:
-    where = f"the cluster at {config.cluster.address}" if config.cluster.address else "a Ray cluster of this machine"
-    yield f"Ray: {where}; authors, critics and the way to the models as actors."
-    for slot in used_slots(config.models):
-        model: ModelConfig = getattr(config.models, slot)
-        agents = [agent for agent in AGENTS if getattr(config.models, agent).model == slot]
-        yield f"{slot} ({model.name}) for {', '.join(agents)}: {_place(model)}"
-
-
-def _place(model: ModelConfig) -> str:
-    serving = model.serving
-    if serving.weights:
-        ranks = serving.tensor_parallel_size * serving.pipeline_parallel_size
-        replicas = (
-            f"{serving.min_replicas}"
-            if serving.min_replicas == serving.max_replicas
-            else f"{serving.min_replicas} to {serving.max_replicas}"
+        yield (
+            f"{e.agent:<15}  {e.model:<{width}}  {e.calls:>7,}  {short(e.tokens_in):>9}  {short(e.tokens_out):>10}  "
+            f"{e.cost_usd:>10,.2f}"
         )
-        devices = f"{ranks} {serving.device.upper()}(s)"
-        return f"vLLM on Ray Serve with {serving.weights}, {replicas} replica(s) of {devices} each"
-    key = "no key"
-    if model.api_key_env:
-        state = "set" if os.environ.get(model.api_key_env) else "not set"
-        key = f"the key in {model.api_key_env}, which is {state}"
-    sent = ", generation in batch files" if model.batch else ""
-    return f"{model.base_url} with {key}, up to {model.max_in_flight} requests in flight{sent}"
 
 
-def _queries_per_call(config: Config, player: Player) -> int:
-    return 1 if player.model.constrained else config.round.queries_per_request
-
-
-def _table_selection_prompt(config: Config, schema: Schema, requests: Sequence[Request], player: Player) -> Prompt:
-    count = sum(request.database == schema.database for request in requests)
-    return table_prompt(schema, {}, count, config.table_selection.max_tables, player)
-
-
-async def _ask_nobody(_slot: Slot, _key: CallKey, _prompt: Prompt) -> Completion:
-    raise CompletionError("a preview asks nobody")
-
-
-class _Rules:
-    """The planning agents on their rules, in this process."""
-
-    def __init__(self, config: Config, schemas: Mapping[str, Schema]) -> None:
-        self._management = ManagementAgent(config.management, config.round)
-        self._tables = TableSelectionAgent(config.table_selection, schemas)
-        self._seeds = SeedSelectionAgent(config.seed_selection, schemas)
-
-    def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
-        return self._management.decide(num_requests, situation)
-
-    def select_tables(self, _number: int, asks: Sequence[Ask], use: Use) -> list[tuple[str, ...]]:
-        return self._tables.select(asks, use)
-
-    def select_seeds(
-        self, _number: int, asks: Sequence[Ask], shelves: Mapping[str, Sequence[PoolSeed]], use: Use
-    ) -> list[list[PoolSeed]]:
-        return self._seeds.select(asks, shelves, use)
-
-    def advise(self, _number: int, _failures: Sequence[Failure]) -> str:
-        return ""
+def _wrapped(text: str, first: str = "") -> list[str]:
+    """Return a text in lines; those after the first stand under its beginning."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -14,6 +14,7 @@ from rayfactory import __version__
 from rayfactory.databases.schema import Schema
 from rayfactory.pool import Manifest, connect
 from rayfactory.records import DID_NOT_RUN, add_tallies
+from rayfactory.reports.figures import projected_cost_usd
 from rayfactory.tools.statistics import gini
 
 StopReason = Literal["target", "saturated", "exhausted", "max_candidates", "max_cost", "interrupted"]
@@ -60,8 +61,8 @@ def summarise(
 
     `phase_s` sums the seconds of each phase; they overlap, so that together they may exceed `wall_s`.
     `cost_usd` is what replies cost, also those of rounds that were never committed. `cost_unconfirmed_usd` is the most
-    that requests without a reply may have cost. `projected_cost_usd` is `cost_usd` at the target, if rows go on costing
-    what they did; None without a target or without rows.
+    that requests without a reply may have cost. `projected_cost_usd` is both together at the target, see
+    `figures.projected_cost_usd`; None without a target or without rows.
     """
     connection = connect(run_dir)
     try:
@@ -79,7 +80,7 @@ def summarise(
         connection.close()
     assert figures is not None
     admitted, expansion, non_empty, mean_similarity = figures
-    cost_usd = _total(books, "cost_usd")
+    cost_usd, unconfirmed_usd = _total(books, "cost_usd"), _total(books, "unconfirmed_usd")
     candidates = admitted + sum(rejected.values())
     did_not_run = sum(count for reason, count in rejected.items() if reason in DID_NOT_RUN)
     counts = Counter({(database, name): count for database, name, count in use})
@@ -105,9 +106,9 @@ def summarise(
         "tokens_in": _total(books, "tokens_in"),
         "tokens_out": _total(books, "tokens_out"),
         "cost_usd": cost_usd,
-        "cost_unconfirmed_usd": _total(books, "unconfirmed_usd"),
+        "cost_unconfirmed_usd": unconfirmed_usd,
         "cost_usd_per_1000": 1000 * _share(cost_usd, admitted),
-        "projected_cost_usd": cost_usd * target / admitted if target and admitted else None,
+        "projected_cost_usd": projected_cost_usd(cost_usd + unconfirmed_usd, admitted, target),
         "max_cost_usd": max_cost_usd,
         "ledger": list(books),
         "agents": [asdict(tally) for tally in add_tallies(t for manifest in manifests for t in manifest.tallies)],

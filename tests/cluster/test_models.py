@@ -16,6 +16,7 @@ from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.models.grammar import write_queries
 from rayfactory.pool import connect, read_manifests
+from rayfactory.reports.examples import PROMPTS
 from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
 from tests.shop import make_shop
@@ -243,15 +244,40 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_paid(folder, serv
 
 
 def test_preview_asks_nobody(folder, server):
-    """Prompts, tokens and dollars on standard output; no request, no run directory."""
+    """Every prompt, tokens, dollars and places on standard output; no request, no run directory."""
     before = server.ledger()["requests"]
     done = run(folder, server, "preview", "task=preview", key="")
     assert done.returncode == 0, done.stderr
-    assert "## generation: system" in done.stdout
+    for name in PROMPTS:
+        assert f"## {name}: system" in done.stdout
     assert "US dollars" in done.stdout
     assert "SHOP_KEY, which is not set" in done.stdout
+    assert f"journal in {folder / 'preview' / 'journal'}" in done.stdout
     assert server.ledger()["requests"] == before
     assert not (folder / "preview").exists()
+
+
+def test_preview_of_a_run_that_has_begun_is_for_what_is_missing(folder, server, undisturbed):
+    """Its rows and its ledger are read, and it stays as it is, to the byte; so does another run's directory."""
+    before, files = server.ledger()["requests"], contents(folder / "undisturbed")
+    done = run(folder, server, "undisturbed", "task=preview", f"target={TARGET + 30}", key="")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert f"Of {TARGET + 30} rows, {TARGET} are there" in told
+    assert "Estimated for 30 rows" in told
+    summary = summary_of(folder / "undisturbed")
+    assert f"So far {sum(row['requests'] for row in summary['ledger'])} replies" in told
+    assert f"${summary['cost_usd']:.2f} are spent" in told
+    other = run(folder, server, "undisturbed", "task=preview", "seed=5", key="")
+    assert other.returncode == 0, other.stderr
+    assert "This run would be refused" in other.stdout
+    assert f"Estimated for {TARGET} rows" in other.stdout
+    assert contents(folder / "undisturbed") == files
+    assert server.ledger()["requests"] == before
+
+
+def contents(run_dir):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in run_dir.rglob("*")}
 
 
 def wait_for_replies(server, number, process):
