@@ -199,6 +199,13 @@ def _admitted_share(evaluations: Sequence[Evaluation]) -> float:
     return max(0.1, admitted / candidates) if candidates else 1.0
 
 
+def requests_of_round(config: Config, number: int) -> int:
+    """Return how many requests a round has, if as many queries are missing."""
+    if number < config.management.warmup_rounds:
+        return config.round.requests
+    return config.round.requests_after_warmup or config.round.requests
+
+
 def requests_after_warmup(config: Config) -> int:
     """Return how many requests a round has after the warm-up, where the settings leave that to the run.
 
@@ -220,9 +227,7 @@ def requests_after_warmup(config: Config) -> int:
 
 def _request_sizes(config: Config, number: int, max_queries: int | None) -> list[int]:
     """Return how many queries each request of the round asks for; none where the budget is spent."""
-    size, count = config.round.queries_per_request, config.round.requests
-    if number >= config.management.warmup_rounds:
-        count = config.round.requests_after_warmup or count
+    size, count = config.round.queries_per_request, requests_of_round(config, number)
     if max_queries is None or max_queries >= size * count:
         return [size] * count
     whole, rest = divmod(max(0, max_queries), size)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayfactory.agents.management import LAG
+from rayfactory.agents.planning import requests_of_round
 from rayfactory.agents.player import Player, player_of
+from rayfactory.agents.table_selection import REQUESTS_PER_CALL
 from rayfactory.config import AGENTS, Config
 from rayfactory.databases.schema import Schema
 from rayfactory.models.completion import Prompt
@@ -48,15 +50,20 @@ class Outlook:
         queries: to be written for them.
         explored: of these, in exploring rounds.
         first_round: the round that comes next.
-        rounds, exploring_rounds: to come; the second are among the first.
+        exploring, exploiting: requests of each round to come.
     """
 
     rows: int
     queries: int
     explored: int
     first_round: int
-    rounds: int
-    exploring_rounds: int
+    exploring: tuple[int, ...]
+    exploiting: tuple[int, ...]
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to come."""
+        return len(self.exploring) + len(self.exploiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,20 @@ def outlook(config: Config, manifests: Sequence[Manifest] = ()) -> Outlook:
     if config.max_candidates is not None:
         asked = sum(request.num_queries for manifest in manifests for request in manifest.plan)
         queries = min(queries, max(0, config.max_candidates - asked))
-    per_round = config.round.requests * config.round.queries_per_request
-    warmup = max(0, config.management.warmup_rounds - len(manifests)) * per_round
+    per_request, number = config.round.queries_per_request, len(manifests)
+    warmup = max(0, config.management.warmup_rounds - number) * config.round.requests * per_request
     explored = min(queries, max(warmup, math.ceil(EXPLORED_SHARE * queries)))
-    return Outlook(
-        rows, queries, explored, len(manifests), math.ceil(queries / per_round), math.ceil(explored / per_round)
-    )
+
+    def rounds(missing: int) -> tuple[int, ...]:
+        nonlocal number
+        requests, sizes = math.ceil(missing / per_request), []
+        while requests > 0:
+            sizes.append(min(requests, requests_of_round(config, number)))
+            requests -= sizes[-1]
+            number += 1
+        return tuple(sizes)
+
+    return Outlook(rows, queries, explored, len(manifests), rounds(explored), rounds(queries - explored))
 
 
 def estimates(
@@ -111,18 +126,15 @@ def estimates(
     """
     templates = Prompts()
     players = {agent: player_of(config, agent, ask_nobody, templates) for agent in AGENTS}
-    databases = min(len(schemas), config.round.requests)
-    choice = math.ceil(config.round.requests / databases) * TOKENS_PER_CHOICE
     last = left.first_round + left.rounds
-    expanding = left.rounds - left.exploring_rounds
     decided = max(0, last - max(left.first_round, config.management.warmup_rounds, LAG))
     advised = max(0, last - max(left.first_round, LAG))
     written = {"generation": left.explored, "expansion": left.queries - left.explored}
     decisions = {
-        "table_selection": (left.exploring_rounds * databases, choice),
-        "seed_selection": (expanding * databases, choice),
-        "management": (decided, TOKENS_PER_OPINION),
-        "critical": (advised, TOKENS_PER_OPINION),
+        "table_selection": _choices(left.exploring, len(schemas)),
+        "seed_selection": _choices(left.exploiting, len(schemas)),
+        "management": (decided, decided * TOKENS_PER_OPINION),
+        "critical": (advised, advised * TOKENS_PER_OPINION),
     }
     found = []
     for agent, player in players.items():
@@ -133,8 +145,7 @@ def estimates(
             calls = math.ceil(num_queries / queries_per_call(config, player))
             tokens_out = num_queries * TOKENS_PER_QUERY
         else:
-            calls, reply = decisions[agent]
-            tokens_out = calls * reply
+            calls, tokens_out = decisions[agent]
         found.append(_estimate(agent, player, prompts[agent], calls, tokens_out))
     authors = [player for agent in written if (player := players[agent]) is not None and not player.model.constrained]
     for author in {player.slot: player for player in authors}.values():
@@ -144,6 +155,15 @@ def estimates(
             tokens_out = calls * NUM_FAILED * TOKENS_PER_QUERY
             found.append(_estimate("correction", author, prompts["correction"], calls, tokens_out))
     return found
+
+
+def _choices(rounds: Sequence[int], num_databases: int) -> tuple[int, int]:
+    """Return the calls of a selection agent and the tokens of their replies, for rounds of so many requests."""
+    calls = 0
+    for requests in rounds:
+        databases = min(num_databases, requests)
+        calls += databases * math.ceil(requests / databases / REQUESTS_PER_CALL)
+    return calls, sum(rounds) * TOKENS_PER_CHOICE
 
 
 def queries_per_call(config: Config, player: Player) -> int:

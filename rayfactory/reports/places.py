@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from rayfactory.agents.planning import requests_of_round
 from rayfactory.agents.player import player_of
 from rayfactory.config import AGENTS, Config, ModelConfig, Slot
 from rayfactory.models.packaged import PACKAGED_WEIGHTS
@@ -132,8 +133,11 @@ def _gpus() -> int:
 
 
 def _round(config: Config) -> Iterator[str]:
-    requests, size = config.round.requests, config.round.queries_per_request
-    yield f"{requests} requests of {size} queries: {requests * size:,} queries"
+    size, warmup = config.round.queries_per_request, config.round.requests
+    requests = requests_of_round(config, config.management.warmup_rounds)
+    if requests != warmup:
+        yield f"in the warm-up, {warmup} requests of {size} queries: {warmup * size:,} queries; then"
+    yield f"{requests} requests of {size} queries: {requests * size:,} queries, written two rounds at a time"
     for state, agent in (("GEN", "generation"), ("EXP", "expansion")):
         player = player_of(config, agent, ask_nobody, Prompts())
         if player is None:

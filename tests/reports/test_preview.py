@@ -102,7 +102,8 @@ def test_paper_settings_show_every_prompt_and_what_is_started_where(composed, mo
     for words in (
         "gpt-4o, for generation", "OPENAI_API_KEY, which is set", "up to 64 requests in flight", "1 replica(s) x 4 GPU(s)",
         "http://127.0.0.1:8000/qwen2-5-coder-14b-instruct-", "workers: 3 each", "critics: 2",
-        f"journal in {config.run_dir}/journal", "20 requests of 10 queries: 200 queries", "GEN: 20 calls for generation, up to 20 in flight",
+        f"journal in {config.run_dir}/journal", "20 requests of 10 queries: 200 queries; then",
+        "128 requests of 10 queries: 1,280 queries", "GEN: 128 calls for generation, up to 64 in flight",
         "max_cost_usd=2000 is never passed",
     ):  # fmt: skip
         assert words in text
