@@ -47,7 +47,7 @@ def num_leases(app: str) -> int:
 
 @contextmanager
 def alone(say: Callable[[str], None]) -> Iterator[None]:
-    """Have no other run of the cluster inside the same with statement: apps are begun and ended one after the other.
+    """Have no other run of the cluster inside this with statement: apps are started and ended one after the other.
 
     Otherwise one run could find an app that another, which leaves it as the last one, is about to delete.
     """
@@ -60,7 +60,7 @@ def alone(say: Callable[[str], None]) -> Iterator[None]:
             break
         except ValueError:  # somebody has the name
             if not said and time.monotonic() - begun > _SAY_AFTER_S:
-                say("waiting for another run on this cluster, which begins or ends to use a model")
+                say("waiting for another run on this cluster, which is starting or ending a model")
                 said = True
             time.sleep(_POLL_S)
     try:

@@ -128,8 +128,8 @@ def _check_gpus(configs: Sequence[ModelConfig], there: int, free: int, say: Call
     if free < total:
         names = " and ".join(config.name for config in configs)
         say(
-            f"Note: {names} need {total} GPUs, and {free} of the cluster's {there} are free; what does not fit waits "
-            "until others give theirs back, for serving.startup_timeout_s at most"
+            f"Note: {total} GPUs are needed for {names}, and {free} of the cluster's {there} are free; what does not "
+            "fit waits until others give theirs back, for serving.startup_timeout_s at most"
         )
 
 

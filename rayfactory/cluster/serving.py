@@ -113,8 +113,7 @@ def _served(app: _App, say: Say) -> Iterator[Served]:
         with alone(say):
             address, started_serve = _serve_address(app.config, say)
             status = _status(app.name)
-            # Serve mends an unhealthy app by itself; to deploy it again would take it from those who use it.
-            is_there = status in _COMES_UP or (status == "UNHEALTHY" and num_leases(app.name) > 1)
+            is_there = is_used_as_it_is(status, num_others=num_leases(app.name) - 1)
             if not is_there:
                 say(f"starting {app.config.name} with vLLM on Ray Serve")
                 _deploy(app)
@@ -133,11 +132,20 @@ def _served(app: _App, say: Say) -> Iterator[Served]:
         with alone(say):
             lease.end()
             if num_leases(app.name):
-                say(f"{app.config.name} goes on as the Serve app {app.name}: another run uses it")
+                say(f"the Serve app {app.name} stays: another run uses it")
             elif _status(app.name):
                 serve.delete(app.name)
             if started_serve and not serve.status().applications:
                 _stop_serve()
+
+
+def is_used_as_it_is(status: str, num_others: int) -> bool:
+    """Return whether an app is used and not deployed again; its status is empty where there is none.
+
+    Serve mends an unhealthy app by itself. To deploy it again would take it from those who use it, so that is done only
+    where nobody does.
+    """
+    return status in _COMES_UP or (status == "UNHEALTHY" and num_others > 0)
 
 
 def _status(name: str) -> str:

@@ -23,7 +23,6 @@ def main(address: str, folder: str, pickled: str) -> None:
         with serve_models([config], Path(folder), _say) as (served,):
             _say(f"answers at {served.base_url}")
             sys.stdin.read()
-        _say("left")
 
 
 def _say(line: str) -> None:

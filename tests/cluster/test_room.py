@@ -69,7 +69,7 @@ def test_gpus_that_others_hold_are_said(cluster):
     check_room([model("a"), model("b", tensor_parallel_size=2)], said.append)
     remove_placement_group(others)
     assert len(said) == 1
-    assert re.match("Note: a and b need 3 GPUs, and 1 of the cluster's 4 are free; .* waits", said[0])
+    assert re.match("Note: 3 GPUs are needed for a and b, and 1 of the cluster's 4 are free; .* waits", said[0])
 
 
 def test_cpus_of_one_node_are_looked_for(cluster):

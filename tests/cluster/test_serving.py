@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from rayfactory.cluster import health, servable
+from rayfactory.cluster.lease import num_leases
 from rayfactory.cluster.replica_log import ReplicaLog, cause
 from rayfactory.cluster.servable import check_servable
-from rayfactory.cluster.serving import app_name, app_settings, serve_models
+from rayfactory.cluster.serving import app_name, app_settings, is_used_as_it_is, serve_models
 from rayfactory.cluster.session import connected
 from rayfactory.config import AgentConfig, ClusterConfig, Config, ModelConfig, ModelsConfig, ServingConfig
 from rayfactory.errors import ConfigError, EndpointError
@@ -106,7 +107,7 @@ class OtherRun:
         import ray
 
         address = ray.get_runtime_context().gcs_address
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-m", "tests.cluster.other_run", address, str(folder), pickle.dumps(config).hex()],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -120,13 +121,10 @@ class OtherRun:
                 return lines
         raise AssertionError(f"no {mark!r} in {lines}")
 
-    def leave(self):
-        self._process.stdin.close()
-        return self.until("left")
-
     def kill(self):
         self._process.kill()
-        self._process.communicate()
+        with suppress(BrokenPipeError), self._process:
+            pass
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +226,10 @@ def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
 @needs_vllm
 @needs_two_cpus
 def test_replica_that_dies_and_its_return_are_said(served, tmp_path, monkeypatch):
-    """A run hears of it while it goes on, and each change once; Ray Serve starts another replica."""
+    """A run hears of it while it goes on, and each change once; Ray Serve starts another replica.
+
+    It is the replica before the model's, as that starts quickly.
+    """
     import ray
 
     monkeypatch.setattr(health, "_EVERY_S", 0.5)
@@ -238,19 +239,21 @@ def test_replica_that_dies_and_its_return_are_said(served, tmp_path, monkeypatch
         assert running.models.local.base_url == served.base_url
         assert [line for line in said if "Note" in line] == []
         actors = ray.util.list_named_actors(all_namespaces=True)
-        (replica,) = [each["name"] for each in actors if "LLMServer" in each["name"]]
+        (replica,) = [each["name"] for each in actors if "OpenAiIngress" in each["name"]]
         ray.kill(ray.get_actor(replica, namespace="serve"))
         wait_for(lambda: any("is well again" in line for line in said))
     notes = [line for line in said if line.startswith("Note")]
-    assert re.match(r"Note: tiny: no replica answers(, 1 starting)?: .*health check failed", notes[0])
+    assert re.match(r"Note: tiny: 1 replica answers; what passes .* is unhealthy: .*health check failed", notes[0])
     assert notes[-1] == "Note: tiny is well again: 1 replica answers"
     assert len(set(notes)) == len(notes)
 
 
 @needs_vllm
 @needs_two_cpus
-def test_last_run_that_leaves_ends_the_app(served, chat):
-    """A run that comes while the model starts waits for it, and keeps it when the run that started it has left."""
+def test_last_run_that_leaves_ends_the_app(served, chat, tmp_path):
+    """A run that comes while the model starts waits for it, and keeps it when the run that started it has left. Where it
+    is killed, the app waits for the next.
+    """
     from ray import serve
 
     assert f"answers at {served.base_url}" in served.said[-1]
@@ -259,10 +262,33 @@ def test_last_run_that_leaves_ends_the_app(served, chat):
     assert not any("starting tiny" in line for line in lines)
     served.leave()
     assert "another run uses it" in served.said[-1]
-    assert [status.status for status in serve.status().applications.values()] == ["RUNNING"]
-    assert chat("still there", max_tokens=1).usage.completion_tokens == 1
-    served.other.leave()
+    served.other.kill()
+    (name,) = serve.status().applications
+    wait_for(lambda: num_leases(name) == 0)
+    said: list[str] = []
+    with serve_models([served.config, served.config], tmp_path, said.append) as again:
+        assert [each.base_url for each in again] == [served.base_url] * 2
+        assert chat("still there", max_tokens=1).usage.completion_tokens == 1
+    assert len(said) == 1
+    assert "runs already" in said[0]
     assert serve.status().applications == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "num_others", "is_used"),
+    [
+        ("", 0, False),
+        ("RUNNING", 0, True),
+        ("DEPLOYING", 0, True),
+        ("UNHEALTHY", 0, False),
+        ("UNHEALTHY", 1, True),
+        ("DEPLOY_FAILED", 1, False),
+        ("DELETING", 1, False),
+    ],
+)
+def test_app_that_others_use_is_left_to_mend(status, num_others, is_used):
+    """What failed or is going is deployed again; what is unhealthy, only where nobody else uses it."""
+    assert is_used_as_it_is(status, num_others) == is_used
 
 
 def wait_for(condition):
