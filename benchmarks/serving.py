@@ -32,7 +32,7 @@ from rayfactory.agents.table_selection import select_tables
 from rayfactory.agents.writing import Desk, write
 from rayfactory.cluster.authors import GenerationAgent
 from rayfactory.cluster.gateway import start_gateway
-from rayfactory.cluster.serving import app_settings, serve_model
+from rayfactory.cluster.serving import app_settings, serve_models
 from rayfactory.cluster.session import connected
 from rayfactory.compose import compose
 from rayfactory.config import Config
@@ -90,10 +90,12 @@ def through_everything(
 
     with (
         connected(replace(config.cluster, dashboard=False)),
-        serve_model(config.models.local, Path(config.data_dir), _say) as base_url,
+        serve_models([config.models.local], Path(config.data_dir), _say) as (local,),
         tempfile.TemporaryDirectory() as journal,
     ):
-        served = replace(config, models=replace(config.models, local=replace(config.models.local, base_url=base_url)))
+        served = replace(
+            config, models=replace(config.models, local=replace(config.models.local, base_url=local.base_url))
+        )
         gateway = start_gateway({"local": served.models.local}, Path(journal), None)
         actor: Any = ray.remote(GenerationAgent)
         author = actor.options(num_cpus=0).remote(served, databases, schemas)

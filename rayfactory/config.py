@@ -65,7 +65,8 @@ class ServingConfig:
     # Replicas; Ray Serve moves between the two as requests come and go.
     min_replicas: int = 1
     max_replicas: int = 1
-    # Requests that a replica answers at once, at most; and how many on average call for another replica.
+    # Requests that a replica answers at once, at most; and how many of those, on average, call for another replica. The
+    # model's max_in_flight has to be max_replicas x target_ongoing_requests for all replicas to be called for.
     max_ongoing_requests: int = 128
     target_ongoing_requests: int = 64
     # Share of a GPU's memory that vLLM takes.

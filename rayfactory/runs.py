@@ -11,7 +11,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -230,16 +230,22 @@ def check_models(config: Config) -> None:
 
 @contextmanager
 def models_served(config: Config, say: Callable[[str], None]) -> Iterator[Config]:
-    """Have the models that the run serves itself answer; give the settings with their addresses in."""
-    from rayfactory.cluster.serving import serve_model
+    """Have the models that the run serves itself answer; give the settings with their addresses in.
 
-    models = replace(config.models)
-    with ExitStack() as stack:
-        for slot in used_slots(models):
-            model: ModelConfig = getattr(models, slot)
-            if model.serving.weights:
-                address = stack.enter_context(serve_model(model, Path(config.data_dir), say))
-                setattr(models, slot, replace(model, base_url=address))
+    What becomes of them until the end is said.
+    """
+    from rayfactory.cluster.health import watched
+    from rayfactory.cluster.serving import serve_models
+
+    used: list[tuple[Slot, ModelConfig]] = [(slot, getattr(config.models, slot)) for slot in used_slots(config.models)]
+    to_serve = {slot: model for slot, model in used if model.serving.weights}
+    if not to_serve:
+        yield config
+        return
+    with serve_models(list(to_serve.values()), Path(config.data_dir), say) as served, watched(served, say):
+        models = replace(config.models)
+        for (slot, model), each in zip(to_serve.items(), served, strict=True):
+            setattr(models, slot, replace(model, base_url=each.base_url))
         yield replace(config, models=models)
 
 

@@ -178,6 +178,26 @@ def _validate_model(slot: str, model: ModelConfig) -> None:
             f"{where}.serving.min_replicas={model.serving.min_replicas} is more than "
             f"max_replicas={model.serving.max_replicas}; raise {where}.serving.max_replicas"
         )
+    _validate_scaling(where, model)
+
+
+def _validate_scaling(where: str, model: ModelConfig) -> None:
+    """Raise a ConfigError where the requests that a replica and a run have at once never call for another replica."""
+    serving = model.serving
+    if serving.target_ongoing_requests > serving.max_ongoing_requests:
+        raise ConfigError(
+            f"{where}.serving.target_ongoing_requests={serving.target_ongoing_requests} is more than a replica ever "
+            f"answers at once, max_ongoing_requests={serving.max_ongoing_requests}; lower the one or raise the other"
+        )
+    enough = serving.min_replicas * serving.target_ongoing_requests
+    if serving.weights.strip() and serving.max_replicas > serving.min_replicas and model.max_in_flight <= enough:
+        raise ConfigError(
+            f"{where}.max_in_flight={model.max_in_flight} never calls for more than "
+            f"serving.min_replicas={serving.min_replicas} replica(s) of "
+            f"target_ongoing_requests={serving.target_ongoing_requests} each; set "
+            f"{where}.max_in_flight={serving.max_replicas * serving.target_ongoing_requests}, which reaches "
+            f"max_replicas={serving.max_replicas}, or lower {where}.serving.target_ongoing_requests"
+        )
 
 
 def _get(config: Config, name: str) -> Any:

@@ -43,12 +43,38 @@ def test_every_choice_composes_and_is_valid(group, choice):
         (["models=paper", "models.strong.context_tokens=4096"], "models.strong.max_output_tokens=8192"),
         (["models=paper", "models.local.serving.min_replicas=3"], "max_replicas=1"),
         (["models=paper", "models.local.serving.device=tpu"], "gpu, cpu"),
+        (
+            ["models=paper", "models.local.serving.max_ongoing_requests=32"],
+            "target_ongoing_requests=64 is more than a replica ever answers at once, max_ongoing_requests=32; lower",
+        ),
+        (
+            ["models=paper", "models.local.serving.max_replicas=3", "models.local.max_in_flight=64"],
+            "target_ongoing_requests=64 each; set models.local.max_in_flight=192, which reaches max_replicas=3",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_asked_is_refused_before_anything_starts(words, message):
     """The message names the setting that is missing or wrong."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         validate(compose(["+benchmark=tpcds", *words]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models.local.serving.max_replicas=3", "models.local.max_in_flight=65"],
+        ["models.local.max_in_flight=1"],
+        [
+            "models.local.serving.weights=",
+            "models.local.base_url=http://host/v1",
+            "models.local.serving.max_replicas=3",
+            "models.local.max_in_flight=1",
+        ],
+    ],
+)
+def test_requests_that_call_for_another_replica_are_asked_for_only_where_there_may_be_one(words):
+    """One request more than the first replica's is enough; a fixed number of replicas, or none of ours, needs none."""
+    validate(compose(["+benchmark=tpcds", "models=vllm", *words]))
 
 
 def test_a_model_that_no_agent_asks_needs_nothing():

@@ -1,4 +1,4 @@
-"""vLLM on Ray Serve: a model's endpoint, started for a run and ended with it.
+"""vLLM on Ray Serve: a model's endpoint, started for a run and ended with the last run that uses it.
 
 The weights are sharded over the devices of a replica, and Serve moves between `min_replicas` and `max_replicas` as
 requests come and go. What a person waits for while a model comes up (room in the cluster, weights, warm-up) is read
@@ -14,15 +14,17 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from rayfactory.cluster.lease import Lease, alone, num_leases
 from rayfactory.cluster.replica_log import ReplicaLog, cause, replica_log
-from rayfactory.cluster.servable import check_room, check_servable
+from rayfactory.cluster.servable import ASK_ENDPOINT, check_room, check_servable
 from rayfactory.config import ModelConfig
 from rayfactory.errors import ConfigError, EndpointError
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_model
@@ -39,43 +41,119 @@ _WARM_UP_S = 300.0
 # goes on judging while a model writes; were whole CPUs taken, there would be none left for the judges.
 _CPU_SHARE = 0.01
 
+# Of an app: that it answers or soon will; that it has its room in the cluster, or waits for it already.
+_COMES_UP = ("RUNNING", "DEPLOYING")
+_HOLDS_ROOM = (*_COMES_UP, "UNHEALTHY")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that answers.
+
+    Attributes:
+        name: what requests name it by.
+        app: its app on Ray Serve.
+        base_url: the address of its endpoint.
+    """
+
+    name: str
+    app: str
+    base_url: str
+
 
 @contextmanager
-def serve_model(config: ModelConfig, data_dir: Path, say: Say) -> Iterator[str]:
-    """Have the model of `config.serving` answer for the length of a with statement; give the address of its endpoint.
+def serve_models(configs: Sequence[ModelConfig], data_dir: Path, say: Say) -> Iterator[list[Served]]:
+    """Have the models of each `config.serving` answer for the length of a with statement.
 
-    An app that already runs with the same settings is used, and left as it is. Ray has to be connected.
+    An app that is there already with the same settings is used. The run that leaves an app last deletes it, whoever
+    began it. Ray has to be connected.
 
     Raises:
-        ConfigError: something that it needs is missing; nothing was started.
-        EndpointError: it did not come up.
+        ConfigError: something that one of them needs is missing; nothing was started.
+        EndpointError: one did not come up.
     """
-    check_servable(config)
-    check_room(config)
+    for config in configs:
+        check_servable(config)
+    apps = [_app_of(config, data_dir, say) for config in configs]
+    # Two models with the same settings are one app.
+    by_name = {app.name: app for app in apps}
+    check_room([app.config for app in by_name.values() if _status(app.name) not in _HOLDS_ROOM], say)
+    with ExitStack() as stack:
+        served = {name: stack.enter_context(_served(app, say)) for name, app in by_name.items()}
+        yield [served[app.name] for app in apps]
+
+
+@dataclass(frozen=True, slots=True)
+class _App:
+    """What Ray Serve is to run: a model, what Serve is told about it, and what it is called there."""
+
+    config: ModelConfig
+    settings: dict[str, Any]
+    name: str
+
+
+def _app_of(config: ModelConfig, data_dir: Path, say: Say) -> _App:
     if config.serving.weights == PACKAGED_WEIGHTS:
         weights = str(packaged_model(data_dir, say))
     else:
         folder = Path(config.serving.weights).expanduser()
         weights = str(folder.resolve()) if folder.is_dir() else config.serving.weights
     settings = app_settings(config, weights)
-    name = app_name(config, settings)
-    with _serve_running(config, say) as address:
-        base_url = f"{address}/{name}/v1"
-        from ray import serve
+    return _App(config, settings, app_name(config, settings))
 
-        running = serve.status().applications.get(name)
-        if running is not None and running.status == "RUNNING":
-            say(f"{config.name} runs already, as the Serve app {name}; it is used, and left as it is")
-            yield base_url
-            return
-        try:
-            begun = time.monotonic()
-            _start(config, settings, name, say)
-            _warm_up(config, base_url)
-            say(f"{config.name} answers at {base_url} ({time.monotonic() - begun:.0f} s)")
-            yield base_url
-        finally:
-            serve.delete(name)
+
+@contextmanager
+def _served(app: _App, say: Say) -> Iterator[Served]:
+    """Have one model answer for the length of a with statement."""
+    from ray import serve
+
+    lease = Lease(app.name)
+    started_serve = False
+    try:
+        with alone(say):
+            address, started_serve = _serve_address(app.config, say)
+            status = _status(app.name)
+            is_there = is_used_as_it_is(status, num_others=num_leases(app.name) - 1)
+            if not is_there:
+                say(f"starting {app.config.name} with vLLM on Ray Serve")
+                _deploy(app)
+        served = Served(app.config.name, app.name, f"{address}/{app.name}/v1")
+        begun = time.monotonic()
+        if is_there:
+            doing = "runs" if status == "RUNNING" else "starts"
+            say(f"{served.name} {doing} already, as the Serve app {served.app}; it is used")
+            _wait(app, say, begun, may_mend=True)
+        else:
+            _wait(app, say, begun, may_mend=False)
+            _warm_up(app.config, served.base_url)
+            say(f"{served.name} answers at {served.base_url} ({time.monotonic() - begun:.0f} s)")
+        yield served
+    finally:
+        with alone(say):
+            lease.end()
+            if num_leases(app.name):
+                say(f"the Serve app {app.name} stays: another run uses it")
+            elif _status(app.name):
+                serve.delete(app.name)
+            if started_serve and not serve.status().applications:
+                _stop_serve()
+
+
+def is_used_as_it_is(status: str, num_others: int) -> bool:
+    """Return whether an app is used and not deployed again; its status is empty where there is none.
+
+    Serve mends an unhealthy app by itself. To deploy it again would take it from those who use it, so that is done only
+    where nobody does.
+    """
+    return status in _COMES_UP or (status == "UNHEALTHY" and num_others > 0)
+
+
+def _status(name: str) -> str:
+    """Return the status of an app as Ray Serve has it, empty where there is no such app."""
+    from ray import serve
+
+    app = serve.status().applications.get(name)
+    return "" if app is None else app.status.value
 
 
 def app_settings(config: ModelConfig, weights: str) -> dict[str, Any]:
@@ -154,9 +232,12 @@ def _threads_of_ranks(cpus: list[int], ranks: int) -> str:
     return "|".join(",".join(map(str, cpus[rank * size : (rank + 1) * size])) for rank in range(ranks))
 
 
-@contextmanager
-def _serve_running(config: ModelConfig, say: Say) -> Iterator[str]:
-    """Have Ray Serve running, and give its address; where it runs already it is used, and left as it is."""
+def _serve_address(config: ModelConfig, say: Say) -> tuple[str, bool]:
+    """Return the address of Ray Serve, and whether it had to be started; where it runs already it is used.
+
+    Raises:
+        ConfigError: its port is taken.
+    """
     import ray
     from ray import serve
     from ray.serve.context import _get_global_client
@@ -169,21 +250,17 @@ def _serve_running(config: ModelConfig, say: Say) -> Iterator[str]:
         port = client.http_config.port
         if port != config.serving.port:
             say(f"Ray Serve runs already on port {port}, which is used instead of serving.port={config.serving.port}")
-        yield f"http://{host}:{port}"
-        return
+        return f"http://{host}:{port}", False
     port = config.serving.port
     if len(nodes) == 1 and not _is_free(port):
         raise ConfigError(
             f"model {config.name!r}: port {port} is taken by another program; set the model's serving.port to one that "
-            "is free, or, if what listens there is an endpoint for this model, its base_url"
+            f"is free, or, if what listens there is an endpoint for this model, {ASK_ENDPOINT}"
         )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     # Other nodes have to get through; on a machine of its own, nobody else should.
     serve.start(http_options={"host": "127.0.0.1" if len(nodes) == 1 else "0.0.0.0", "port": port})  # noqa: S104
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        _stop_serve()
+    return f"http://{host}:{port}", True
 
 
 def _stop_serve() -> None:
@@ -220,28 +297,38 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _start(config: ModelConfig, settings: dict[str, Any], name: str, say: Say) -> None:
-    """Deploy the app, and return when it answers.
-
-    Raises:
-        EndpointError: it failed, or took longer than `serving.startup_timeout_s`.
-    """
+def _deploy(app: _App) -> None:
+    """Have Ray Serve begin to start an app; one of that name that is there is replaced."""
     from ray import serve
 
-    say(f"starting {config.name} with vLLM on Ray Serve")
-    begun = time.monotonic()
     serve.run_many(
-        [serve.RunTarget(_app(settings), name=name, route_prefix=f"/{name}")],
+        [serve.RunTarget(_application(app.settings), name=app.name, route_prefix=f"/{app.name}")],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )
+
+
+def _wait(app: _App, say: Say, begun: float, *, may_mend: bool) -> None:
+    """Return when an app runs; where it may mend, an unhealthy one is waited for too.
+
+    Raises:
+        EndpointError: it failed, was deleted, or takes longer than `serving.startup_timeout_s`.
+    """
+    from ray import serve
+
+    given_up = {"DEPLOY_FAILED"} if may_mend else {"DEPLOY_FAILED", "UNHEALTHY"}
+    config = app.config
     told, told_at, log = "", begun, ReplicaLog()
     while True:
-        status = serve.status().applications[name]
+        status = serve.status().applications.get(app.name)
+        if status is None:
+            raise EndpointError(
+                f"model {config.name!r}: somebody has deleted the Serve app {app.name} while it started"
+            )
         if status.status == "RUNNING":
             return
-        log = replica_log(name, log)
-        if status.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+        log = replica_log(app.name, log)
+        if status.status in given_up:
             raise EndpointError(_died(config, status, log))
         waited_s = time.monotonic() - begun
         if waited_s > config.serving.startup_timeout_s:
@@ -279,7 +366,7 @@ def _warm_up(config: ModelConfig, base_url: str) -> None:
         raise EndpointError(f"model {config.name!r} came up at {base_url} and does not answer: {error}") from error
 
 
-def _app(settings: dict[str, Any]) -> Any:
+def _application(settings: dict[str, Any]) -> Any:
     """Return the Serve application of a model."""
     # What vLLM and Serve have to tell this process is not for a terminal that the panel owns.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -299,8 +386,7 @@ def _died(config: ModelConfig, status: Any, log: ReplicaLog) -> str:
     told = "\n".join([status.message, *(each.message for each in status.deployments.values()), log.text])
     return (
         f"model {config.name!r} did not start; while {log.stage}: {cause(told)}\n"
-        f"What it wrote is in {log.place}; mend the model's serving settings or weights, or set its base_url to an "
-        "endpoint that runs"
+        f"What it wrote is in {log.place}; mend the model's serving settings or weights, or {ASK_ENDPOINT}"
     )
 
 

