@@ -233,6 +233,29 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_paid(folder, serv
     assert not list((folder / name).rglob("*.json*")) or "models=paper" in overrides
 
 
+@pytest.mark.parametrize(
+    ("grammars", "message", "num_paid"),
+    [("ignore", "does not decode by a grammar", 1), ("refuse", "400 Unrecognized request argument", 0)],
+)
+def test_endpoint_without_grammars_is_found_before_the_run_starts(folder, grammars, message, num_paid):
+    """One small question is all that is paid, and it is in the books; once it is mended, the same command goes on."""
+    name = f"grammars-{grammars}"
+    overrides = ["models.strong.constrained=true", "target=10", "round.requests=2"]
+    with serving(api_key="secret-key-9", grammars=grammars) as server:
+        done = run(folder, server, name, *overrides)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert re.search(rf"{message}.*models\.strong\.constrained=false", done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+        assert (server.num_requests, server.billed["replies"]) == (1, num_paid)
+        assert sum(row["requests"] for row in summary_of(folder / name)["ledger"]) == num_paid
+        server.grammars = "honour"
+        done = run(folder, server, name, *overrides)
+        assert done.returncode == 0, done.stdout + done.stderr
+        checks = [row for row in summary_of(folder / name)["ledger"] if row["agent"] == "check"]
+        assert [row["requests"] for row in checks] == [num_paid + 1]
+        assert server.billed["replies"] == sum(row["requests"] for row in summary_of(folder / name)["ledger"])
+
+
 def test_preview_asks_nobody(folder, server):
     """Prompts, tokens and dollars on standard output; no request, no run directory."""
     before = server.ledger()["requests"]
