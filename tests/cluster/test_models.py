@@ -141,6 +141,27 @@ def test_key_is_written_nowhere(folder, undisturbed):
     assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
 
 
+def test_key_is_the_users_on_a_cluster_that_somebody_else_started(folder, server):
+    """Its processes have no key in their environment, or a wrong one; what the cluster writes has none either."""
+    code = (
+        "import ray, sys; context = ray.init(address='local', num_cpus=2, include_dashboard=False);"
+        "print(context.address_info['gcs_address'], context.address_info['session_dir'], flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment("wrong-key"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert other.stdout
+    address, session = other.stdout.readline().split()
+    overrides = ["cluster=existing", f"cluster.address={address}", "target=10", "round.requests=2"]
+    done = run(folder, server, "elsewhere", *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(row["requests"] for row in summary_of(folder / "elsewhere")["ledger"]) > 0
+    files = [path for top in (session, folder / "elsewhere") for path in Path(top).rglob("*") if path.is_file()]
+    assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
+    other.communicate()
+
+
 def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undisturbed):
     """kill -9 of everything, twice: what arrived is not asked for again, and the pool is that of a run left alone."""
     rows, billed = undisturbed
