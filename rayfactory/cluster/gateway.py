@@ -24,6 +24,7 @@ from rayfactory.models.prompts import Prompts
 _NAME = "models"
 
 _MAX_NOTICES = 100
+_MORE = f"there is more to tell of the models than these {_MAX_NOTICES} notes"
 
 
 class _Relay(logging.Handler):
@@ -79,8 +80,8 @@ class Gateway:
         self._note(notice)
 
     def _note(self, notice: str) -> None:
-        if len(self._notices) < _MAX_NOTICES:
-            self._notices[notice] = None
+        if notice not in self._notices:
+            self._notices[notice if len(self._notices) < _MAX_NOTICES else _MORE] = None
 
     async def close(self) -> ChatStatus:
         """Write what is still open to the journal; return the last status."""

@@ -55,6 +55,18 @@ def test_key_is_that_of_whoever_starts_the_run(cluster, tmp_path, monkeypatch):
     assert not [entry for entry in known if SECRET.encode() in entry]
 
 
+def test_notices_are_told_once_and_have_a_bound(cluster, tmp_path):
+    """That there were more is the last of them."""
+    import ray
+
+    gateway = start_gateway({}, tmp_path, None)
+    ray.get([gateway.tell.remote(f"notice {i % 120}") for i in range(240)])
+    notices = ray.get(gateway.status.remote()).notices
+    ray.kill(gateway)
+    assert len(notices) == len(set(notices)) == 101
+    assert "more to tell" in notices[-1]
+
+
 def test_gateway_without_keys_waits_for_none(cluster, tmp_path):
     """Nor does one whose models need no key after it was started again, when nobody asks for its status."""
     import ray
