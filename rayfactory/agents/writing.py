@@ -142,8 +142,10 @@ async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, s
         book.fallbacks += 1
         drafts: list[_Draft | None] = [None] * request.num_queries
     else:
-        ask = _one_call_a_query if player.model.constrained else _one_call
-        drafts = await ask(request, prompt, player, desk, book)
+        if player.model.constrained:
+            drafts = await _one_call_a_query(request, prompt, player, desk, book)
+        else:
+            drafts = await _one_call(request, prompt, player, book)
     missing = [place for place, draft in enumerate(drafts) if draft is None]
     if missing and not book.out_of_budget:
         asked = replace(request, num_queries=len(missing))
@@ -168,7 +170,7 @@ async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, s
     return Answer(_as_candidates(request, desk, written, book.cost_usd), tuple(tallies), book.out_of_budget)
 
 
-async def _one_call(request: Request, prompt: Prompt, player: Player, _desk: Desk, book: _Book) -> list[_Draft | None]:
+async def _one_call(request: Request, prompt: Prompt, player: Player, book: _Book) -> list[_Draft | None]:
     """Return the queries of one reply; nothing but gaps where there are none in it."""
     try:
         completion = await player.ask(request.origin, request.round, request.index, prompt)

@@ -32,12 +32,14 @@ def test_key_is_that_of_whoever_starts_the_run(cluster, tmp_path, monkeypatch):
     with serving(api_key=SECRET) as server:
         models: dict[Slot, ModelConfig] = {"strong": model(server, api_key_env=VARIABLE)}
         gateway = start_gateway(models, tmp_path, None)
-        ray.get(gateway.complete.remote("strong", key(0), PROMPT))
+        ray.get(gateway.complete.remote("strong", key(0), PROMPT), timeout=600)
         ray.kill(gateway, no_restart=False)
         call = gateway.complete.remote("strong", key(1), PROMPT)
-        while not ray.wait([call], timeout=0.1)[0]:
+        for _ in range(6_000):
+            if ray.wait([call], timeout=0.1)[0]:
+                break
             ray.get(ask_status(gateway, models))
-        ray.get(call)
+        ray.get(call, timeout=0)
         status = ray.get(gateway.close.remote())
         ray.kill(gateway)
     assert [request["headers"]["authorization"] for request in server.requests] == [f"Bearer {SECRET}"] * 2
