@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rayfactory.config import SLOTS
 from rayfactory.errors import RunDirError
 
 FORMAT = 1
@@ -67,7 +68,7 @@ def _differences(known: dict[str, Any], identity: dict[str, Any]) -> str:
     """Return in words what sets a run apart from the one in its directory."""
     before, now = _members(known, "settings"), _members(identity, "settings")
     settings = [name for name in before | now if before and before.get(name) != now.get(name)]
-    words = [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in settings]
+    words = list(dict.fromkeys(filter(None, (_difference(name, before, now) for name in settings))))
     words += [
         f"{name} was {known.get(name)!r}, now {value!r}"
         for name, value in identity.items()
@@ -80,6 +81,21 @@ def _differences(known: dict[str, Any], identity: dict[str, Any]) -> str:
     if len(words) > _DIFFERENCES_SHOWN:
         words[_DIFFERENCES_SHOWN:] = [f"and {len(words) - _DIFFERENCES_SHOWN} more"]
     return ", ".join(words) or "its settings were others"
+
+
+def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return in words how one setting differs; any of a model that only one of the runs uses gives the same words."""
+    if name == "prompts":
+        # Where only one of the two has models, that is told of the models.
+        return "the prompt templates have changed" if name in before and name in now else ""
+    for slot in SLOTS:
+        prefix = f"models.{slot}."
+        if name.startswith(prefix):
+            if not any(other.startswith(prefix) for other in now):
+                return f"models.{slot} is no longer used"
+            if not any(other.startswith(prefix) for other in before):
+                return f"models.{slot} was not used before"
+    return f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
 
 
 def _members(identity: dict[str, Any], name: str) -> dict[str, Any]:

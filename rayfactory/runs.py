@@ -30,6 +30,7 @@ from rayfactory.errors import ConfigError, RayfactoryError, RunDirError
 from rayfactory.factory import Clock, Loop, reason_to_stop
 from rayfactory.identity import check_run_dir, setting_of
 from rayfactory.models.chat import check_endpoints, read_books
+from rayfactory.models.grammar_check import check_grammars
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_folder
 from rayfactory.models.prompts import templates_sha256
 from rayfactory.pool import Pool, opened, read_manifests
@@ -84,6 +85,7 @@ def run(config: Config, command: str) -> int:
             return 0
         clock = Clock(pool.wall_s)
         try:
+            check_decoding(config, monitor.say)
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
                 connected(config.cluster) as session,
@@ -219,13 +221,34 @@ def check_models(config: Config) -> None:
     """
     from rayfactory.cluster.servable import check_servable
 
-    slots = used_slots(config.models)
-    served = [slot for slot in slots if getattr(config.models, slot).serving.weights]
-    for slot in served:
-        check_servable(getattr(config.models, slot))
-    asked = {slot: getattr(config.models, slot) for slot in slots if slot not in served}
+    asked = _asked_elsewhere(config)
+    for slot in used_slots(config.models):
+        if slot not in asked:
+            check_servable(getattr(config.models, slot))
     if asked:
         asyncio.run(check_endpoints(asked))
+
+
+def check_decoding(config: Config, say: Callable[[str], None]) -> None:
+    """Return if the models that are to decode by a grammar do; asks for one word, once in the life of a run.
+
+    `check_models` costs nothing and has no run directory; this may cost a few tokens, so it comes once there is a
+    journal and a budget to keep to. A model that the run serves itself is not asked: its vLLM is known.
+
+    Raises:
+        EndpointError: one does not.
+        EngineError: one has been away for too long.
+    """
+    constrained = {slot: model for slot, model in _asked_elsewhere(config).items() if model.constrained}
+    if constrained:
+        journal = Path(config.run_dir) / JOURNAL
+        asyncio.run(check_grammars(constrained, journal, config.max_cost_usd, config.seed, say))
+
+
+def _asked_elsewhere(config: Config) -> dict[Slot, ModelConfig]:
+    """Return the models that agents ask and that the run does not serve itself."""
+    models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
+    return {slot: model for slot, model in models.items() if not model.serving.weights}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A round is in the pool in full or not at all, and stays as it is."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,33 @@ def test_what_sets_two_runs_apart_is_told_by_name(tmp_path, now, said):
         commit(pool, 3)
     with pytest.raises(RunDirError, match=said):
         Pool(tmp_path, IDENTITY | parts | {"config_sha256": "def"} | now)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"models": {"strong": {"name": "a", "constrained": False}}, "prompts": "e"},
+            "the prompt templates have changed",
+        ),
+        (
+            {"models": {"strong": {"name": "b", "constrained": False}}, "prompts": "d"},
+            "models.strong.name was 'a', now 'b'",
+        ),
+        (
+            {"models": {"local": {"name": "a", "constrained": False}}, "prompts": "d"},
+            "models.strong is no longer used, models.local was not used before",
+        ),
+        ({"models": {}}, "models.strong is no longer used"),
+    ],
+)
+def test_other_models_and_prompts_are_told_as_a_person_would(tmp_path, settings, said):
+    """A model that is not used any more has no name, and a digest of templates says nothing."""
+    known = {"settings": {"models": {"strong": {"name": "a", "constrained": False}}, "prompts": "d"}}
+    with opened(tmp_path, IDENTITY | known) as pool:
+        commit(pool, 3)
+    with pytest.raises(RunDirError, match=re.escape(f"({said})")):
+        Pool(tmp_path, IDENTITY | {"config_sha256": "def", "settings": settings})
 
 
 def test_run_without_a_committed_round_may_become_another(tmp_path):

@@ -98,7 +98,8 @@ async def advise(
         return "", Tally("critical")
     try:
         prompt = critical_prompt(failures, schemas, player)
-    except ConfigError:
+    except ConfigError as error:
+        player.prompts.tell_rule("critical", None, error)
         return "", Tally("critical", fallbacks=1)
     completion = await player.decide("critical", number, 0, prompt)
     if completion is None:
@@ -112,6 +113,8 @@ async def advise(
 def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], player: Player) -> Prompt:
     """Return the prompt for advice: the reasons with computed counts, and as many examples as fit. No scores.
 
+    By design it shows `MAX_EXAMPLES` failures, cut to their lengths; those that are left out for want of room are told.
+
     Args:
         failures: at least one.
 
@@ -120,6 +123,7 @@ def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], 
     """
     counts = Counter(failure.reason for failure in failures)
     examples = _examples(failures)
+    size = len(examples)
     while True:
         values = {
             "reasons": [(reason, REJECT_REASONS[reason], count) for reason, count in counts.most_common()],
@@ -133,11 +137,15 @@ def critical_prompt(failures: Sequence[Failure], schemas: Mapping[str, Schema], 
             ],
         }
         try:
-            return player.decision_prompt("critical", schemas[failures[0].database].dialect, values)
+            prompt = player.decision_prompt("critical", schemas[failures[0].database].dialect, values)
         except ConfigError:
             if len(examples) <= 1:
                 raise
             examples.pop()
+            continue
+        if left_out := size - len(examples):
+            player.prompts.tell_cut("critical", player.model, None, "examples", f"{left_out} of {size} examples")
+        return prompt
 
 
 def _examples(failures: Sequence[Failure]) -> list[Failure]:

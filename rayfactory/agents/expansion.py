@@ -41,6 +41,8 @@ def expand(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
 def expansion_prompt(request: Request, player: Player, schemas: Mapping[str, Schema]) -> Prompt:
     """Return the prompt of an expansion request (figure 5): as many of its seeds as fit, but at least one.
 
+    A seed is shown up to `MAX_SEED_CHARACTERS`; seeds that are left out for want of room are told.
+
     Where the model's decoding follows a grammar it asks for one query, and the grammar is put in later.
 
     Raises:
@@ -56,13 +58,18 @@ def expansion_prompt(request: Request, player: Player, schemas: Mapping[str, Sch
             "emphasis": emphasis(request),
         }
         try:
-            return player.prompts.about_tables(
+            prompt = player.prompts.about_tables(
                 "expansion", schemas[request.database], request.tables, player.model, player.agent, values
             )
         except ConfigError:
             if len(seeds) <= 1:
                 raise
             seeds.pop()
+            continue
+        if left_out := len(request.seeds) - len(seeds):
+            cut = f"{left_out} of {len(request.seeds)} seeds"
+            player.prompts.tell_cut("expansion", player.model, request.database, "seeds", cut)
+        return prompt
 
 
 CRAFT = Craft(expand, expansion_prompt)

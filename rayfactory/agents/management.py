@@ -96,12 +96,15 @@ async def decide_with_model(
 def management_prompt(situation: Situation, config: ManagementConfig, player: Player) -> Prompt:
     """Return the prompt for the state of the next round: as many of the last rounds as fit, in computed numbers.
 
+    By design it shows `MAX_ROUNDS_SHOWN` rounds; those that are left out for want of room are told.
+
     Raises:
         ConfigError: it does not fit into the model's context window.
     """
     evaluations = situation.evaluations
     warmup = [e.mean_similarity for e in evaluations[: config.warmup_rounds] if e.mean_similarity is not None]
     rows = [_row(evaluation) for evaluation in evaluations[-MAX_ROUNDS_SHOWN:]]
+    size = len(rows)
     while True:
         values = {
             "rounds": rows,
@@ -110,11 +113,15 @@ def management_prompt(situation: Situation, config: ManagementConfig, player: Pl
             "number": len(situation.states),
         }
         try:
-            return player.decision_prompt("management", None, values)
+            prompt = player.decision_prompt("management", None, values)
         except ConfigError:
             if len(rows) <= 1:
                 raise
             rows = rows[1:]
+            continue
+        if left_out := size - len(rows):
+            player.prompts.tell_cut("management", player.model, None, "rounds", f"{left_out} of the last {size} rounds")
+        return prompt
 
 
 def _row(evaluation: Evaluation) -> list[str]:

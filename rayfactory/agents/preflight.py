@@ -3,45 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
+from rayfactory.agents.critical import critical_prompt
 from rayfactory.agents.expansion import expansion_prompt
 from rayfactory.agents.generation import generation_prompt
-from rayfactory.agents.management import Situation, management_prompt
-from rayfactory.agents.player import player_of
-from rayfactory.config import Config, Slot
-from rayfactory.databases.schema import Schema, Table
+from rayfactory.agents.management import LAG, Situation, management_prompt
+from rayfactory.agents.player import Player, player_of
+from rayfactory.agents.seed_selection import CONSTRUCTS, PoolSeed, seed_prompt
+from rayfactory.agents.table_selection import table_prompt
+from rayfactory.config import AGENTS, Config, Slot
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.prompts import Prompts
-from rayfactory.models.schema_text import key_columns
-from rayfactory.records import Request
+from rayfactory.models.replies import MAX_ADVICE_CHARACTERS
+from rayfactory.models.schema_text import name_text, smallest_tokens
+from rayfactory.records import REJECT_REASONS, Evaluation, Failure, Request, Seed, State
 
 
 def check_context_windows(config: Config, schemas: Mapping[str, Schema]) -> None:
     """Return if every agent that a model plays can be asked about every database.
 
-    Authors need room for the table whose keys take the most; the selection agents and the adviser do with less, or
-    leave it to their rules.
+    What is tried is the smallest prompt of each: for an author about the table that takes the most, with short queries
+    wherever queries are shown. What is longer in the run is cut, or left to the agent's rule, and told; so is a
+    correction for which there is no room.
 
     Raises:
         ConfigError: a context window is too small; the message names the model and what it lacks.
     """
-    prompts = Prompts()
-    for agent, make_prompt in (("generation", generation_prompt), ("expansion", expansion_prompt)):
+    prompts = Prompts(telling=False)
+    for agent in AGENTS:
         player = player_of(config, agent, _never, prompts)
-        if player is not None:
-            for schema in schemas.values():
-                make_prompt(_request(schema, config.round.queries_per_request), player, schemas)
-    manager = player_of(config, "management", _never, prompts)
-    if manager is not None:
-        management_prompt(Situation((), (), {}, {}, {}), config.management, manager)
+        if player is None:
+            continue
+        for schema in schemas.values():
+            try:
+                _try_prompt(agent, config, schema, schemas, player)
+            except ConfigError as error:
+                # An author's message has the database in it, and the others' prompts are about none.
+                about = f"database {schema.database!r}: " if agent.endswith("_selection") else ""
+                raise ConfigError(
+                    f"{about}{error}, or leave the agent to its rule: models.{agent}.model=rule"
+                ) from None
 
 
-def _request(schema: Schema, num_queries: int) -> Request:
-    def size(table: Table) -> int:
-        return len(table.name) + sum(map(len, key_columns(schema, table)))
+def _try_prompt(
+    agent: str, config: Config, schema: Schema, schemas: Mapping[str, Schema], player: Player
+) -> Prompt | tuple[Prompt, object]:
+    """Make the smallest prompt of an agent.
 
-    widest = max(schema.populated, key=size)
-    return Request(0, 0, "generation", schema.database, (widest.name,), (), (), num_queries, 0)
+    Raises:
+        ConfigError: it does not fit.
+    """
+    widest = max(schema.populated, key=partial(smallest_tokens, schema)).name
+    sql = f"SELECT * FROM {name_text(widest)}"
+    num_seeds, num_requests = config.seed_selection.num_seeds, config.round.requests
+    match agent:
+        case "generation":
+            return generation_prompt(_request(config, schema, widest, ()), player, schemas)
+        case "expansion":
+            return expansion_prompt(_request(config, schema, widest, (Seed(0, sql),)), player, schemas)
+        case "table_selection":
+            return table_prompt(schema, {}, num_requests, config.table_selection.max_tables, player)
+        case "seed_selection":
+            seeds = [PoolSeed(0, sql, (widest,), (False,) * len(CONSTRUCTS))] * num_seeds
+            return seed_prompt(schema, seeds, seeds, {}, num_requests, num_seeds, player)
+        case "management":
+            newest = Evaluation(9_999, "EXP", 999, 0.5, 0.5, 0.5, dict.fromkeys(REJECT_REASONS, 999), {}, {})
+            states: list[State] = ["EXP"] * (1 + LAG)
+            return management_prompt(Situation(states, (newest,), {}, {}, {}), config.management, player)
+        case "critical":
+            return critical_prompt([Failure(schema.database, sql, "error", "")], schemas, player)
+    raise AssertionError(agent)
+
+
+def _request(config: Config, schema: Schema, widest: str, seeds: tuple[Seed, ...]) -> Request:
+    """Return a request for a table and as many others, by the longest names, as one may have; with advice if any is."""
+    others = sorted((table.name for table in schema.populated if table.name != widest), key=len, reverse=True)
+    tables = (widest, *others[: config.table_selection.max_tables - 1])
+    advice = "word " * (MAX_ADVICE_CHARACTERS // 5) if config.models.critical.model != "rule" else ""
+    num_queries = config.round.queries_per_request
+    return Request(
+        0, 0, "expansion" if seeds else "generation", schema.database, tables, seeds, (), num_queries, 0, advice
+    )
 
 
 async def _never(slot: Slot, key: CallKey, prompt: Prompt) -> Completion:

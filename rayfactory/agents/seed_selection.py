@@ -138,7 +138,8 @@ async def select_seeds_with_model(
     ) -> tuple[Completion | None, list[int]]:
         try:
             prompt, shown = seed_prompt(schema, shelf, choice, counts, num_requests, config.num_seeds, player)
-        except ConfigError:
+        except ConfigError as error:
+            player.prompts.tell_rule("seed_selection", schema.database, error)
             return None, []
         return await player.decide("seed_selection", number, ordinal, prompt), [seed.query_id for seed in shown]
 
@@ -205,6 +206,9 @@ def seed_prompt(
 ) -> tuple[Prompt, Sequence[PoolSeed]]:
     """Return the prompt for the seeds of some requests for one database, and the queries that it lets choose from.
 
+    What of the shortlist is left out for want of room is told. By design a prompt shows no more than the shortlist, the
+    `NUM_UNDER_USED` tables that are furthest behind, and of a query `MAX_SHORTLIST_CHARACTERS`.
+
     Args:
         shelf: all seeds of the database.
         choice: the shortlist, of which as much is shown as fits.
@@ -212,6 +216,7 @@ def seed_prompt(
     Raises:
         ConfigError: not even as many fit as are needed for one request.
     """
+    size = len(choice)
     behind = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / complexity(schema, table))
     shares = [sum(flags) / len(shelf) for flags in zip(*(seed.constructs for seed in shelf), strict=True)]
     while True:
@@ -228,11 +233,16 @@ def seed_prompt(
             "num_seeds": num_seeds,
         }
         try:
-            return player.decision_prompt("seed_selection", schema.dialect, values), choice
+            prompt = player.decision_prompt("seed_selection", schema.dialect, values)
         except ConfigError:
             if len(choice) <= num_seeds:
                 raise
             choice = choice[: max(num_seeds, len(choice) * 3 // 4)]
+            continue
+        if left_out := size - len(choice):
+            cut = f"{left_out} of the {size} queries of the shortlist"
+            player.prompts.tell_cut("seed_selection", player.model, schema.database, "shortlist", cut)
+        return prompt, choice
 
 
 def _shortlisted(seed: PoolSeed) -> str:

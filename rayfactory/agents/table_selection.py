@@ -103,7 +103,8 @@ async def select_tables_with_model(
     async def ask(ordinal: int, schema: Schema, counts: Mapping[str, float], num_requests: int) -> Completion | None:
         try:
             prompt = table_prompt(schema, counts, num_requests, config.max_tables, player)
-        except ConfigError:
+        except ConfigError as error:
+            player.prompts.tell_rule("table_selection", schema.database, error)
             return None
         return await player.decide("table_selection", number, ordinal, prompt)
 
@@ -173,7 +174,8 @@ def table_prompt(
     """Return the prompt for the tables of some requests for one database, cut to the model's context window.
 
     The tables furthest behind come first, because small models choose from the top of a list. Where all does not fit,
-    the names of columns go, then the keys, then the tables that are used most.
+    the names of columns go, then the keys, then the tables that are used most; what goes is told. By design a table
+    shows `MAX_COLUMNS_SHOWN` names of columns.
 
     Raises:
         ConfigError: it does not fit even so.
@@ -190,7 +192,7 @@ def table_prompt(
             "num_requests": num_requests,
         }
         try:
-            return player.decision_prompt("table_selection", schema.dialect, values)
+            prompt = player.decision_prompt("table_selection", schema.dialect, values)
         except ConfigError:
             if columns:
                 columns = False
@@ -200,6 +202,17 @@ def table_prompt(
                 tables = tables[: len(tables) // 2]
             else:
                 raise
+            continue
+        num_tables = len(schema.populated)
+        cuts = [
+            ("columns", not columns, "the names of columns"),
+            ("keys", not keys, "keys"),
+            ("tables", len(tables) < num_tables, f"{num_tables - len(tables)} of {num_tables} tables"),
+        ]
+        for kind, is_cut, cut in cuts:
+            if is_cut:
+                player.prompts.tell_cut("table_selection", player.model, schema.database, kind, cut)
+        return prompt
 
 
 def _overview(table: Table, use: Mapping[str, float], neighbours: Mapping[str, Sequence[str]], *, columns: bool) -> str:

@@ -119,7 +119,8 @@ def emphasis(request: Request) -> list[str]:
 async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, self_correction: bool) -> Answer:
     """Answer a request with a model: one call, or one call a query where decoding follows a grammar.
 
-    What the model does not answer, the rule does. Once the budget is reached, what is there is the answer.
+    What the model does not answer, or has no room for, the rule does. Once the budget is reached, what is there is the
+    answer.
 
     Args:
         request: with its tables, or its seeds.
@@ -129,16 +130,22 @@ async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, s
         self_correction: whether what fails goes back to the model once.
 
     Raises:
-        ConfigError: the prompt does not fit into the model's context window.
         UserError: the endpoint refuses for a reason that the user can change.
         EngineError: the endpoint has been away for too long.
     """
     book = _Book()
-    prompt = craft.prompt(request, player, desk.schemas)
-    if player.model.constrained:
-        drafts = await _one_call_a_query(request, prompt, player, desk, book)
+    try:
+        prompt = craft.prompt(request, player, desk.schemas)
+    except ConfigError as error:
+        # Its advice or its seed is longer than could be known before the run, which need not end for it.
+        player.prompts.tell_rule(request.origin, request.database, error)
+        book.fallbacks += 1
+        drafts: list[_Draft | None] = [None] * request.num_queries
     else:
-        drafts = await _one_call(request, prompt, player, book)
+        if player.model.constrained:
+            drafts = await _one_call_a_query(request, prompt, player, desk, book)
+        else:
+            drafts = await _one_call(request, prompt, player, book)
     missing = [place for place, draft in enumerate(drafts) if draft is None]
     if missing and not book.out_of_budget:
         asked = replace(request, num_queries=len(missing))
@@ -268,7 +275,9 @@ async def _corrected(
 def _correction_prompt(
     request: Request, drafts: Sequence[_Draft], failed: list[tuple[int, Execution]], player: Player, desk: Desk
 ) -> Prompt | None:
-    """Return the prompt that takes the failed queries back; those that do not fit are taken off `failed`."""
+    """Return the prompt that takes the failed queries back; those that do not fit are taken off `failed`, and told."""
+    size = len(failed)
+    prompt: Prompt | None = None
     agent = replace(player.agent, temperature=min(player.agent.temperature, CORRECTION_TEMPERATURE))
     while failed:
         shown = [
@@ -282,10 +291,14 @@ def _correction_prompt(
         try:
             schema = desk.schemas[request.database]
             values = {"failed": shown}
-            return player.prompts.about_tables("correction", schema, request.tables, player.model, agent, values)
+            prompt = player.prompts.about_tables("correction", schema, request.tables, player.model, agent, values)
+            break
         except ConfigError:
             failed.pop()
-    return None
+    if left_out := size - len(failed):
+        cut = f"{left_out} of {size} failed queries"
+        player.prompts.tell_cut("correction", player.model, request.database, "failed", cut)
+    return prompt
 
 
 def _as_candidates(request: Request, desk: Desk, drafts: Sequence[_Draft]) -> tuple[Candidate, ...]:

@@ -18,7 +18,7 @@ from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import run_and_embed
-from rayfactory.cluster.gateway import start_gateway
+from rayfactory.cluster.gateway import ask_status, start_gateway
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
@@ -96,14 +96,10 @@ class Crew:
         }
         self._started: dict[str, list[Any]] = {}
         self._starting = threading.Lock()
-        slots = used_slots(config.models)
+        self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
         self._gateway: Any = None
-        if slots:
-            self._gateway = start_gateway(
-                {slot: getattr(config.models, slot) for slot in slots},
-                Path(config.run_dir) / JOURNAL,
-                config.max_cost_usd,
-            )
+        if self._models:
+            self._gateway = start_gateway(self._models, Path(config.run_dir) / JOURNAL, config.max_cost_usd)
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
@@ -248,7 +244,7 @@ class Crew:
         if self._gateway is None:
             return self._status
         if self._status_asked is None:
-            self._status_asked = self._gateway.status.remote()
+            self._status_asked = ask_status(self._gateway, self._models)
         if ray.wait([self._status_asked], timeout=0)[0]:
             with suppress(ray.exceptions.RayError):  # a gateway that is lost is started again; the next call asks it
                 self._status = ray.get(self._status_asked)

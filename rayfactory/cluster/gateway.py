@@ -1,11 +1,13 @@
 """The language models of a run behind one actor: one journal, one ledger, one client for each model.
 
-It stays on the node of the process that started the run, where the run directory is. Keys are read there, from the
-environment of Ray's processes, and go nowhere else.
+It stays on the node of the process that started the run, where the run directory is. The keys are those in that
+process's environment, whoever started Ray: each question for the status brings them along. A method's argument is in
+the memory of the two processes alone; a constructor's, and a runtime environment, would be kept by the cluster.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,11 +18,13 @@ from rayfactory.agents.player import Player, player_of
 from rayfactory.config import Config, ModelConfig, Slot
 from rayfactory.models.chat import Chat, ChatStatus
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
+from rayfactory.models.endpoint import keys_at_hand, take_keys
 from rayfactory.models.prompts import Prompts
 
 _NAME = "models"
 
 _MAX_NOTICES = 100
+_MORE = f"there is more to tell of the models than these {_MAX_NOTICES} notes"
 
 
 class _Relay(logging.Handler):
@@ -41,19 +45,34 @@ def _relay_warnings(tell: Callable[[str], object]) -> None:
 
 
 class Gateway:
-    """One `Chat` for all agents. A gateway that is started again reads its journal, and asks for nothing twice."""
+    """One `Chat` for all agents.
+
+    A gateway that is started again reads its journal, and asks for nothing twice. It has no keys then: what wants a
+    completion waits until it is asked for its status, which is about twice a second.
+    """
 
     def __init__(self, models: Mapping[Slot, ModelConfig], journal: str, max_cost_usd: float | None) -> None:
         self._notices: dict[str, None] = {}
         _relay_warnings(self._note)
         self._chat = Chat(models, Path(journal), max_cost_usd)
+        self._has_keys = asyncio.Event()
+        if not any(config.api_key_env for config in models.values()):
+            self._has_keys.set()
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         """As `models.completion.Complete`."""
+        await self._has_keys.wait()
         return await self._chat.complete(slot, key, prompt)
 
-    async def status(self) -> ChatStatus:
-        """Return what the models are doing and what they have cost."""
+    async def status(self, keys: Mapping[str, str] | None = None) -> ChatStatus:
+        """Return what the models are doing and what they have cost.
+
+        Args:
+            keys: those that the process which started the run has at hand; None: whoever asks does not bring them.
+        """
+        if keys is not None:
+            take_keys(keys)
+            self._has_keys.set()
         return replace(self._chat.status(), notices=tuple(self._notices))
 
     async def tell(self, notice: str) -> None:
@@ -61,8 +80,8 @@ class Gateway:
         self._note(notice)
 
     def _note(self, notice: str) -> None:
-        if len(self._notices) < _MAX_NOTICES:
-            self._notices[notice] = None
+        if notice not in self._notices:
+            self._notices[notice if len(self._notices) < _MAX_NOTICES else _MORE] = None
 
     async def close(self) -> ChatStatus:
         """Write what is still open to the journal; return the last status."""
@@ -71,12 +90,12 @@ class Gateway:
 
 
 def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None) -> Any:
-    """Start the gateway on this node; return its handle."""
+    """Start the gateway on this node, with the keys of this process; return its handle."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    return (
+    gateway: Any = (
         ray.remote(Gateway)
         .options(
             name=_NAME,
@@ -88,6 +107,13 @@ def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_us
         )
         .remote(dict(models), str(journal), max_cost_usd)
     )
+    ask_status(gateway, models)
+    return gateway
+
+
+def ask_status(gateway: Any, models: Mapping[Slot, ModelConfig]) -> Any:
+    """Ask the gateway for its status, and bring it the keys that this process has; return the reference."""
+    return gateway.status.remote(keys_at_hand(models))
 
 
 def player(config: Config, agent: str) -> Player | None:

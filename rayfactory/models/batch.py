@@ -172,7 +172,8 @@ class Batches:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for batch in self._batches:
-            if batch.sent is not None and batch.calls:
+            # One that was not taken up is nothing that this process leaves.
+            if self._is_resumed and batch.sent is not None and batch.calls:
                 logger.warning(
                     "%s goes on with a %s; the same command takes it up again", self._endpoint.name, shown(batch)
                 )

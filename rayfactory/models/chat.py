@@ -105,12 +105,16 @@ class Chat:
         self._attempting: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()
 
+    def find(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion | None:
+        """Return the completion of a prompt if it is in the journal."""
+        return self._journal.find(key, prompt.sha256(self._endpoints[slot].config.name))
+
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         """Return the completion of a prompt: from the journal, or asked for now. This is a `Complete`."""
-        request = prompt.sha256(self._endpoints[slot].config.name)
-        found = self._journal.find(key, request)
+        found = self.find(slot, key, prompt)
         if found is not None:
             return found
+        request = prompt.sha256(self._endpoints[slot].config.name)
         task = self._running.get((key, request))
         if task is None:
             task = asyncio.create_task(self._obtain(self._endpoints[slot], key, prompt, request))

@@ -21,7 +21,8 @@ class CallKey:
     Attributes:
         seed: of the run.
         agent: who asks, as the ledger books it: ``generation``, ``expansion``, ``table_selection``, ``seed_selection``,
-            ``management``, ``critical``; ``correction`` for a query that goes back with its error.
+            ``management``, ``critical``; ``correction`` for a query that goes back with its error; ``check`` before the
+            run.
         round: number of the round.
         ordinal: place among the calls of that agent in that round.
         attempt: 0, and one more for each time that the agent asks again for the same thing.

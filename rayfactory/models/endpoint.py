@@ -1,6 +1,6 @@
 """One model endpoint: what is sent to it and when, what it answers, and how it is doing.
 
-The only module that knows the `openai` client, and that sees a key.
+The only module that knows the `openai` client, and that reads a key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,6 +61,17 @@ _CONNECTIONS_PER_CLIENT = 16
 
 _KEEPALIVE_S = 2.0
 """Common servers drop a connection that is idle for 5 s; a request that meets such a drop would count as lost."""
+
+
+def keys_at_hand(models: Mapping[Slot, ModelConfig]) -> dict[str, str]:
+    """Return the models' keys that are in this process's environment, by the names of their variables."""
+    names = {config.api_key_env for config in models.values()} - {""}
+    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
+
+
+def take_keys(keys: Mapping[str, str]) -> None:
+    """Put another process's keys into the environment of this one, where clients look for them."""
+    os.environ.update(keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,15 @@ def templates_sha256() -> str:
 
 
 class Prompts:
-    """The templates, read once, and the prompts made of them."""
+    """The templates, read once, and the prompts made of them.
 
-    def __init__(self) -> None:
+    What a prompt has no room for is told once: for each template, database and kind of thing.
+
+    Args:
+        telling: whether it is; not where prompts are made to see whether they fit.
+    """
+
+    def __init__(self, *, telling: bool = True) -> None:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         self._environment = Environment(
@@ -56,7 +62,8 @@ class Prompts:
             keep_trailing_newline=False,
         )
         self._templates: dict[str, Template] = {}
-        self._told: set[str] = set()
+        self._telling = telling
+        self._told: set[tuple[str, str | None, str]] = set()
 
     def render(self, template: str, dialect: str | None, values: dict[str, Any]) -> tuple[str, str]:
         """Return the two messages, (system, user), of a template.
@@ -105,7 +112,8 @@ class Prompts:
                 f"{estimated_tokens(smallest.text) if smallest else 'more'}. "
                 "Use a model with a larger context window, or a smaller max_output_tokens"
             )
-        self._tell(schema.database, template, model, found)
+        if found.cut:
+            self.tell_cut(template, model, schema.database, "schema", found.cut)
         shown = [name for name in names if name in found.tables]
         system, user = self._render_schema(template, schema, found, shown, values)
         return Prompt(system, user, model.max_output_tokens, agent.temperature, agent.top_p)
@@ -121,17 +129,25 @@ class Prompts:
         }
         return self.render(template, schema.dialect, {**about, **values})
 
-    def _tell(self, database: str, template: str, model: ModelConfig, found: SchemaText) -> None:
-        if found.cut and database not in self._told:
-            self._told.add(database)
-            logger.warning(
-                "database %r: the %s prompt is cut to the %d tokens of %s: without %s",
-                database,
-                template,
-                model.context_tokens,
-                model.name,
-                found.cut,
-            )
+    def tell_cut(self, template: str, model: ModelConfig, database: str | None, kind: str, without: str) -> None:
+        """Tell, the first time, what a prompt had to leave out.
+
+        Args:
+            database: that it is about; None: it is about no single one.
+            kind: of what is left out.
+            without: the same in words, for a person.
+        """
+        cut = f"the {template} prompt is cut to the {model.context_tokens} tokens of {model.name}: without {without}"
+        self._tell_once(template, database, kind, cut)
+
+    def tell_rule(self, template: str, database: str | None, error: ConfigError) -> None:
+        """Tell, the first time, that a prompt does not fit at all, and that the agent's rule answers."""
+        self._tell_once(template, database, "rule", f"the rule of {template} answers, because {error}")
+
+    def _tell_once(self, template: str, database: str | None, kind: str, what: str) -> None:
+        if self._telling and (template, database, kind) not in self._told:
+            self._told.add((template, database, kind))
+            logger.warning("%s%s", f"database {database!r}: " if database is not None else "", what)
 
 
 def _about_engine(dialect: str) -> dict[str, Any]:

@@ -158,6 +158,13 @@ def fit(schema: Schema, tables: Sequence[str], max_tokens: int) -> SchemaText | 
     return None
 
 
+def smallest_tokens(schema: Schema, table: Table) -> int:
+    """Return how many estimated tokens the smallest text takes that `fit` makes of a table."""
+    without, _ = _columns_to_drop(schema, [table.name], 2**62)
+    found = describe(schema, [table.name], hints=False, notes=False, without=without)
+    return estimated_tokens(found.text) + estimated_tokens(found.foreign_keys)
+
+
 def _with_cut(found: SchemaText, cuts: Sequence[str]) -> SchemaText:
     return SchemaText(found.tables, found.text, found.foreign_keys, " and ".join(cuts))
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.agents.critical import MAX_EXAMPLES, advise
-from rayfactory.agents.management import ManagementAgent, Situation, decide_with_model
+from rayfactory.agents.management import MAX_ROUNDS_SHOWN, ManagementAgent, Situation, decide_with_model
 from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent, select_seeds_with_model, shortlist
 from rayfactory.agents.table_selection import (
     REQUESTS_PER_CALL,
@@ -105,6 +105,22 @@ def test_rule_manages_where_the_model_does_not(reply, tally):
     assert decide(says(reply), situation(6, 4)) == (("EXP", ["d", "d"]), tally)
 
 
+def test_rounds_are_cut_to_the_window(caplog):
+    """And it is told by how much; that only so many are shown in the first place is no cut."""
+    states: list[State] = ["EXP"] * 22
+    judged = [evaluation(i, "EXP", 0.4, {"error": 3, "duplicate": 1}) for i in range(20)]
+    state_of_things = Situation(states, judged, {"d": 3}, {"d": 60}, {"d": 200})
+    shown = []
+    for context_tokens in (20_000, 1_650):
+        model = says("STATE: GEN\nREASON: x")
+        decide(model, state_of_things, ModelConfig(name="m", context_tokens=context_tokens, max_output_tokens=1_000))
+        shown.append(model.calls[0][2].user.count(" | EXP | "))
+        assert bool(caplog.records) == (len(shown) == 2)
+    assert shown[0] == MAX_ROUNDS_SHOWN
+    assert 1 <= shown[1] < MAX_ROUNDS_SHOWN
+    assert f"m: without {MAX_ROUNDS_SHOWN - shown[1]} of the last {MAX_ROUNDS_SHOWN} rounds" in caplog.text
+
+
 def test_manager_whose_window_is_too_small_is_the_users_to_change():
     with pytest.raises(ConfigError, match="context_tokens=300"):
         decide(says(), situation(6, 4), ModelConfig(name="m", context_tokens=300))
@@ -193,19 +209,47 @@ def test_many_requests_are_decided_on_in_parts():
     assert (tally.replies, tally.fallbacks) == (3, len(asks) - 1)
 
 
-def test_overview_is_cut_to_the_window():
-    """Names of columns go, then keys, then the tables that are used most; what is left is asked all the same."""
+def test_overview_is_cut_to_the_window(caplog):
+    """Names of columns go, then keys, then the tables that are used most, and it is told; what is left is asked."""
     wide = Schema("star", "duckdb", tuple(table(f"t{i}", 40) for i in range(60)), (key("t0", "t1"),))
-    sizes = []
+    sizes, told = [], []
     for context_tokens in (20_000, 4_000, 1_500):
+        caplog.clear()
         model = says("1: t0")
         config = ModelConfig(name="m", context_tokens=context_tokens, max_output_tokens=500)
         select_tables(model, ASKS[:1], config, {"star": wide})
         prompt = model.calls[0][2]
         sizes.append(("c39" in prompt.system, prompt.system.count(" rows; ")))
+        told.append([record.getMessage() for record in caplog.records])
     assert sizes[0] == (True, 60)
     assert sizes[1] == (False, 60)
     assert 1 <= sizes[2][1] < 60
+    assert told[0] == []
+    cut = "database 'star': the table_selection prompt is cut to the {} tokens of m: without "
+    assert told[1] == [cut.format(4_000) + "the names of columns"]
+    left_out = f"{60 - sizes[2][1]} of 60 tables"
+    assert told[2] == [cut.format(1_500) + what for what in ("the names of columns", "keys", left_out)]
+
+
+def test_what_is_cut_is_told_once(caplog):
+    """Not for each round; and where nothing fits it is the rule's part that is told."""
+    wide = Schema("star", "duckdb", tuple(table(f"t{i}", 40) for i in range(60)), (key("t0", "t1"),))
+    player = says("1: t0", "1: t1").player(ModelConfig(name="m", context_tokens=4_000, max_output_tokens=500))
+    for number in (4, 5):
+        asyncio.run(select_tables_with_model(number, ASKS[:1], USE, TableSelectionConfig(), {"star": wide}, player))
+    assert len(caplog.records) == 1
+    caplog.clear()
+    small = ModelConfig(name="m", context_tokens=300, max_output_tokens=200)
+    assert select_tables(says(), config=small)[1].fallbacks == 3
+    assert select_seeds(says(), config=small)[1].fallbacks == 3
+    assert give_advice(says(), [Failure("star", "SELECT", "parse", "x")], small)[1].fallbacks == 1
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.partition(", because ")[0] for text in told] == [
+        "database 'star': the rule of table_selection answers",
+        "database 'star': the rule of seed_selection answers",
+        "the rule of critical answers",
+    ]
+    assert all("context_tokens=300 of model 'm'" in text for text in told)
 
 
 @settings(deadline=None)
@@ -296,10 +340,13 @@ def test_shelf_smaller_than_the_request():
     assert chosen == [[SHELF[0]]] * 3
 
 
-def test_shortlist_is_cut_to_the_window():
+def test_shortlist_is_cut_to_the_window(caplog):
+    """And it is told by how much."""
     model = says("")
     select_seeds(model, config=ModelConfig(name="m", context_tokens=1_000, max_output_tokens=200))
-    assert 2 <= len(shown_ids(model.calls[0][2])) < 24
+    shown = len(shown_ids(model.calls[0][2]))
+    assert 2 <= shown < 24
+    assert f"without {24 - shown} of the 24 queries of the shortlist" in caplog.text
 
 
 def test_shortlist_follows_the_rules_weights():
@@ -358,8 +405,14 @@ def test_endpoint_that_refuses_ends_the_run():
         give_advice(says(EndpointError("the key is wrong")), [Failure("star", "SELECT", "parse", "x")])
 
 
-def test_examples_are_cut_to_the_window():
+def test_examples_are_cut_to_the_window(caplog):
+    """And it is told by how much; that only so many are shown in the first place is no cut."""
     failures = [Failure("star", f"SELECT {i} " + "x " * 300, "error", f"{i} is wrong") for i in range(20)]
     model = says("Do better.")
     give_advice(model, failures, ModelConfig(name="m", context_tokens=1_800, max_output_tokens=200))
-    assert 1 <= model.calls[0][2].user.count("\n  error: ") < MAX_EXAMPLES
+    shown = model.calls[0][2].user.count("\n  error: ")
+    assert 1 <= shown < MAX_EXAMPLES
+    assert f"without {MAX_EXAMPLES - shown} of {MAX_EXAMPLES} examples" in caplog.text
+    caplog.clear()
+    give_advice(says("Do better."), failures)
+    assert not caplog.records

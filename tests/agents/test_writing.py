@@ -142,8 +142,8 @@ def test_advice_and_seeds_are_in_the_prompt(desk):
     assert found.candidates[0].seed_ids == (11, 12, 13)
 
 
-def test_seeds_are_left_out_until_the_prompt_fits(desk):
-    """Down to one; a window that is too small for that is the user's to change."""
+def test_seeds_are_left_out_until_the_prompt_fits(desk, caplog):
+    """Down to one, and it is told how many; for a window that is too small for that there is no prompt."""
     long_seeds = tuple(Seed(i, "SELECT " + ", ".join(f"{i} AS a{j}" for j in range(150))) for i in range(3))
     request = replace(EXPANSION, seeds=long_seeds)
     sizes = set()
@@ -154,8 +154,22 @@ def test_seeds_are_left_out_until_the_prompt_fits(desk):
         except ConfigError:
             sizes.add(0)
             break
-        sizes.add(prompt.user.count("Query "))
+        shown = prompt.user.count("Query ")
+        sizes.add(shown)
+        assert (f"without {3 - shown} of 3 seeds" in caplog.text) == (shown < 3)
+        caplog.clear()
     assert sizes == {0, 1, 2, 3}
+
+
+def test_rule_answers_what_the_model_has_no_room_for(desk, caplog):
+    """A run does not end for one seed that is long; it is told, and counted."""
+    long = (Seed(1, "SELECT " + ", ".join(f"1 AS a{j}" for j in range(400)) + " FROM customer"),)
+    model, config = says(), ModelConfig(name="m", context_tokens=2_400, max_output_tokens=1_000)
+    found = answer(replace(EXPANSION, seeds=long), model, desk, config)
+    assert not model.calls
+    assert {candidate.model for candidate in found.candidates} == {"offline-variation"}
+    assert found.tallies == (Tally("expansion", fallbacks=1),)
+    assert "database 'store': the rule of expansion answers, because the expansion prompt" in caplog.text
 
 
 def test_decoding_by_a_grammar_takes_one_call_a_query(desk):
@@ -247,6 +261,25 @@ def test_query_that_is_not_mended_stays_as_it_was(desk, reply, tally):
     found = answer(GENERATION, says(tagged("SELECT nonsense FROM sale"), reply), desk, self_correction=True)
     assert [candidate.sql for candidate in found.candidates] == ["SELECT nonsense FROM sale"]
     assert found.tallies[1:] == (tally,)
+
+
+def test_failed_queries_that_do_not_fit_stay_behind_and_are_told(desk, caplog):
+    """As many go back as there is room for."""
+    bad = [f"SELECT {i} AS nonsense, " + "no_such_column, " * 150 + "name FROM customer" for i in range(4)]
+    model = says(tagged(*bad), "I would not know how.")
+    answer(
+        GENERATION,
+        model,
+        desk,
+        ModelConfig(name="m", context_tokens=6_000, max_output_tokens=1_000),
+        self_correction=True,
+    )
+    shown = model.calls[1][2].user.count("Query ")
+    assert 1 <= shown < 4
+    assert (
+        f"database 'store': the correction prompt is cut to the 6000 tokens of m: without {4 - shown} of 4 failed"
+        in caplog.text
+    )
 
 
 def test_nothing_goes_back_where_all_is_well_or_nobody_asked(desk):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -146,6 +147,31 @@ def test_key_is_written_nowhere(folder, undisturbed):
     assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
 
 
+def test_key_is_the_users_on_a_cluster_that_somebody_else_started(folder, server, monkeypatch):
+    """Its processes have another key in their environment; what the cluster writes has not the user's."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", uuid4().hex)
+    code = (
+        "import ray, sys; context = ray.init(address='local', num_cpus=2, include_dashboard=False);"
+        "print(context.address_info['gcs_address'], context.address_info['session_dir'], flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment("wrong-key"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert other.stdout
+    try:
+        address, session = other.stdout.readline().split()
+        overrides = ["cluster=existing", f"cluster.address={address}", "target=10", "round.requests=2"]
+        done = run(folder, server, "elsewhere", *overrides)
+    finally:
+        other.communicate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(row["requests"] for row in summary_of(folder / "elsewhere")["ledger"]) > 0
+    files = [path for top in (session, folder / "elsewhere") for path in Path(top).rglob("*") if path.is_file()]
+    assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
+
+
 def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undisturbed):
     """kill -9 of everything, twice: what arrived is not asked for again, and the pool is that of a run left alone."""
     rows, billed = undisturbed
@@ -241,6 +267,29 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_paid(folder, serv
     assert "wrong-key" not in done.stdout + done.stderr
     assert server.ledger()["billed"] == before
     assert not list((folder / name).rglob("*.json*")) or "models=paper" in overrides
+
+
+@pytest.mark.parametrize(
+    ("grammars", "message", "num_paid"),
+    [("ignore", "does not decode by a grammar", 1), ("refuse", "400 Unrecognized request argument", 0)],
+)
+def test_endpoint_without_grammars_is_found_before_the_run_starts(folder, grammars, message, num_paid):
+    """One small question is all that is paid, and it is in the books; once it is mended, the same command goes on."""
+    name = f"grammars-{grammars}"
+    overrides = ["models.strong.constrained=true", "target=10", "round.requests=2"]
+    with serving(api_key="secret-key-9", grammars=grammars) as server:
+        done = run(folder, server, name, *overrides)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert re.search(rf"{message}.*models\.strong\.constrained=false", done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+        assert (server.num_requests, server.billed["replies"]) == (1, num_paid)
+        assert sum(row["requests"] for row in summary_of(folder / name)["ledger"]) == num_paid
+        server.grammars = "honour"
+        done = run(folder, server, name, *overrides)
+        assert done.returncode == 0, done.stdout + done.stderr
+        checks = [row for row in summary_of(folder / name)["ledger"] if row["agent"] == "check"]
+        assert [row["requests"] for row in checks] == [num_paid + 1]
+        assert server.billed["replies"] == sum(row["requests"] for row in summary_of(folder / name)["ledger"])
 
 
 def test_preview_asks_nobody(folder, server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import re
@@ -28,6 +29,7 @@ from rayfactory.cluster.serving import app_name, app_settings, is_used_as_it_is,
 from rayfactory.cluster.session import connected
 from rayfactory.config import AgentConfig, ClusterConfig, Config, ModelConfig, ModelsConfig, ServingConfig
 from rayfactory.errors import ConfigError, EndpointError
+from rayfactory.models.grammar_check import check_grammars
 from rayfactory.runs import models_served
 from tests.cluster.tiny_model import make_tiny_model
 
@@ -186,6 +188,16 @@ def test_grammar_decides_what_is_written(chat):
     texts = [chat("a", seed=seed, **fields).choices[0].message.content for seed in range(4)]
     assert all(re.fullmatch(r"SELECT [a-c]\d\d(, [a-c]\d\d){0,3} FROM t", text) for text in texts)
     assert len(set(texts)) > 1
+
+
+@needs_vllm
+@needs_two_cpus
+def test_check_for_grammars_passes_on_vllm(served, tmp_path):
+    """The question that tells whether an endpoint decodes by a grammar, put to one that does."""
+    config, base_url, _ = served
+    said: list[str] = []
+    asyncio.run(check_grammars({"local": replace(config, base_url=base_url)}, tmp_path, None, 0, said.append))
+    assert len(said) == 1
 
 
 @needs_vllm

@@ -16,12 +16,13 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from tests.models.http_messages import (
     Handler,
@@ -68,6 +69,8 @@ class EndpointServer:
         delay_s: seconds that a completion takes on average; `delay_spread` is the share by which it may be off.
         fault_share: share of completions that meet one of `faults`, drawn with `seed`.
         max_concurrent: completions at work beyond this are answered with 429.
+        grammars: what becomes of a grammar in a request: ``honour`` (as far as it allows a single word), ``ignore`` or
+            ``refuse``.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class EndpointServer:
         faults: Sequence[str] = FAULTS,
         seed: int = 0,
         max_concurrent: int | None = None,
+        grammars: Literal["honour", "ignore", "refuse"] = "honour",
     ) -> None:
         self.reply = reply
         self.models = tuple(models)
@@ -93,6 +97,7 @@ class EndpointServer:
         self.fault_share = fault_share
         self.faults = tuple(faults)
         self.max_concurrent = max_concurrent
+        self.grammars = grammars
         self.port = 0
         # Handlers by method and path; the longest path that a request starts with answers it.
         self.routes: dict[tuple[str, str], Handler] = {
@@ -239,7 +244,11 @@ class EndpointServer:
         tokens_in = sum(count_tokens(message["content"]) + 4 for message in body["messages"])
         if self.max_model_len is not None and tokens_in + max_tokens > self.max_model_len:
             return error_reply(400, f"maximum context length is {self.max_model_len}", "context_length_exceeded")
-        text = "" if fault == "empty_text" else self.reply(body["messages"])
+        grammar = body.get("structured_outputs", {}).get("grammar", "")
+        if grammar and self.grammars == "refuse":
+            return error_reply(400, "Unrecognized request argument supplied: structured_outputs", "invalid_request")
+        only = re.fullmatch(r'root ::= "(\w+)"\s*', grammar) if self.grammars == "honour" else None
+        text = "" if fault == "empty_text" else only[1] if only else self.reply(body["messages"])
         finish_reason = "stop"
         if count_tokens(text) > max_tokens:
             text, finish_reason = text.encode()[: 4 * max_tokens].decode(errors="ignore"), "length"

@@ -252,6 +252,9 @@ def test_close_leaves_a_batch_to_the_next_process(tmp_path, caplog):
             # The books, without anybody to ask, call what is not known so.
             (row,) = await asyncio.to_thread(read_books, tmp_path)
             assert row["unconfirmed_attempts"] == 5
+            caplog.clear()
+            await Chat({"strong": model(server)}, tmp_path, None).close()
+            assert "goes on with" not in caplog.text, "this one had not taken it up"
 
             second = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
             assert second.ledger.unconfirmed_usd == 0
