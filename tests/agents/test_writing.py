@@ -168,7 +168,7 @@ def test_rule_answers_what_the_model_has_no_room_for(desk, caplog):
     found = answer(replace(EXPANSION, seeds=long), model, desk, config)
     assert not model.calls
     assert {candidate.model for candidate in found.candidates} == {"offline-variation"}
-    assert found.tallies == (Tally("expansion", fallbacks=1),)
+    assert found.tallies == (costed("expansion", fallbacks=1),)
     assert "database 'store': the rule of expansion answers, because the expansion prompt" in caplog.text
 
 
