@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,14 @@ NOBODY = 65534
 """The user id of `nobody`, who owns nothing."""
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_ray_is_left() -> Iterator[None]:
+    """See that the tests of a module leave no connection to Ray, which the next module would stumble on."""
+    yield
+    if ray := sys.modules.get("ray"):
+        assert not ray.is_initialized(), "a test of this module started Ray, or did not leave it"
 
 
 @pytest.fixture(scope="session")

@@ -93,8 +93,12 @@ def watched(served: Sequence[Served], say: Callable[[str], None]) -> Iterator[No
 
 
 def _ask(served: Served) -> Health:
+    import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        # To be asked, Ray Serve would start a cluster of its own, which nobody ends.
+        return Health(False, "Ray is not connected")
     try:
         return health(serve.status().applications.get(served.app))
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on as long as the model answers

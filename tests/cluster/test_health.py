@@ -71,9 +71,12 @@ def test_each_change_is_told_once():
 
 
 def test_watching_ends_with_its_statement():
-    """No thread is left, and nothing is said of a cluster that is as it was."""
+    """No thread is left, nothing is said of a cluster that is as it was, and where there is none, none is started."""
     import threading
+
+    import ray
 
     with watched([Served("tiny", "tiny-0", "http://host/v1")], pytest.fail):
         assert "health of served models" in [thread.name for thread in threading.enumerate()]
     assert "health of served models" not in [thread.name for thread in threading.enumerate()]
+    assert not ray.is_initialized()

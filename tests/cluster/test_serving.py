@@ -194,9 +194,9 @@ def test_grammar_decides_what_is_written(chat):
 @needs_two_cpus
 def test_check_for_grammars_passes_on_vllm(served, tmp_path):
     """The question that tells whether an endpoint decodes by a grammar, put to one that does."""
-    config, base_url, _ = served
     said: list[str] = []
-    asyncio.run(check_grammars({"local": replace(config, base_url=base_url)}, tmp_path, None, 0, said.append))
+    model = replace(served.config, base_url=served.base_url)
+    asyncio.run(check_grammars({"local": model}, tmp_path, None, 0, said.append))
     assert len(said) == 1
 
 
