@@ -37,7 +37,7 @@ from rayfactory.reports.diversity import mean_pairwise_similarity, vendi_score
 from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.statistics import gini
-from rayfactory.tools.tree_edit import flatten
+from rayfactory.tools.trees import flatten
 
 SAMPLE_SIZE = 99
 """Queries in one draw: as many as TPC-DS has of its own."""
@@ -141,7 +141,7 @@ def measure_diversity(
         vectors.update(zip(missing, Embedder(EmbeddingConfig()).encode(missing), strict=True))
     similarities, vendis = [], []
     for draw in draws:
-        signatures = [Signature(query.text, flatten(query.tree), vectors[query.text]) for query in draw]
+        signatures = [Signature.of(query.text, flatten(query.tree), vectors[query.text]) for query in draw]
         similarities.append(mean_pairwise_similarity(signatures, CriticConfig()))
         vendis.append(vendi_score(np.stack([one.vector for one in signatures])))
     return {

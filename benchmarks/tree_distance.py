@@ -18,7 +18,9 @@ import zss
 from sqlglot import exp
 
 from benchmarks.corpus import add_arguments, chosen_trees
-from rayfactory.tools.tree_edit import Tree, distance, flatten, label, label_bound, lower_bound
+from rayfactory.records import Tree
+from rayfactory.tools.tree_edit import distance, label_bound, lower_bound
+from rayfactory.tools.trees import flatten, label
 
 T = TypeVar("T")
 

@@ -30,12 +30,14 @@ from rayfactory.records import (
     E_SCHEMA,
     R_SCHEMA,
     REJECTS_SCHEMA,
+    S_SCHEMA,
     Answer,
     Candidate,
     Request,
     Tally,
     Verdict,
     add_tallies,
+    canonical_digest,
 )
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.reports.summary import StopReason
@@ -345,12 +347,9 @@ class Loop:
         self._monitor.tick(now=True)
 
     def committed_tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Yield (R, E) of each committed round, for an index that has to be built."""
+        """Yield (S, E) of each committed round, for an index that has to be built."""
         for manifest in self._pool.manifests:
-            yield (
-                self._pool.rows(manifest.round, manifest.round),
-                self._pool.vectors(manifest.round, manifest.round),
-            )
+            yield self._pool.compared(manifest.round)
 
     def _show_counts(self) -> None:
         statistics = self._counted.statistics
@@ -449,14 +448,14 @@ def row_costs(produced: Produced, verdicts: Sequence[Verdict]) -> dict[int, floa
 def round_tables(
     verdicts: Sequence[Verdict], ids: Mapping[int, int], costs: Mapping[int, float]
 ) -> dict[str, pa.Table]:
-    """Return R, E and rejects of one round.
+    """Return R, E, S and rejects of one round.
 
     Args:
         verdicts: one for each candidate, in order.
         ids: query_id of each position that is admitted.
         costs: as `row_costs` gives them.
     """
-    rows, vectors, rejects = [], [], []
+    rows, vectors, signatures, rejects = [], [], [], []
     for position, verdict in enumerate(verdicts):
         candidate, execution = verdict.candidate, verdict.execution
         origin = {"database": candidate.database, "sql": candidate.sql, "origin": candidate.origin}
@@ -493,9 +492,21 @@ def round_tables(
                 "cost_usd": costs[position],
             }
         )
+        assert execution.tree is not None
+        signatures.append(
+            {
+                "query_id": ids[position],
+                "database": candidate.database,
+                "words": execution.words,
+                "labels": execution.tree.labels,
+                "leftmost": execution.tree.leftmost,
+                "canonical_digest": canonical_digest(execution.canonical),
+            }
+        )
         vectors.append({"query_id": ids[position], "database": candidate.database, "vector": verdict.vector})
     return {
         "R": pa.Table.from_pylist(rows, schema=R_SCHEMA),
         "E": pa.Table.from_pylist(vectors, schema=E_SCHEMA),
+        "S": pa.Table.from_pylist(signatures, schema=S_SCHEMA),
         "rejects": pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA),
     }

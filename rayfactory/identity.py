@@ -10,7 +10,7 @@ from typing import Any
 from rayfactory.config import SLOTS
 from rayfactory.errors import RunDirError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout above; a run of another version is refused, never converted in place."""
 
 _FILES_BEFORE_A_RUN = frozenset({"lock", "rounds", "run.json.partial"})

@@ -3,7 +3,7 @@
 Layout of a run directory::
 
     run.json                   what the run is: benchmark, seed, settings and their digest
-    rounds/000003/R.parquet    the rows that round 3 admitted; E.parquet and rejects.parquet beside it
+    rounds/000003/R.parquet    the rows that round 3 admitted; E, S and rejects beside it
     rounds/000003.json         the manifest of round 3: its files with their digests, plan and evaluation
     summary.json               written at the end of a run
     journal/                   what language models were asked and what they replied, where there are any
@@ -34,9 +34,10 @@ import pyarrow.parquet as pq
 
 from rayfactory.errors import RunDirError
 from rayfactory.identity import FORMAT, check_run_dir, read_identity
-from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation, Origin, Tally
+from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation, Origin, Tally
 
-_SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "rejects": REJECTS_SCHEMA}
+_SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "S": S_SCHEMA, "rejects": REJECTS_SCHEMA}
+_VIEWS = ("R", "E", "rejects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +173,8 @@ class Pool:
         """Make the next round visible, in full or not at all.
 
         Args:
-            tables: ``R``, ``E`` and ``rejects`` of the round, in their schemas; R's query_id go on where the last
-                round ended.
+            tables: ``R``, ``E``, ``S`` and ``rejects`` of the round, in their schemas; R's query_id go on where the
+                last round ended.
             plan: the round's requests.
             evaluation: E_t of the round.
             wall_s: seconds of work on the run so far.
@@ -226,10 +227,10 @@ class Pool:
         """Return the rejects of a round."""
         return pq.read_table(self._rounds_dir / _round_name(number) / "rejects.parquet")
 
-    def vectors(self, first_round: int, last_round: int) -> pa.Table:
-        """Return the rows of E of rounds `first_round` .. `last_round`, both included."""
-        paths = [self._rounds_dir / _round_name(i) / "E.parquet" for i in range(first_round, last_round + 1)]
-        return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else E_SCHEMA.empty_table()
+    def compared(self, number: int) -> tuple[pa.Table, pa.Table]:
+        """Return the rows of S and of E of a round: what they are compared by."""
+        directory = self._rounds_dir / _round_name(number)
+        return pq.read_table(directory / "S.parquet", schema=S_SCHEMA), pq.read_table(directory / "E.parquet")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`.
@@ -282,7 +283,8 @@ def connect(run_dir: str | Path) -> duckdb.DuckDBPyConnection:
         raise RunDirError(f"there is no run in {str(run_dir)!r}; give the run_dir of a run that was started")
     manifests = list(read_manifests(run_dir))
     connection = duckdb.connect()
-    for name, schema in _SCHEMAS.items():
+    for name in _VIEWS:
+        schema = _SCHEMAS[name]
         columns = ", ".join(f'"{column}"' for column in schema.names)
         if manifests:
             files = [run_dir / "rounds" / _round_name(manifest.round) / f"{name}.parquet" for manifest in manifests]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -169,6 +170,24 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True)
+class Tree:
+    """The shape and the labels of one syntax tree, nodes numbered from 0 in postorder (`tools.tree_edit.flatten`).
+
+    Attributes:
+        labels: int64[N], a hash of each node's label, the same in every process.
+        leftmost: int32[N], the first leaf below each node.
+    """
+
+    labels: npt.NDArray[np.int64]
+    leftmost: npt.NDArray[np.int32]
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """What came of parsing and running one candidate (the Execution Tool's answer).
 
@@ -178,6 +197,8 @@ class Execution:
         detail: what was wrong, in one line.
         text: normalised text; the candidate's own text where it does not parse.
         canonical: canonical form; empty where it does not parse.
+        words: the words of `text` in ascending order (`tools.words.sort_tokens`); empty where it does not parse.
+        tree: flattened once, for every comparison to come; None where it does not parse.
         tables: base tables, sorted, as the schema spells them.
         features: counts over the tree; None where it does not parse.
         row_count: rows of the result.
@@ -188,10 +209,17 @@ class Execution:
     detail: str
     text: str
     canonical: str = ""
+    words: str = ""
+    tree: Tree | None = None
     tables: tuple[str, ...] = ()
     features: Features | None = None
     row_count: int = 0
     execution_ms: float = 0.0
+
+
+def canonical_digest(canonical: str) -> bytes:
+    """Return 16 bytes that stand for a canonical form."""
+    return blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +333,19 @@ E_SCHEMA = pa.schema(
     ]
 )
 """Table E, the embedding of each row of R."""
+
+S_SCHEMA = pa.schema(
+    [
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("database", pa.string(), nullable=False),
+        pa.field("words", pa.large_string(), nullable=False),
+        pa.field("labels", pa.large_list(pa.int64()), nullable=False),
+        pa.field("leftmost", pa.large_list(pa.int32()), nullable=False),
+        pa.field("canonical_digest", pa.binary(16), nullable=False),
+    ]
+)
+"""Table S, what each row of R is compared by beside its vector (see `Execution`): an index is built from it without
+parsing. It is for the run itself; another release may have it otherwise."""
 
 REJECTS_SCHEMA = pa.schema(
     [

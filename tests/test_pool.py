@@ -14,7 +14,7 @@ import pytest
 from rayfactory.errors import RunDirError
 from rayfactory.identity import check_run_dir
 from rayfactory.pool import PlannedRequest, Pool, connect, opened, read_manifests
-from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, Evaluation
+from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation
 from tests.conftest import as_nobody
 
 IDENTITY = {"benchmark": "tpcds", "seed": 0, "config_sha256": "abc"}
@@ -33,6 +33,13 @@ def round_tables(first_id, num_rows, num_rejects=1, number=0):
         "database": r["database"],
         "vector": [np.full(4, i, np.float32) for i in range(num_rows)],
     }
+    compared = {
+        **{name: e[name] for name in ("query_id", "database")},
+        "words": ["1 select"] * num_rows,
+        "labels": [[7, 8]] * num_rows,
+        "leftmost": [[0, 0]] * num_rows,
+        "canonical_digest": [bytes(16)] * num_rows,
+    }
     rejects = [
         {
             "database": "d",
@@ -47,6 +54,7 @@ def round_tables(first_id, num_rows, num_rejects=1, number=0):
     return {
         "R": pa.table(r, schema=R_SCHEMA),
         "E": pa.table(e, schema=E_SCHEMA),
+        "S": pa.table(compared, schema=S_SCHEMA),
         "rejects": pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA),
     }
 
@@ -98,7 +106,9 @@ def test_reopened_run_goes_on_where_it_was(tmp_path):
         assert pool.manifests == [first]
         assert (pool.next_round, pool.num_rows, pool.wall_s) == (1, 3, 1.5)
         assert pool.rows(0, 0)["query_id"].to_pylist() == [0, 1, 2]
-        assert pool.vectors(0, 0)["vector"].to_pylist()[1] == [1.0] * 4
+        signatures, vectors = pool.compared(0)
+        assert signatures["words"].to_pylist() == ["1 select"] * 3
+        assert vectors["vector"].to_pylist()[1] == [1.0] * 4
 
 
 def test_what_was_not_committed_is_removed_and_never_read(tmp_path):

@@ -50,7 +50,7 @@ take turns on the CPUs; held shares would leave a small cluster without a CPU fo
 logger = logging.getLogger("rayfactory.cluster")
 
 LoadPool = Callable[[], Iterable[tuple[pa.Table, pa.Table]]]
-"""Gives (R, E) of the committed rounds, for an index that has to be built."""
+"""Gives (S, E) of the committed rounds, for an index that has to be built."""
 
 
 class Crew:

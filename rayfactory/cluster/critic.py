@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayfactory.agents.critical import reject
 from rayfactory.config import Config
-from rayfactory.errors import StatementError
-from rayfactory.records import Candidate, Execution
-from rayfactory.sql import canonical, normalise, parse
+from rayfactory.records import Candidate, Execution, canonical_digest
+from rayfactory.tools.columns import Column
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
-from rayfactory.tools.tree_edit import Tree, flatten
+from rayfactory.tools.words import encode
+
+_DIGEST = np.dtype("V16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +51,41 @@ class _Shelf:
     """What a critic holds of one database.
 
     Attributes:
-        index: its queries; an id there is a position in `ids`.
+        index: its queries, by position.
         ids: of the pool, or provisional ones of the round under way, in the order of the index.
-        forms: canonical form of each entry, in the same order; `known` has the same ones.
-        num_committed: entries that are in the pool.
+        digests: of the canonical form of each entry, in the same order; `known` has the same ones.
     """
 
     index: QueryIndex
-    ids: list[int] = field(default_factory=list)
-    forms: list[str] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    num_committed: int = 0
+    ids: Column = field(default_factory=lambda: Column(np.int64))
+    digests: Column = field(default_factory=lambda: Column(_DIGEST))
+    known: set[bytes] = field(default_factory=set)
 
-    def add(self, entry_id: int, signature: Signature, form: str) -> None:
-        self.index.add(len(self.ids), signature)
-        self.ids.append(entry_id)
-        self.forms.append(form)
-        self.known.add(form)
+    def load(self, rows: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> None:
+        """Take committed rows of S, with their vectors."""
+        words, labels, leftmost = (rows[name].combine_chunks() for name in ("words", "labels", "leftmost"))
+        self.index.load(words, labels, leftmost, vectors_ND)
+        digests = rows["canonical_digest"].to_pylist()
+        self.ids.extend(rows["query_id"].to_numpy())
+        self.digests.extend(np.array(digests, _DIGEST))
+        self.known.update(digests)
+
+    def add(self, entry_id: int, signature: Signature, digest: bytes) -> None:
+        self.index.add(signature)
+        self.ids.extend(np.array([entry_id]))
+        self.digests.extend(np.array([digest], _DIGEST))
+        self.known.add(digest)
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Give the provisional entries their lasting ids; those without one, which come last, are dropped."""
-        kept = [ids[entry_id] for entry_id in self.ids[self.num_committed :] if entry_id in ids]
-        self.ids[self.num_committed :] = kept
-        self.index.remove_from(len(self.ids))
-        self.known.difference_update(self.forms[len(self.ids) :])
-        del self.forms[len(self.ids) :]
-        self.num_committed = len(self.ids)
+        num_committed = self.index.num_committed
+        kept = [ids[entry_id] for entry_id in self.ids.values[num_committed:].tolist() if entry_id in ids]
+        num_kept = num_committed + len(kept)
+        self.index.commit(num_kept)
+        self.ids.cut(num_committed)
+        self.ids.extend(np.array(kept, np.int64))
+        self.known.difference_update(digest.tobytes() for digest in self.digests.values[num_kept:])
+        self.digests.cut(num_kept)
 
 
 class CriticalAgent:
@@ -90,25 +101,21 @@ class CriticalAgent:
         self._shelves: dict[str, _Shelf] = {}
 
     def load(self, rows: pa.Table, vectors: pa.Table) -> int:
-        """Take committed rows of R and E into the index; return how many were of this agent's databases."""
+        """Take committed rows of S and E, the same ones in the same order, into the index.
+
+        Returns:
+            How many were of this agent's databases.
+        """
         count = 0
-        for query_id, database, sql, vector in zip(
-            rows["query_id"].to_pylist(),
-            rows["database"].to_pylist(),
-            rows["sql"].to_pylist(),
-            vectors["vector"].to_pylist(),
-            strict=True,
-        ):
+        for database in pc.unique(rows["database"]).to_pylist():
             if database not in self._dialects:
                 continue
-            dialect = self._dialects[database]
-            tree = parse(sql, dialect)
-            vector_D = np.asarray(vector, dtype=np.float32)
-            shelf = self._shelf(database, len(vector_D))
-            signature = Signature(normalise(tree, dialect), flatten(tree), vector_D)
-            shelf.add(query_id, signature, canonical(tree, dialect))
-            shelf.num_committed += 1
-            count += 1
+            mine = pc.equal(rows["database"], database)
+            own = rows.filter(mine)
+            lists = vectors["vector"].filter(mine).combine_chunks()
+            vectors_ND = lists.flatten().to_numpy().reshape(len(own), -1)
+            self._shelf(database, vectors_ND.shape[1]).load(own, vectors_ND)
+            count += len(own)
         return count
 
     def admit(self, contenders: Sequence[Contender], first_id: int) -> list[Decision]:
@@ -118,7 +125,16 @@ class CriticalAgent:
             contenders: in the order of their positions, later ones than in earlier calls for this round.
             first_id: id of position 0; greater than every id of the pool.
         """
-        return [self._admit(contender, first_id) for contender in contenders]
+        # What the pool has is the same for all of them, so it is searched for all at once.
+        committed: dict[int, npt.NDArray[np.int64]] = {}
+        by_database: dict[str, list[int]] = {}
+        for i, contender in enumerate(contenders):
+            by_database.setdefault(contender.candidate.database, []).append(i)
+        for database, places in by_database.items():
+            vectors_BD = np.stack([contenders[i].vector for i in places])
+            nearest = self._shelf(database, vectors_BD.shape[1]).index.nearest_committed(vectors_BD)
+            committed.update(zip(places, nearest, strict=True))
+        return [self._admit(contender, first_id, committed[i]) for i, contender in enumerate(contenders)]
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Give what the round under way admitted its lasting ids, and drop what the pool did not take.
@@ -129,29 +145,30 @@ class CriticalAgent:
         for shelf in self._shelves.values():
             shelf.commit(ids)
 
-    def _admit(self, contender: Contender, first_id: int) -> Decision:
+    def _admit(self, contender: Contender, first_id: int, committed: npt.NDArray[np.int64]) -> Decision:
         candidate, execution = contender.candidate, contender.execution
         shelf = self._shelf(candidate.database, len(contender.vector))
-        signature = Signature(execution.text, _tree(candidate), contender.vector)
-        neighbours = shelf.index.search(signature)
+        signature = Signature(encode(execution.words), execution.tree, contender.vector)
+        digest = canonical_digest(execution.canonical)
+        neighbours = shelf.index.search(signature, committed)
         nearest = neighbours[0] if neighbours else None
         similarity = sum(n.similarity for n in neighbours) / len(neighbours) if neighbours else None
         refusal = reject(
             candidate.origin,
             len(execution.tables),
             candidate.num_request_tables,
-            execution.canonical in shelf.known,
+            digest in shelf.known,
             nearest.similarity if nearest else None,
             self._config,
         )
         if refusal is None:
-            shelf.add(first_id + contender.position, signature, execution.canonical)
+            shelf.add(first_id + contender.position, signature, digest)
         reason, detail = refusal or (None, "")
         return Decision(
             reason,
             detail,
             similarity,
-            shelf.ids[nearest.id] if nearest else None,
+            int(shelf.ids.values[nearest.position]) if nearest else None,
             nearest.similarity if nearest else None,
         )
 
@@ -159,10 +176,3 @@ class CriticalAgent:
         if database not in self._shelves:
             self._shelves[database] = _Shelf(QueryIndex(dimension, self._config))
         return self._shelves[database]
-
-
-def _tree(candidate: Candidate) -> Tree | None:
-    try:
-        return flatten(parse(candidate.sql, candidate.dialect))
-    except StatementError:
-        return None

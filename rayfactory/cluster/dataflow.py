@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayfactory.records import Candidate, Execution, Features
+from rayfactory.records import Candidate, Execution, Features, Tree
 from rayfactory.tools.execution import examine
 
 TASK_CPUS = 0.25
@@ -36,6 +36,9 @@ _EXECUTION = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("text", pa.string()),
         pa.field("canonical", pa.string()),
+        pa.field("words", pa.string()),
+        pa.field("labels", pa.list_(pa.int64())),
+        pa.field("leftmost", pa.list_(pa.int32())),
         pa.field("tables", pa.list_(pa.string())),
         pa.field("features", pa.struct([(name, pa.int64()) for name in Features.__slots__])),
         pa.field("row_count", pa.int64()),
@@ -87,28 +90,37 @@ def _columns(candidate: Candidate) -> dict[str, str]:
 
 def parse_block(block: pa.Table) -> pa.Table:
     """Add what parsing tells of each candidate."""
-    return _with_executions(block, [examine(sql, dialect) for sql, dialect in _rows(block, "sql", "dialect")])
+    examined = [_fields(examine(sql, dialect)) for sql, dialect in _rows(block, "sql", "dialect")]
+    columns = pa.Table.from_pylist(examined, schema=_EXECUTION)
+    for name in _EXECUTION.names:
+        block = block.append_column(name, columns[name])
+    return block
 
 
 def execute_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
     """Run each candidate that may run."""
     import ray
 
+    # What running does not need, text and tree above all, stays here.
     work = [
-        (database, sql, execution)
-        for (database, sql), execution in zip(_rows(block, "database", "sql"), _executions(block), strict=True)
+        (database, sql, Execution(reason, detail, "", tables=tuple(tables)))
+        for database, sql, reason, detail, tables in _rows(block, "database", "sql", "reason", "detail", "tables")
     ]
-    return _with_executions(block, ray.get(_worker(block, workers).execute.remote(work)))
+    executions: list[Execution] = ray.get(_worker(block, workers).execute.remote(work))
+    for name in ("reason", "detail", "tables", "row_count", "execution_ms"):
+        field = _EXECUTION.field(name)
+        column = pa.array([getattr(execution, name) for execution in executions], field.type)
+        block = block.set_column(block.schema.get_field_index(name), field, column)
+    return block
 
 
 def embed_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
     """Add the vector of each candidate that ran; the others have none."""
     import ray
 
-    executions = _executions(block)
-    ran = [execution.text for execution in executions if execution.reason is None]
+    ran = [text for text, reason in _rows(block, "text", "reason") if reason is None]
     vectors = iter(ray.get(_worker(block, workers).embed.remote(ran)) if ran else ())
-    column = [next(vectors).tolist() if execution.reason is None else None for execution in executions]
+    column = [next(vectors) if reason is None else None for reason in block["reason"].to_pylist()]
     return block.append_column("vector", pa.array(column, pa.list_(pa.float32())))
 
 
@@ -120,25 +132,46 @@ def _rows(block: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(block[name].to_pylist() for name in names), strict=True)
 
 
-def _with_executions(block: pa.Table, executions: Sequence[Execution]) -> pa.Table:
-    columns = pa.Table.from_pylist([asdict(execution) for execution in executions], schema=_EXECUTION)
-    kept = block.select(_INPUT.names)
-    for name in _EXECUTION.names:
-        kept = kept.append_column(name, columns[name])
-    return kept
+def _fields(execution: Execution) -> dict[str, Any]:
+    """Return an execution as a row of `_EXECUTION`."""
+    fields = {name: getattr(execution, name, None) for name in _EXECUTION.names}
+    if execution.features is not None:
+        fields["features"] = asdict(execution.features)
+    if execution.tree is not None:
+        fields |= {"labels": execution.tree.labels, "leftmost": execution.tree.leftmost}
+    return fields
 
 
 def _executions(block: pa.Table) -> list[Execution]:
+    trees = zip(_arrays(block["labels"]), _arrays(block["leftmost"]), strict=True)
+    names = ("reason", "detail", "text", "canonical", "words", "tables", "features", "row_count", "execution_ms")
     return [
         Execution(
             reason,
             detail,
             text,
             canonical,
+            words,
+            None if labels is None or leftmost is None else Tree(labels, leftmost),
             tuple(tables),
             None if counts is None else Features(**counts),
             row_count,
             execution_ms,
         )
-        for reason, detail, text, canonical, tables, counts, row_count, execution_ms in _rows(block, *_EXECUTION.names)
+        for (labels, leftmost), (
+            reason,
+            detail,
+            text,
+            canonical,
+            words,
+            tables,
+            counts,
+            row_count,
+            execution_ms,
+        ) in zip(trees, _rows(block, *names), strict=True)
     ]
+
+
+def _arrays(column: pa.ChunkedArray) -> list[npt.NDArray[Any] | None]:
+    """Return a column of lists as arrays, with None where there is no list."""
+    return [None if not value.is_valid else value.values.to_numpy() for chunk in column.chunks for value in chunk]

@@ -12,6 +12,8 @@ from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
 from rayfactory.records import Execution
+from rayfactory.tools.trees import flatten
+from rayfactory.tools.words import sort_tokens
 
 MAX_OPEN_DATABASES = 16
 """Connections that one tool keeps open; the one that was used longest ago is closed for a new one."""
@@ -31,11 +33,14 @@ def examine(text: str, dialect: str) -> Execution:
     except StatementError as error:
         return Execution(error.reason, _one_line(str(error)), text=" ".join(text.lower().split()))
     try:
+        normalised = sql.normalise(tree, dialect)
         examined = Execution(
             None,
             "",
-            text=sql.normalise(tree, dialect),
+            text=normalised,
             canonical=sql.canonical(tree, dialect),
+            words=sort_tokens(normalised),
+            tree=flatten(tree),
             tables=sql.base_tables(tree),
             features=sql.features(tree, text, dialect),
         )

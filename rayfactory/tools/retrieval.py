@@ -1,42 +1,45 @@
 """The Retrieval Tool: the nearest neighbours of a query among those of its database, by hybrid similarity.
 
 The nearest by cosine are the candidates; the best of them by Sim are the answer, exactly those that scoring every
-candidate would give. Few need a tree distance: a candidate is first scored with a bound on it, and a better bound, and
-the distance itself, are worked out only for the candidate that then stands first.
+candidate would give.
+
+Letters for shapes: N queries, D dimensions, B queries searched for at once, C candidates, K neighbours.
 
 Source: SQL-Factory, figure 3.
 """
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from rapidfuzz import fuzz, process
+import pyarrow as pa
 
 from rayfactory.config import CriticConfig
-from rayfactory.tools import tree_edit
-from rayfactory.tools.similarity import Signature, combine, cosines, sort_tokens, tree_similarity
+from rayfactory.tools import ranking
+from rayfactory.tools.columns import Column, Ragged
+from rayfactory.tools.similarity import Signature
+from rayfactory.tools.vectors import VectorIndex, cosines
 
-# How far the distance to a candidate is known. At equal scores the vaguer comes first, so that a tie is broken among
-# exact scores only.
-_ROUGH, _CLOSE, _EXACT = range(3)
+_T = TypeVar("_T", bound=np.generic)
+
+_NO_LABELS, _NO_LEAVES = np.empty(0, np.int64), np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A query of the index, and its hybrid similarity to the one searched for, in [0, 1]."""
+    """A query of the index by its position there, and its hybrid similarity to the one searched for, in [0, 1]."""
 
-    id: int
+    position: int
     similarity: float
 
 
 class QueryIndex:
-    """The queries of one database, in ascending order of id.
+    """The queries of one database, by position: first those of the pool, then those of the round under way.
 
-    What a search returns depends on the entries alone, not on threads.
+    What a search returns depends on the entries alone, not on threads or on when they were committed.
 
     Args:
         dimension: D, the length of a vector.
@@ -44,90 +47,130 @@ class QueryIndex:
     """
 
     def __init__(self, dimension: int, config: CriticConfig) -> None:
-        import faiss
-
-        # Process-wide: each process is one worker on one core.
-        faiss.omp_set_num_threads(1)
-        self._faiss = faiss
-        self._config = config
-        self._ids: list[int] = []
-        self._signatures: list[Signature] = []
-        self._sorted_texts: list[str] = []
-        self._vectors = faiss.IndexFlatIP(dimension)
+        self._k = config.k
+        self._num_candidates = config.k * config.candidates_per_neighbour
+        self._weights = np.array([config.token_weight, config.ast_weight, config.embedding_weight])
+        self._words = Ragged(np.uint8)
+        self._labels = Ragged(np.int64)
+        self._leftmost = Column(np.int32)  # rows as in `_labels`
+        self._committed = VectorIndex(dimension)
+        # Those of the round under way: a few, and some of them go again.
+        self._fresh_ND = np.empty((64, dimension), np.float32)
+        self.num_distances = 0
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._words)
 
-    def add(self, id: int, signature: Signature) -> None:  # noqa: A002 - the name that Neighbour has for it
-        """Add a query.
+    @property
+    def num_committed(self) -> int:
+        """Entries that stay."""
+        return len(self._committed)
+
+    def add(self, signature: Signature) -> int:
+        """Add a query of the round under way; return its position."""
+        position = len(self)
+        place = position - self.num_committed
+        if place == len(self._fresh_ND):
+            self._fresh_ND = np.concatenate([self._fresh_ND, np.empty_like(self._fresh_ND)])
+        self._fresh_ND[place] = signature.vector
+        self._words.append(signature.words)
+        tree = signature.tree
+        self._labels.append(_NO_LABELS if tree is None else tree.labels)
+        self._leftmost.extend(_NO_LEAVES if tree is None else tree.leftmost)
+        return position
+
+    def load(self, words: pa.Array, labels: pa.Array, leftmost: pa.Array, vectors_ND: npt.NDArray[np.float32]) -> None:
+        """Add committed queries, as the columns of the pool's tables S and E have them; before any is added.
 
         Raises:
-            ValueError: the id is not above those in the index.
+            ValueError: queries of a round are under way.
         """
-        if self._ids and id <= self._ids[-1]:
-            raise ValueError(f"id {id} does not follow {self._ids[-1]}, the last in the index")
-        self._vectors.add(signature.vector[np.newaxis])
-        self._ids.append(id)
-        self._signatures.append(signature)
-        self._sorted_texts.append(sort_tokens(signature.text))
+        if len(self) != self.num_committed:
+            raise ValueError("queries of a round are under way")
+        texts, lengths = _rows(words.cast(pa.large_binary()), np.uint8)
+        self._words.extend(texts, lengths)
+        self._labels.extend(*_rows(labels, np.int64))
+        self._leftmost.extend(_rows(leftmost, np.int32)[0])
+        self._committed.extend(vectors_ND)
 
-    def remove_from(self, id: int) -> None:  # noqa: A002 - as above
-        """Remove every query with this id or a higher one."""
-        position = int(np.searchsorted(self._ids, id))
-        self._vectors.remove_ids(self._faiss.IDSelectorRange(position, len(self)))
-        del self._ids[position:]
-        del self._signatures[position:]
-        del self._sorted_texts[position:]
+    def commit(self, num_kept: int) -> None:
+        """Keep the first of the entries for good, and remove the others.
 
-    def search(self, signature: Signature) -> list[Neighbour]:
-        """Return the nearest neighbours of a query, most similar first, ties to the lower id.
+        Args:
+            num_kept: of all entries, those that were committed before included.
+        """
+        self._committed.extend(self._fresh_ND[: num_kept - self.num_committed])
+        self._words.cut(num_kept)
+        self._labels.cut(num_kept)
+        self._leftmost.cut(len(self._labels.values))
+
+    def nearest_committed(self, vectors_BD: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int64]]:
+        """Return, for each vector, what `search` needs to know of the committed entries.
+
+        For many vectors at once it is cheaper than for one after the other.
+        """
+        return self._committed.nearest(vectors_BD, self._num_candidates)
+
+    def search(self, signature: Signature, committed: npt.NDArray[np.int64] | None = None) -> list[Neighbour]:
+        """Return the nearest neighbours of a query, most similar first, ties to the lower position.
 
         They are `critic.k` (fewer only where the index holds fewer) of the k x `critic.candidates_per_neighbour`
-        nearest by cosine.
+        nearest by cosine, where ties go to the lower position too.
+
+        Args:
+            signature: of the query.
+            committed: as `nearest_committed` gives them for its vector; looked up where it is None.
         """
-        positions = self._nearest_by_cosine(signature.vector)
-        candidates = [self._signatures[position] for position in positions]
-        tokens = self._token_similarities(signature, positions)
-        vectors_CD = np.array([candidate.vector for candidate in candidates]).reshape(-1, self._vectors.d)
-        embeddings = cosines(signature.vector, vectors_CD).tolist()
+        positions_C, cosines_C = self._candidates(signature.vector, committed)
+        places_K, scores_K = np.empty(self._k, np.int64), np.empty(self._k, np.float64)
+        tree = signature.tree
+        found, num_distances = ranking.rank(
+            ranking.Query(
+                _read_only(signature.words),
+                _read_only(_NO_LABELS if tree is None else tree.labels),
+                _read_only(_NO_LEAVES if tree is None else tree.leftmost),
+            ),
+            ranking.Entries(
+                self._words.values, self._words.ends, self._labels.values, self._leftmost.values, self._labels.ends
+            ),
+            positions_C, cosines_C, self._weights, places_K, scores_K,
+        )  # fmt: skip
+        self.num_distances += num_distances
+        return [
+            Neighbour(position, score)
+            for position, score in zip(positions_C[places_K[:found]].tolist(), scores_K[:found].tolist(), strict=True)
+        ]
 
-        def score(i: int, precision: int) -> float:
-            """Return Sim to candidate i, or an upper bound of it."""
-            ast = _ast_similarity(signature, candidates[i], precision)
-            return combine(tokens[i], ast, embeddings[i], self._config)
-
-        queue = [(-score(i, _ROUGH), _ROUGH, position, i) for i, position in enumerate(positions)]
-        heapq.heapify(queue)
-        neighbours: list[Neighbour] = []
-        while queue and len(neighbours) < self._config.k:
-            negative, precision, position, i = queue[0]
-            if precision == _EXACT:
-                # Nothing else can score higher, whatever its distance.
-                neighbours.append(Neighbour(self._ids[position], -negative))
-                heapq.heappop(queue)
-            else:
-                heapq.heapreplace(queue, (-score(i, precision + 1), precision + 1, position, i))
-        return neighbours
-
-    def _nearest_by_cosine(self, vector_D: npt.NDArray[np.float32]) -> list[int]:
-        """Return the positions of the candidates, ascending."""
-        num_candidates = min(self._config.k * self._config.candidates_per_neighbour, len(self))
-        if num_candidates == 0:
-            return []
-        _, positions_1C = self._vectors.search(vector_D[np.newaxis], num_candidates)
-        # A vector that holds a NaN finds nothing: -1.
-        return sorted(position for position in positions_1C[0].tolist() if position >= 0)
-
-    def _token_similarities(self, signature: Signature, positions: list[int]) -> list[float]:
-        texts = [self._sorted_texts[position] for position in positions]
-        ratios_1C = process.cdist([sort_tokens(signature.text)], texts, scorer=fuzz.ratio, dtype=np.float64, workers=1)
-        similarities: list[float] = (ratios_1C[0] / 100).tolist()
-        return similarities
+    def _candidates(
+        self, vector_D: npt.NDArray[np.float32], committed: npt.NDArray[np.int64] | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the nearest entries by cosine: int64[C], ascending positions, and float64[C]."""
+        if committed is None:
+            (committed,) = self.nearest_committed(vector_D[np.newaxis])
+        num_committed = self.num_committed
+        fresh_ND = self._fresh_ND[: len(self) - num_committed]
+        positions = np.concatenate([committed, np.arange(num_committed, len(self))])
+        found = np.concatenate([cosines(vector_D, self._committed.take(committed)), cosines(vector_D, fresh_ND)])
+        chosen = np.lexsort((positions, -found))[: self._num_candidates]
+        chosen = chosen[np.argsort(positions[chosen])]
+        return positions[chosen], found[chosen]
 
 
-def _ast_similarity(a: Signature, b: Signature, precision: int) -> float:
-    """Return the structural similarity of two queries, or an upper bound of it."""
-    if a.tree is None or b.tree is None:
-        return 0.0
-    measure = (tree_edit.label_bound, tree_edit.lower_bound, tree_edit.distance)[precision]
-    return tree_similarity(measure(a.tree, b.tree), a.tree, b.tree)
+def _read_only(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
+    """Return a view that cannot be written to: the one kind of array that the kernel takes."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _rows(column: pa.Array, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Return the values of a column of binaries or lists, one row behind the other, and the length of each row."""
+    if pa.types.is_large_binary(column.type):
+        _, ends, data = column.buffers()
+        offsets = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
+        values = np.frombuffer(data, dtype) if data is not None else np.empty(0, dtype)
+    else:
+        offsets, values = column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
+    if len(column) == 0:
+        return np.empty(0, dtype), np.empty(0, np.int64)
+    return values[offsets[0] : offsets[-1]], np.diff(offsets)

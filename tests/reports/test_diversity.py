@@ -45,7 +45,7 @@ def test_vendi_score_does_not_see_order_and_falls_with_q(num_vectors: int, seed:
 
 def test_mean_pairwise_similarity_is_the_mean_over_unordered_pairs():
     a, b, c = (
-        Signature(text, None, vector)
+        Signature.of(text, None, vector)
         for text, vector in zip(("select a", "select b", "from t"), unit_vectors(3, 4, 0), strict=True)
     )
     weights = CriticConfig()
@@ -56,6 +56,6 @@ def test_mean_pairwise_similarity_is_the_mean_over_unordered_pairs():
 
 def test_what_has_no_diversity_is_refused():
     with pytest.raises(ValueError, match="at least two queries, got 1"):
-        mean_pairwise_similarity([Signature("", None, np.ones(1, dtype=np.float32))], CriticConfig())
+        mean_pairwise_similarity([Signature.of("", None, np.ones(1, dtype=np.float32))], CriticConfig())
     with pytest.raises(ValueError, match="at least one vector"):
         vendi_score(np.zeros((0, 3)))

@@ -14,13 +14,13 @@ from rayfactory.tools.similarity import (
     Signature,
     ast_similarity,
     combine,
-    cosines,
     embedding_similarity,
     similarity,
-    sort_tokens,
     token_similarity,
 )
-from rayfactory.tools.tree_edit import flatten
+from rayfactory.tools.trees import flatten
+from rayfactory.tools.vectors import cosines
+from rayfactory.tools.words import sort_tokens
 
 WEIGHTS = CriticConfig()
 SPACES = "".join(char for char in map(chr, range(0x3001)) if char.isspace())
@@ -35,7 +35,7 @@ QUERIES = [
 
 def signature(query: str, vector: list[float]) -> Signature:
     tree = parse(query, "sqlite")
-    return Signature(normalise(tree, "sqlite"), flatten(tree), np.array(vector, dtype=np.float32))
+    return Signature.of(normalise(tree, "sqlite"), flatten(tree), np.array(vector, dtype=np.float32))
 
 
 def vectors() -> st.SearchStrategy[np.ndarray]:
@@ -44,7 +44,7 @@ def vectors() -> st.SearchStrategy[np.ndarray]:
 
 def signatures() -> st.SearchStrategy[Signature]:
     return st.builds(
-        lambda query, vector, parses: Signature(query, flatten(parse(query, "sqlite")) if parses else None, vector),
+        lambda query, vector, parses: Signature.of(query, flatten(parse(query, "sqlite")) if parses else None, vector),
         st.sampled_from(QUERIES),
         vectors(),
         st.booleans(),
@@ -87,14 +87,14 @@ def test_every_similarity_is_symmetric_and_a_share(a: Signature, b: Signature):
 @settings(deadline=None)
 @given(st.sampled_from(QUERIES), vectors().filter(np.any))
 def test_a_query_has_similarity_1_to_itself(query: str, vector: np.ndarray):
-    one = Signature(query, flatten(parse(query, "sqlite")), vector)
+    one = Signature.of(query, flatten(parse(query, "sqlite")), vector)
     assert similarity(one, one, WEIGHTS) == pytest.approx(1, abs=1e-12)
 
 
 @settings(deadline=None)
 @given(st.text(), st.text())
 def test_token_similarity_is_token_sort_ratio(left: str, right: str):
-    a, b = (Signature(text, None, np.zeros(2, dtype=np.float32)) for text in (left, right))
+    a, b = (Signature.of(text, None, np.zeros(2, dtype=np.float32)) for text in (left, right))
     assert token_similarity(a, b) == fuzz.token_sort_ratio(left, right) / 100
 
 
@@ -102,7 +102,7 @@ def test_token_similarity_is_token_sort_ratio(left: str, right: str):
 @given(st.text("ab\xe9\u4e2d" + SPACES), st.text("ab\xe9" + SPACES))
 def test_words_end_where_token_sort_ratio_ends_them(left: str, right: str):
     """Which spaces are spaces depends on what else is in a text."""
-    a, b = (Signature(text, None, np.zeros(2, dtype=np.float32)) for text in (left, right))
+    a, b = (Signature.of(text, None, np.zeros(2, dtype=np.float32)) for text in (left, right))
     assert token_similarity(a, b) == fuzz.token_sort_ratio(left, right) / 100
 
 
@@ -110,7 +110,7 @@ def test_words_end_where_token_sort_ratio_ends_them(left: str, right: str):
 @pytest.mark.parametrize("letter", ["c", "\xe9", "\u4e2d", "\U0001f600"], ids=["ascii", "latin", "wide", "widest"])
 def test_every_space_ends_a_word_where_it_does_in_token_sort_ratio(space: str, letter: str):
     text, other = f"b{space}a{letter}", f"a{letter} b"
-    a, b = (Signature(each, None, np.zeros(2, dtype=np.float32)) for each in (text, other))
+    a, b = (Signature.of(each, None, np.zeros(2, dtype=np.float32)) for each in (text, other))
     assert token_similarity(a, b) == fuzz.token_sort_ratio(text, other) / 100
 
 
@@ -121,7 +121,7 @@ def test_token_similarity_does_not_see_the_order_of_words(words: list[str]):
 
 def test_a_text_that_does_not_parse_is_still_compared():
     whole = signature("SELECT a FROM t", [1, 0])
-    broken = Signature("select a from t where (", None, np.array([1, 0], dtype=np.float32))
+    broken = Signature.of("select a from t where (", None, np.array([1, 0], dtype=np.float32))
     assert ast_similarity(whole, broken) == ast_similarity(broken, broken) == 0
     assert similarity(whole, broken, WEIGHTS) == pytest.approx(0.6 * token_similarity(whole, broken) + 0.1)
 
@@ -131,7 +131,7 @@ def test_trees_further_apart_than_they_are_large_have_no_similarity():
     for _ in range(20):
         chain = exp.Paren(this=chain)
     star = exp.Tuple(expressions=[exp.Literal.number(i) for i in range(1, 21)])
-    a, b = (Signature("", flatten(tree), np.zeros(2, dtype=np.float32)) for tree in (chain, star))
+    a, b = (Signature.of("", flatten(tree), np.zeros(2, dtype=np.float32)) for tree in (chain, star))
     assert ast_similarity(a, b) == 0
 
 
