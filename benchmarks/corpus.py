@@ -7,10 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import zss
 from sqlglot import exp
 
 from rayfactory.errors import StatementError
 from rayfactory.sql import parse
+from rayfactory.tools.trees import label
 
 
 def read_corpus(path: Path) -> list[str]:
@@ -51,6 +53,16 @@ def parse_each(queries: Sequence[str], dialect: str) -> list[exp.Expr]:
         except StatementError:
             continue
     return trees
+
+
+def zss_tree(expression: exp.Expr) -> zss.Node:
+    """Return a statement as the tree that the zss package compares, its labels made beforehand."""
+    return zss.Node(label(expression), [zss_tree(child) for child in expression.iter_expressions()])
+
+
+def zss_distance(a: zss.Node, b: zss.Node) -> int:
+    """Return the distance of two such trees, as zss finds it."""
+    return int(zss.simple_distance(a, b, label_dist=lambda x, y: x != y))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

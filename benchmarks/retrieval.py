@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import zss
 from rapidfuzz import fuzz
 from sqlglot import exp
 
-from benchmarks.corpus import add_arguments, chosen_trees, parse_each
+from benchmarks.corpus import add_arguments, chosen_trees, parse_each, zss_distance, zss_tree
 from rayfactory.config import CriticConfig, EmbeddingConfig
 from rayfactory.pool import connect
 from rayfactory.sql import normalise
@@ -34,7 +33,7 @@ from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.retrieval import Neighbour, QueryIndex
 from rayfactory.tools.similarity import Signature, similarity
 from rayfactory.tools.tree_edit import distance
-from rayfactory.tools.trees import flatten, label
+from rayfactory.tools.trees import flatten
 from rayfactory.tools.vectors import cosines
 
 
@@ -132,15 +131,12 @@ def reference_of(
     for _ in range(num_pairs):
         query = rng.choice(searched)
         pairs.append((query, int(rng.choice(nearest_by_cosine(entries[query], vectors_ND, config)))))
+    nodes = {i: zss_tree(trees[i]) for pair in pairs for i in pair}
     found = []
     started = time.perf_counter()
     for a, b in pairs:
         fuzz.token_sort_ratio(texts[a], texts[b])
-        found.append(
-            zss.simple_distance(
-                trees[a], trees[b], lambda node: list(node.iter_expressions()), label, lambda x, y: x != y
-            )
-        )
+        found.append(zss_distance(nodes[a], nodes[b]))
     elapsed_ms = (time.perf_counter() - started) / len(pairs) * 1e3
     ours = []
     for a, b in pairs:

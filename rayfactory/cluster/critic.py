@@ -16,6 +16,7 @@ from rayfactory.records import Candidate, Execution, canonical_digest
 from rayfactory.tools.columns import Column
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
+from rayfactory.tools.vectors import Nearest
 from rayfactory.tools.words import encode
 
 _DIGEST = np.dtype("V16")
@@ -126,7 +127,7 @@ class CriticalAgent:
             first_id: id of position 0; greater than every id of the pool.
         """
         # What the pool has is the same for all of them, so it is searched for all at once.
-        committed: dict[int, npt.NDArray[np.int64]] = {}
+        committed: dict[int, Nearest] = {}
         by_database: dict[str, list[int]] = {}
         for i, contender in enumerate(contenders):
             by_database.setdefault(contender.candidate.database, []).append(i)
@@ -145,7 +146,7 @@ class CriticalAgent:
         for shelf in self._shelves.values():
             shelf.commit(ids)
 
-    def _admit(self, contender: Contender, first_id: int, committed: npt.NDArray[np.int64]) -> Decision:
+    def _admit(self, contender: Contender, first_id: int, committed: Nearest) -> Decision:
         candidate, execution = contender.candidate, contender.execution
         shelf = self._shelf(candidate.database, len(contender.vector))
         signature = Signature(encode(execution.words), execution.tree, contender.vector)

@@ -21,7 +21,7 @@ from rayfactory.config import CriticConfig
 from rayfactory.tools import ranking
 from rayfactory.tools.columns import Column, Ragged
 from rayfactory.tools.similarity import Signature
-from rayfactory.tools.vectors import VectorIndex, cosines
+from rayfactory.tools.vectors import Nearest, VectorIndex, cosines
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -104,14 +104,14 @@ class QueryIndex:
         self._labels.cut(num_kept)
         self._leftmost.cut(len(self._labels.values))
 
-    def nearest_committed(self, vectors_BD: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int64]]:
+    def nearest_committed(self, vectors_BD: npt.NDArray[np.float32]) -> list[Nearest]:
         """Return, for each vector, what `search` needs to know of the committed entries.
 
         For many vectors at once it is cheaper than for one after the other.
         """
         return self._committed.nearest(vectors_BD, self._num_candidates)
 
-    def search(self, signature: Signature, committed: npt.NDArray[np.int64] | None = None) -> list[Neighbour]:
+    def search(self, signature: Signature, committed: Nearest | None = None) -> list[Neighbour]:
         """Return the nearest neighbours of a query, most similar first, ties to the lower position.
 
         They are `critic.k` (fewer only where the index holds fewer) of the k x `critic.candidates_per_neighbour`
@@ -141,16 +141,13 @@ class QueryIndex:
             for position, score in zip(positions_C[places_K[:found]].tolist(), scores_K[:found].tolist(), strict=True)
         ]
 
-    def _candidates(
-        self, vector_D: npt.NDArray[np.float32], committed: npt.NDArray[np.int64] | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def _candidates(self, vector_D: npt.NDArray[np.float32], committed: Nearest | None) -> Nearest:
         """Return the nearest entries by cosine: int64[C], ascending positions, and float64[C]."""
         if committed is None:
             (committed,) = self.nearest_committed(vector_D[np.newaxis])
-        num_committed = self.num_committed
-        fresh_ND = self._fresh_ND[: len(self) - num_committed]
-        positions = np.concatenate([committed, np.arange(num_committed, len(self))])
-        found = np.concatenate([cosines(vector_D, self._committed.take(committed)), cosines(vector_D, fresh_ND)])
+        num_fresh = len(self) - self.num_committed
+        positions = np.concatenate([committed[0], np.arange(self.num_committed, len(self))])
+        found = np.concatenate([committed[1], cosines(vector_D, self._fresh_ND[:num_fresh])])
         chosen = np.lexsort((positions, -found))[: self._num_candidates]
         chosen = chosen[np.argsort(positions[chosen])]
         return positions[chosen], found[chosen]
