@@ -17,7 +17,7 @@ def alike_vectors(num_vectors: int, seed: int = 0) -> np.ndarray:
     """Return unit vectors that lie in groups, as those of queries do."""
     rng = np.random.default_rng(seed)
     groups = np.random.default_rng(1).normal(size=(40, DIMENSION))
-    vectors_ND = groups[rng.integers(0, 40, num_vectors)] + 0.5 * rng.normal(size=(num_vectors, DIMENSION))
+    vectors_ND = groups[rng.integers(0, 40, num_vectors)] + 0.8 * rng.normal(size=(num_vectors, DIMENSION))
     return np.asarray(vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True), np.float32)
 
 
