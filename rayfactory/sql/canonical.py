@@ -21,7 +21,7 @@ def canonical(tree: exp.Expr, dialect: str) -> str:
     symmetric comparisons and IN lists sorted; comparisons pointing one way, numbers and quoting made uniform.
     The order of joins is kept.
     """
-    return normalise(_canonical_tree(tree, dialect), dialect)
+    return normalise(_canonical_tree(tree, dialect), dialect, copy=False)
 
 
 def skeleton(tree: exp.Expr, dialect: str) -> str:
@@ -33,7 +33,7 @@ def skeleton(tree: exp.Expr, dialect: str) -> str:
             node.set("quoted", False)
         else:
             node.replace(exp.Placeholder())
-    return normalise(shape, dialect)
+    return normalise(shape, dialect, copy=False)
 
 
 def _canonical_tree(tree: exp.Expr, dialect: str) -> exp.Expr:
@@ -57,19 +57,19 @@ def _sort_operands(root: exp.Expr, dialect: str) -> None:
             if not node.is_string:
                 node.set("this", _plain_number(node.name))
         elif isinstance(node, exp.In):
-            node.set("expressions", sorted(node.expressions, key=lambda item: normalise(item, dialect)))
+            node.set("expressions", sorted(node.expressions, key=lambda item: _text(item, dialect)))
         elif isinstance(node, exp.Paren) and _is_redundant(node):
             node.replace(node.this)
         elif isinstance(node, (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)):
             left, right = node.this, node.expression
-            if normalise(right, dialect) < normalise(left, dialect):
+            if _text(right, dialect) < _text(left, dialect):
                 node.set("this", right)
                 node.set("expression", left)
         elif isinstance(node, (exp.GT, exp.GTE)):
             flipped = exp.LT if isinstance(node, exp.GT) else exp.LTE
             node.replace(flipped(this=node.expression, expression=node.this))
         elif isinstance(node, (exp.And, exp.Or)) and not _is_inside_same(node):
-            operands = sorted(_operands(node, type(node)), key=lambda part: normalise(part, dialect))
+            operands = sorted(_operands(node, type(node)), key=lambda part: _text(part, dialect))
             combined = operands[0]
             for operand in operands[1:]:
                 combined = type(node)(this=combined, expression=operand)
@@ -80,6 +80,11 @@ def _sort_operands(root: exp.Expr, dialect: str) -> None:
             node.set("desc", None)
         elif isinstance(node, exp.Table) and node.db.casefold() == "main":
             node.set("db", None)
+
+
+def _text(part: exp.Expr, dialect: str) -> str:
+    """Return what an operand is put in order by. The generator may take apart what it spells, but for names and values."""
+    return normalise(part, dialect, copy=not isinstance(part, (exp.Column, exp.Literal)))
 
 
 def _is_redundant(paren: exp.Paren) -> bool:

@@ -26,6 +26,7 @@ def parse(sql: str, dialect: str) -> exp.Expr:
     if len(trees) != 1:
         raise StatementError("parse", f"expected one statement, found {len(trees)}")
     _order_arguments(trees[0])
+    _forget_places(trees[0])
     return trees[0]
 
 
@@ -41,14 +42,26 @@ def _order_arguments(tree: exp.Expr) -> None:
         node.args.update(ordered)
 
 
+def _forget_places(tree: exp.Expr) -> None:
+    """Drop where each name stood in the text: nobody asks for it, and it is most of what a copy of the tree copies."""
+    for node in tree.walk():
+        node._meta = None  # noqa: SLF001 - `meta.clear()` would leave a dictionary for each node
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def normalise(tree: exp.Expr, dialect: str) -> str:
-    """Return the statement in one line, lower-cased, without comments, as sqlglot spells it."""
-    return tree.sql(dialect=dialect, comments=False).lower()
+def normalise(tree: exp.Expr, dialect: str, *, copy: bool = True) -> str:
+    """Return the statement in one line, lower-cased, without comments, as sqlglot spells it.
+
+    Args:
+        tree: of the statement, or of a part.
+        dialect: to spell it in.
+        copy: False where the tree may be changed by it, which is quicker.
+    """
+    return tree.sql(dialect=dialect, comments=False, copy=copy).lower()
 
 
 def num_tokens(sql: str, dialect: str) -> int:

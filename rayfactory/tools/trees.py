@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -51,5 +52,6 @@ def _scalars(node: exp.Expr) -> Iterator[tuple[str, object]]:
             yield key, value
 
 
+@lru_cache(maxsize=65_536)
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big", signed=True)
