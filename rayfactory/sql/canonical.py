@@ -83,7 +83,7 @@ def _sort_operands(root: exp.Expr, dialect: str) -> None:
 
 
 def _text(part: exp.Expr, dialect: str) -> str:
-    """Return what an operand is put in order by. The generator may take apart what it spells, but for names and values."""
+    """Return what an operand is put in order by; but for names and values, the generator may take its parts apart."""
     return normalise(part, dialect, copy=not isinstance(part, (exp.Column, exp.Literal)))
 
 

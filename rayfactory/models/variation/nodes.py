@@ -10,9 +10,14 @@ from rayfactory.models.variation.naming import identifier
 
 
 def normalise(tree: exp.Expr) -> exp.Expr:
-    """Return the tree itself with names quoted where they must be, so that equal expressions are equal trees."""
-    for node in tree.find_all(exp.Identifier):
-        node.set("quoted", identifier(node.name).args["quoted"])
+    """Return the tree itself with names quoted where they must be, so that equal expressions are equal trees.
+
+    The positions that the parser notes down go: they make copies six times slower.
+    """
+    for node in tree.walk():
+        node._meta = None  # noqa: SLF001  `meta.clear()` would leave a dictionary for each node
+        if isinstance(node, exp.Identifier):
+            node.set("quoted", identifier(node.name).args["quoted"])
     return tree
 
 
