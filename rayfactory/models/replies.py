@@ -78,11 +78,16 @@ _LANGUAGE = re.compile(
 _JSON_TEXT = re.compile(r'\\.|"(?:[^"\\\n]|\\.)*+"', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
+# GEN explores: what begins like EXP need not be EXP.
+_STATE_NAME = r"(?:GEN(?:ERAT[A-Z]{1,4})?|EXP(?:LOR[A-Z]{1,7}|LOIT[A-Z]{0,6}|AN[A-Z]{1,6})?)\b"
+# With a second name where one explains or offers it: "Explore (GEN)", "GEN or EXP".
 _STATE = re.compile(
-    r"\bSTATE\b[\s*_`\"']{0,8}[:=\-–]?[\s*_`\"'<\[(]{0,8}(GEN|EXP)(?:ERATION|LORATION|LORE|ANSION|LOITATION|LOIT)?\b",
+    rf"\bSTATE\b[\s*_`\"']{{0,8}}[:=\-–]?[\s*_`\"'<\[(]{{0,8}}({_STATE_NAME})"
+    rf"(?:[\s*_`\"']{{0,8}}(?:[(\[][\s*_`\"']{{0,8}}({_STATE_NAME})(?=[\s*_`\"']{{0,8}}[)\]])"
+    rf"|(?:[/|=]|\bor\b)[\s*_`\"']{{0,8}}({_STATE_NAME})))?",
     re.IGNORECASE,
 )
-_STATE_WORD = re.compile(r"\b(GEN|EXP)\b")
+_STATE_WORD = re.compile(rf"\b{_STATE_NAME}")
 _NUMBERED = re.compile(
     r"\s{0,20}[-*•|{]?\s{0,4}[*_\"'`]{0,3}(?:(?:request|line|set|row)\s{0,4})?#?(\d{1,4})[*_\"'`]{0,3}\s{0,4}"
     r"(?:[:)|=]|[.-](?!\d))(.*)",
@@ -143,12 +148,15 @@ def corrections(reply: str, num_queries: int, *, truncated: bool = False) -> dic
 
 
 def state(reply: str) -> State | None:
-    """Return the state that a reply decides on, or None where it does not say."""
+    """Return the state that a reply decides on, or None where it does not say or contradicts itself."""
     text = _spoken(reply)
-    named = {match[1].upper() for match in _STATE.finditer(text)} or {match[1] for match in _STATE_WORD.finditer(text)}
-    if len(named) != 1:
-        return None
-    return "GEN" if "GEN" in named else "EXP"
+    names = [name for match in _STATE.finditer(text) for name in match.groups() if name] or _STATE_WORD.findall(text)
+    named = {_state_of(name) for name in names}
+    return named.pop() if len(named) == 1 else None
+
+
+def _state_of(name: str) -> State:
+    return "GEN" if name.upper().startswith(("GEN", "EXPLOR")) else "EXP"
 
 
 def table_sets(reply: str, names: Sequence[str], num_requests: int) -> list[tuple[str, ...]]:

@@ -97,6 +97,7 @@ def test_warm_up_is_not_asked_about():
     ("reply", "tally"),
     [
         ("let me think", costed("management", replies=1, unusable=1, fallbacks=1)),
+        ("STATE: Explore (EXP)", costed("management", replies=1, unusable=1, fallbacks=1)),
         (CompletionError("no"), costed("management", fallbacks=1)),
         (BudgetReachedError("spent"), costed("management", fallbacks=1)),
     ],
