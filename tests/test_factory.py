@@ -159,6 +159,28 @@ def test_next_round_is_written_while_one_still_is(config):
     assert begun[3].is_set()
 
 
+def test_each_second_of_writing_counts_once(config):
+    """What is planned beside what is produced is in both of these, and once in what is written; a start in one round."""
+
+    def beside(inner, requests, on_answer):
+        number = requests[0].round
+        planned[number].set()
+        # The plan of the next round, which takes a while, falls into the time in which this one is produced.
+        planned[number + 1].wait(0.5)
+        return inner(requests, on_answer)
+
+    planned = [threading.Event() for _ in range(30)]
+    with pytest.raises(StoppedError):
+        grow(config, die_in_round=2)
+    grow(config, produce=beside)
+    phases = [manifest.phase_s for manifest in read_manifests(Path(config.run_dir))]
+    assert ["start" in phase for phase in phases] == [True, False, True, *[False] * (len(phases) - 3)]
+    total = {name: sum(phase.get(name, 0.0) for phase in phases) for name in ("plan", "produce", "write")}
+    rounding = 0.002 * len(phases)
+    assert max(total["plan"], total["produce"]) - rounding <= total["write"]
+    assert total["write"] <= total["plan"] + total["produce"] + rounding
+
+
 def test_rows_do_not_depend_on_which_round_is_written_first(config, tmp_path):
     grow(config)
 

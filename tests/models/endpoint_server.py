@@ -109,9 +109,8 @@ class EndpointServer:
         self.num_requests = 0
         self.num_concurrent = 0
         self.max_seen_concurrent = 0
-        self.concurrent_s = 0.0
-        self.first_begun_s: float | None = None
-        self.last_ended_s = 0.0
+        # When each completion began and ended, by the clock of the loop.
+        self.spans_s: list[tuple[float, float]] = []
         self.billed = Counter({"replies": 0, "tokens_in": 0, "tokens_out": 0})
         self.deliveries: Counter[str] = Counter()
         self.faults_met: Counter[str] = Counter()
@@ -140,8 +139,8 @@ class EndpointServer:
             "deliveries": dict(self.deliveries),
             "faults": dict(self.faults_met),
             "max_concurrent": self.max_seen_concurrent,
-            "concurrent_s": self.concurrent_s,
-            "span_s": self.last_ended_s - (self.first_begun_s or 0.0),
+            "concurrent_s": sum(end - begin for begin, end in self.spans_s),
+            "span_s": max((end for _, end in self.spans_s), default=0.0) - min(self.spans_s, default=(0.0, 0.0))[0],
         }
 
     async def start(self, port: int = 0) -> None:
@@ -194,7 +193,6 @@ class EndpointServer:
             return refusal
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        self.first_begun_s = begun_s if self.first_begun_s is None else self.first_begun_s
         self.num_concurrent += 1
         self.max_seen_concurrent = max(self.max_seen_concurrent, self.num_concurrent)
         try:
@@ -203,8 +201,7 @@ class EndpointServer:
             return await self._completion(request, self._next_fault())
         finally:
             self.num_concurrent -= 1
-            self.last_ended_s = loop.time()
-            self.concurrent_s += self.last_ended_s - begun_s
+            self.spans_s.append((begun_s, loop.time()))
 
     def _refusal(self, request: HttpRequest) -> HttpReply | None:
         if self.api_key is not None and request.headers.get("authorization") != f"Bearer {self.api_key}":
