@@ -47,7 +47,7 @@ _NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data
 _NOT_IN_MODEL_IDENTITY = tuple(
     setting.name
     for setting in fields(ModelConfig)
-    if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained")
+    if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained", "omit")
 )
 
 # Of the benchmark: where it lies and comes from. What is in it has a fingerprint.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from rayfactory.config import AGENTS, SLOTS, Config, ModelConfig, ModelsConfig, Slot
+from rayfactory.config import AGENTS, OMITTABLE, SLOTS, Config, ModelConfig, ModelsConfig, Slot
 from rayfactory.errors import ConfigError
 
 TASKS = {
@@ -158,6 +158,8 @@ def used_slots(models: ModelsConfig) -> list[Slot]:
 def _validate_model(slot: str, model: ModelConfig) -> None:
     where = f"models.{slot}"
     _one_of(f"{where}.serving.device", model.serving.device, ("gpu", "cpu"))
+    for name in model.omit:
+        _one_of(f"{where}.omit, each of its members,", name, OMITTABLE)
     if not model.name.strip():
         raise ConfigError(
             f"{where} is asked by an agent and has no name; set {where}.name to what the endpoint calls the model, "

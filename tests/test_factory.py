@@ -4,13 +4,14 @@ import functools
 import itertools
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rayfactory import runs
 from rayfactory.agents.planning import Plan, requests_after_warmup
-from rayfactory.config import Config, EmbeddingConfig, ModelConfig
+from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import RunDirError
 from rayfactory.factory import Clock, Loop, Produced, row_costs, without_surplus
@@ -285,6 +286,13 @@ def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
     assert digest(seed=1) != same
     assert digest(critic=type(config.critic)(max_similarity=0.8)) != same
     assert digest(cluster=type(config.cluster)(workers=7)) == same
+
+    def with_model(**changes):
+        models = replace(config.models, strong=ModelConfig(name="m", **changes), expansion=AgentConfig(model="strong"))
+        return digest(models=models)
+
+    assert with_model(max_in_flight=3, base_url="elsewhere") == with_model()
+    assert with_model(omit=["seed"]) != with_model()
 
 
 def test_complete_run_says_so_without_starting_anything(config, capsys):

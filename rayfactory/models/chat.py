@@ -207,7 +207,7 @@ class Chat:
                         raise refused_all from None
                     case "refused":
                         endpoint.gate.succeeded(permit)
-                        refusal = endpoint.note_refusal(reply.text)
+                        refusal = endpoint.note_refusal(key.agent, reply.text)
                         if refusal is not None:
                             endpoint.gate.shut(refusal)
                             raise refusal from None
@@ -279,7 +279,7 @@ class Chat:
             self.ledger.confirm(attempt, usage, completion.cost_usd)
         else:
             self.ledger.lose(attempt, replied=True)
-        endpoint.note_reply(completion, worst, is_counted=is_counted)
+        endpoint.note_reply(key.agent, completion, worst, is_counted=is_counted)
         endpoint.gate.succeeded(permit)
         await self._journal.sync()
         return completion

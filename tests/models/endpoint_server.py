@@ -69,6 +69,7 @@ class EndpointServer:
         delay_s: seconds that a completion takes on average; `delay_spread` is the share by which it may be off.
         fault_share: share of completions that meet one of `faults`, drawn with `seed`.
         max_concurrent: completions at work beyond this are answered with 429.
+        refuse: says why a request's body is refused (400); None: it is taken.
         grammars: what becomes of a grammar in a request: ``honour`` (as far as it allows a single word), ``ignore`` or
             ``refuse``.
     """
@@ -86,6 +87,7 @@ class EndpointServer:
         faults: Sequence[str] = FAULTS,
         seed: int = 0,
         max_concurrent: int | None = None,
+        refuse: Callable[[Mapping[str, Any]], str | None] = lambda body: None,
         grammars: Literal["honour", "ignore", "refuse"] = "honour",
     ) -> None:
         self.reply = reply
@@ -97,6 +99,7 @@ class EndpointServer:
         self.fault_share = fault_share
         self.faults = tuple(faults)
         self.max_concurrent = max_concurrent
+        self.refuse = refuse
         self.grammars = grammars
         self.port = 0
         # Handlers by method and path; the longest path that a request starts with answers it.
@@ -237,6 +240,8 @@ class EndpointServer:
         body = request.json()
         if body["model"] not in self.models:
             return error_reply(404, f"The model '{body['model']}' does not exist", "model_not_found")
+        if (why := self.refuse(body)) is not None:
+            return error_reply(400, why, "unsupported_value")
         max_tokens = body.get("max_tokens", body.get("max_completion_tokens", 1_000))
         tokens_in = sum(count_tokens(message["content"]) + 4 for message in body["messages"])
         if self.max_model_len is not None and tokens_in + max_tokens > self.max_model_len:
