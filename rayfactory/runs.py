@@ -85,7 +85,6 @@ def run(config: Config, command: str) -> int:
             return 0
         clock = Clock(pool.wall_s)
         try:
-            check_decoding(config, monitor.say)
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
                 connected(config.cluster) as session,
@@ -255,17 +254,20 @@ def _asked_elsewhere(config: Config) -> dict[Slot, ModelConfig]:
 def models_served(config: Config, say: Callable[[str], None]) -> Iterator[Config]:
     """Have the models that the run serves itself answer; give the settings with their addresses in.
 
-    What becomes of them until the end is said.
+    What becomes of them until the end is said. Before any of them starts, which takes minutes, and once there is known
+    to be room for all, the others are asked whether they decode by a grammar, which may cost something.
     """
     from rayfactory.cluster.health import watched
-    from rayfactory.cluster.serving import serve_models
+    from rayfactory.cluster.serving import apps_with_room, serve_apps
 
     used: list[tuple[Slot, ModelConfig]] = [(slot, getattr(config.models, slot)) for slot in used_slots(config.models)]
     to_serve = {slot: model for slot, model in used if model.serving.weights}
+    apps = apps_with_room(list(to_serve.values()), Path(config.data_dir), say) if to_serve else []
+    check_decoding(config, say)
     if not to_serve:
         yield config
         return
-    with serve_models(list(to_serve.values()), Path(config.data_dir), say) as served, watched(served, say):
+    with serve_apps(apps, say) as served, watched(served, say):
         models = replace(config.models)
         for (slot, model), each in zip(to_serve.items(), served, strict=True):
             setattr(models, slot, replace(model, base_url=each.base_url))
