@@ -28,6 +28,8 @@ from rayfactory.models.endpoint import Endpoint, ErrorReplyError, SlotStatus
 from rayfactory.models.journal import Done, Failed, Journal, Record, Sent
 from rayfactory.models.ledger import Ledger, Usage, WorstCase, worst_case
 from rayfactory.models.limits import Permit
+from rayfactory.models.prompts import TEMPLATE_TOKENS
+from rayfactory.models.schema_text import estimated_tokens
 
 _LONGEST_BACKOFF_S = 60.0
 _CLOSE_GRACE_S = 5.0
@@ -190,10 +192,11 @@ class Chat:
         if in_batch is not None:
             return in_batch
         worst = worst_case(prompt, endpoint.config)
+        tokens = 0 if endpoint.config.tokens_per_minute is None else _counted_tokens(prompt)
         retries = num_failed = num_too_many = 0
         max_attempts = endpoint.config.max_attempts
         while True:
-            permit = await endpoint.gate.enter(worst.tokens_in // 4 + worst.tokens_out)
+            permit = await endpoint.gate.enter(tokens)
             try:
                 return await self._attempt(endpoint, permit, key, prompt, request, worst)
             except ErrorReplyError as error:
@@ -313,6 +316,11 @@ class Chat:
                     self.ledger.lose(attempt)
                 else:
                     self.ledger.release(attempt)
+
+
+def _counted_tokens(prompt: Prompt) -> int:
+    """Return how many tokens an endpoint takes a request for, at most; a byte each would be several times as many."""
+    return estimated_tokens(prompt.system) + estimated_tokens(prompt.user) + TEMPLATE_TOKENS + prompt.max_tokens
 
 
 async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> None:
