@@ -38,9 +38,12 @@ Messages = Sequence[Mapping[str, str]]
 
 FAULTS = (
     "429", "429_retry_after", "500", "503", "drop_before_headers", "drop_mid_body", "malformed", "truncated",
-    "empty_body", "no_choices", "empty_text", "endless", "slow", "delay",
+    "empty_body", "no_choices", "endless",
 )  # fmt: skip
-"""What can go wrong by chance. `enqueue` takes further ones: see `EndpointServer._completion`."""
+"""What can go wrong by chance: no completion comes of any. `enqueue` takes further ones: see `_completion`."""
+
+ODDITIES = ("empty_text", "slow", "delay")
+"""What can be odd by chance about a completion that comes all the same."""
 
 
 def count_tokens(text: str) -> int:
@@ -67,7 +70,8 @@ class EndpointServer:
         models: names that it answers to; all have `max_model_len` tokens of context (None: it does not tell).
         api_key: what `Authorization` has to carry; None: nothing is asked for.
         delay_s: seconds that a completion takes on average; `delay_spread` is the share by which it may be off.
-        fault_share: share of completions that meet one of `faults`, drawn with `seed`.
+        fault_share: share of requests that meet one of `faults`, drawn with `seed`.
+        odd_share: share of them, further to that, that meet one of `ODDITIES`.
         max_concurrent: completions at work beyond this are answered with 429.
         refuse: says why a request's body is refused (400); None: it is taken.
         grammars: what becomes of a grammar in a request: ``honour`` (as far as it allows a single word), ``ignore`` or
@@ -85,6 +89,7 @@ class EndpointServer:
         delay_spread: float = 0.0,
         fault_share: float = 0.0,
         faults: Sequence[str] = FAULTS,
+        odd_share: float = 0.0,
         seed: int = 0,
         max_concurrent: int | None = None,
         refuse: Callable[[Mapping[str, Any]], str | None] = lambda body: None,
@@ -98,6 +103,7 @@ class EndpointServer:
         self.delay_spread = delay_spread
         self.fault_share = fault_share
         self.faults = tuple(faults)
+        self.odd_share = odd_share
         self.max_concurrent = max_concurrent
         self.refuse = refuse
         self.grammars = grammars
@@ -214,7 +220,10 @@ class EndpointServer:
     def _next_fault(self) -> str:
         if self._enqueued:
             return self._enqueued.popleft()
-        return self._random.choice(self.faults) if self._random.random() < self.fault_share else "ok"
+        chance = self._random.random()
+        if chance < self.fault_share:
+            return self._random.choice(self.faults)
+        return self._random.choice(ODDITIES) if chance < self.fault_share + self.odd_share else "ok"
 
     async def _completion(self, request: HttpRequest, fault: str) -> HttpReply:
         self.faults_met[fault] += 1
