@@ -49,7 +49,6 @@ def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(
     assert {candidate.model for answer in answers for candidate in answer.candidates} == {"test-model"}
 
 
-@pytest.mark.slow
 def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
     """Each request is billed once, at the price of a batch where it went in one, and the books are the endpoint's."""
     make_shop(tmp_path / "shop.sqlite")
@@ -67,14 +66,14 @@ def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
         queries = write_queries(schemas["shop"], rng.sample(tables, 3), 5, rng, engine)
         return "\n".join(f"<start-sql>\n{sql};\n<end-sql>" for sql in queries)
 
-    with running(BatchServer(reply=reply, step_s=0.5)) as server:
+    with running(BatchServer(reply=reply, step_s=0.2)) as server:
         command = [
             sys.executable, "-m", "rayfactory", *base, f"run_dir={tmp_path / 'run'}", f"target={TARGET}",
             "round.requests=4", "round.requests_after_warmup=4", "round.queries_per_request=5", "cluster.dashboard=false",
             "cluster.workers=1", "display.mode=lines",
             "models=endpoint", "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
             "models.strong.usd_per_million_in=2", "models.strong.usd_per_million_out=10", "models.strong.batch=true",
-            "models.strong.batch_poll_s=0.5",
+            "models.strong.batch_poll_s=0.1",
         ]  # fmt: skip
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ
