@@ -38,7 +38,7 @@ from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
-from rayfactory.validate import used_slots
+from rayfactory.validate import has_price, used_slots
 
 # Settings that change what is done or shown, and not which rows the pool gets.
 _NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display")
@@ -70,12 +70,14 @@ def run(config: Config, command: str) -> int:
     check_run_dir(run_dir, {})
     config = with_round_size(config)
     check_target(config, run_dir)
-    check_models(config)
+    notes = [*check_models(config), *unbounded_models(config)]
     databases, schemas = open_databases(config)
     check_context_windows(config, schemas)
     identity = run_identity(config, schemas)
     progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
     monitor = Monitor(progress, config.display)
+    for note in notes:
+        monitor.say(f"Note: {note}")
     with opened(run_dir, identity) as pool:
         reason = reason_to_stop(config, pool) or _spent(config, pool)
         if reason is not None:
@@ -212,8 +214,11 @@ def check_target(config: Config, run_dir: Path) -> None:
         )
 
 
-def check_models(config: Config) -> None:
+def check_models(config: Config) -> list[str]:
     """Return if the models that agents ask can be asked, as far as this machine tells; costs nothing.
+
+    Returns:
+        What a person should know of them.
 
     Raises:
         UserError: one cannot: no key, a wrong one, no such model, nobody there, no vLLM.
@@ -224,8 +229,22 @@ def check_models(config: Config) -> None:
     for slot in used_slots(config.models):
         if slot not in asked:
             check_servable(getattr(config.models, slot))
-    if asked:
-        asyncio.run(check_endpoints(asked))
+    return asyncio.run(check_endpoints(asked)) if asked else []
+
+
+def unbounded_models(config: Config) -> list[str]:
+    """Return what a person should know of models that `max_cost_usd` does not bound, because they have no price.
+
+    One that takes a key has to have one; one without may well be free.
+    """
+    if config.max_cost_usd is None:
+        return []
+    return [
+        f"max_cost_usd does not bound what the {slot} model {model.name!r} costs, which has no price: set "
+        f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out if its endpoint charges"
+        for slot, model in _asked_elsewhere(config).items()
+        if not has_price(model)
+    ]
 
 
 def check_decoding(config: Config, say: Callable[[str], None]) -> None:

@@ -307,6 +307,18 @@ def test_complete_run_says_so_without_starting_anything(config, capsys):
     assert summary["candidates"] == 45 + sum(summary["rejected"].values())
 
 
+def test_budget_that_bounds_nothing_is_told(config, capsys):
+    """At the start of a run whose model has no price; where it has one, or nothing bounds it, there is nothing to tell."""
+    config.models.strong = ModelConfig(name="m", base_url="http://host/v1")
+    config.models.critical.model = "strong"
+    assert runs.unbounded_models(config) == []
+    config.max_cost_usd = 1.0
+    (note,) = runs.unbounded_models(config)
+    assert "the strong model 'm' costs, which has no price: set models.strong.usd_per_million_in" in note
+    config.models.strong.usd_per_million_out = 1.0
+    assert runs.unbounded_models(config) == []
+
+
 def test_surplus_is_what_comes_after_the_last_place(config):
     candidate = Candidate(0, 0, 0, "generation", "d", "sqlite", "SELECT 1", 1, (), "m", "")
     verdicts = [Verdict(candidate, reason, "", Execution(None, "", "")) for reason in (None, "error", None, None)]

@@ -323,19 +323,27 @@ def _counted_tokens(prompt: Prompt) -> int:
     return estimated_tokens(prompt.system) + estimated_tokens(prompt.user) + TEMPLATE_TOKENS + prompt.max_tokens
 
 
-async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> None:
+async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> list[str]:
     """See that endpoints are there and will take requests, without a journal and without paying for any.
+
+    Returns:
+        What a person should know of them.
 
     Raises:
         EndpointError: one will not.
     """
+    notes = []
     for slot, config in models.items():
         endpoint = Endpoint(slot, config)
         try:
-            await endpoint.check()
+            note = await endpoint.check()
             await check_batches(endpoint)
         finally:
             await endpoint.close()
+        # Nobody's batches are shown to everyone.
+        if note and not config.batch:
+            notes.append(note)
+    return notes
 
 
 def read_books(directory: Path) -> list[dict[str, Any]]:

@@ -325,12 +325,21 @@ class Endpoint:
             waits_for=self.gate.limits.waits_for(now),
         )
 
-    async def check(self) -> None:
-        """See that the endpoint is there, takes the key, and has the model.
+    async def check(self) -> str:
+        """See that the endpoint is there, takes the key, and has the model; return what a person should know, or "".
 
         Raises:
             EndpointError: it is not, or does not.
         """
+        await self._check_model()
+        if self.config.api_key_env and await self._is_public():
+            return (
+                f"{self.name} says which models it has whatever the key: the one in {self.config.api_key_env} is not "
+                "checked before the first completion"
+            )
+        return ""
+
+    async def _check_model(self) -> None:
         reply = await self._get(f"/models/{self.config.name}")
         cards: list[Any] | None = None
         if isinstance(reply, dict) and "id" in reply:
@@ -353,6 +362,21 @@ class Endpoint:
                 f"{self.name} takes {window} tokens, not the {self.config.context_tokens} of "
                 f"models.{self.slot}.context_tokens: set that to {window} or less, or serve the model with more"
             )
+
+    async def _is_public(self) -> bool:
+        """Return whether a key that is none is answered too, where the endpoint's models are listed."""
+        import httpx2
+        import openai
+
+        client = _make_client(self.config, "", httpx2.create_ssl_context())
+        try:
+            async with asyncio.timeout(min(30.0, self.config.timeout_s)):
+                await client.get("/models", cast_to=httpx2.Response)
+        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, OSError):
+            return False
+        finally:
+            await client.close()
+        return True
 
     async def close(self) -> None:
         """Close every connection."""

@@ -106,6 +106,15 @@ def test_rule_manages_where_the_model_does_not(reply, tally):
     assert decide(says(reply), situation(6, 4)) == (("EXP", ["d", "d"]), tally)
 
 
+def test_person_learns_that_rules_decide_once_the_budget_is_reached(caplog):
+    """In the same words each time, of which the gateway tells the first: where rules write, the run goes on."""
+    for _ in range(2):
+        decide(says(BudgetReachedError("spent")), situation(6, 4))
+    (told,) = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert "max_cost_usd is reached" in told
+    assert "decided by rules" in told
+
+
 def test_rounds_are_cut_to_the_window(caplog):
     """And it is told by how much; that only so many are shown in the first place is no cut."""
     states: list[State] = ["EXP"] * 22
