@@ -86,6 +86,8 @@ def run(config: Config, command: str) -> int:
                 _finish(config, pool, schemas, identity, reason, pool.wall_s, monitor)
             return 0
         clock = Clock(pool.wall_s)
+        # Whether the journal can be read, and nobody else writes it any more, is known before anything starts.
+        read_books(run_dir / JOURNAL)
         try:
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
