@@ -29,7 +29,7 @@ MAX_FAILED_TELLINGS = 3
 BYTES_PER_TOKEN = 1.6
 """Bytes of SQL that a token stands for, over a whole sentence, at the least. This is an assumption: Gemma 3's own
 tokens for such a text hold 2.2 to 3.4, but a model that is led by a grammar does not always take the longest one, and
-1.6 was the least in a reply. A reply that takes more tokens all the same is cut off at its bound, and the rule answers."""
+1.6 was the least in a reply. A reply that takes more tokens all the same is cut off, and the rule answers."""
 
 MAX_TOKENS = 512
 """Tokens of the longest sentence, about."""
