@@ -14,6 +14,8 @@ each alternative with equal chance. Then the model answers some of the prompts s
 - `prompt_or_none`: the same for the model with its prompt and with an empty one: what it has read decides, and not
   merely the way in which its tokens fall into the grammar.
 - `bits`: mean information of a sentence under the sampler, in bits.
+
+With six requests or more, an executability below 0.95 with the grammar ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ from rayfactory.models.packaged import packaged_model
 from rayfactory.records import Request
 from rayfactory.runs import open_databases
 from rayfactory.tools.execution import Connections, ExecutionTool, examine
+
+FULL_REQUESTS = 6
+MIN_EXECUTABILITY = 0.95
 
 NUM_SHUFFLES = 2_000
 
@@ -337,7 +342,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=6, help="generation requests, of ten queries each")
+    parser.add_argument("--requests", type=int, default=FULL_REQUESTS, help="generation requests, of ten queries each")
     parser.add_argument("--grammars", type=int, default=12, help="queries that are answered several times")
     parser.add_argument("--samples", type=int, default=16, help="answers to each of those")
     parser.add_argument("--data-dir", help="where the packaged model is unpacked")
@@ -352,6 +357,9 @@ def main() -> None:
         report = measure(compose(overrides), arguments.requests, arguments.grammars, arguments.samples)
         report = {"benchmark": "constrained", **report, "wall_s": round(time.monotonic() - begun, 1)}
         print(json.dumps(report, indent=2), file=result)
+    executability = report["with_grammar"]["executability"]
+    if arguments.requests >= FULL_REQUESTS and executability < MIN_EXECUTABILITY:
+        sys.exit(f"executability {executability} is less than {MIN_EXECUTABILITY}")
 
 
 if __name__ == "__main__":

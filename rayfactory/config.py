@@ -16,6 +16,9 @@ Slot = Literal["strong", "local"]
 
 SLOTS: tuple[Slot, ...] = ("strong", "local")
 
+OMITTABLE = ("seed", "temperature", "top_p")
+"""What a request says of the sampling, and some endpoints refuse."""
+
 AGENTS = ("generation", "expansion", "table_selection", "seed_selection", "management", "critical")
 """The six agents, by their names in `ModelsConfig`."""
 
@@ -98,6 +101,9 @@ class ModelConfig:
     max_output_tokens: int = 4_096
     # What the endpoint calls the bound on a reply's tokens: OpenAI's newer models take `max_completion_tokens` alone.
     max_tokens_field: str = "max_tokens"
+    # What requests leave out because the endpoint refuses it: any of `seed`, `temperature`, `top_p`. Models that think
+    # often take the default temperature alone.
+    omit: list[str] = field(default_factory=list)
     # Prices in US dollars for a million tokens. A cached one is a prompt token that the endpoint had before; null: it
     # costs what any other costs.
     usd_per_million_in: float = 0.0

@@ -58,7 +58,12 @@ class Clock:
 
     @property
     def wall_s(self) -> float:
-        return self._before_s + time.monotonic() - self._started
+        return self._before_s + self.process_s
+
+    @property
+    def process_s(self) -> float:
+        """Those of this process."""
+        return time.monotonic() - self._started
 
 
 class _Counted:
@@ -107,7 +112,7 @@ class Produced:
     Attributes:
         answers: one for each request, in order.
         planning: what happened between the planning agents and their models.
-        phase_s: seconds that planning and writing took.
+        phase_s: seconds that planning, writing, and either of them took.
     """
 
     plan: Plan
@@ -193,7 +198,9 @@ class Loop:
         self._counted = _Counted(pool)
         self._knowledge = _knowledge_before(pool)
         self._planning = _Stopwatch()
+        self._answering = _Stopwatch()
         self._writing = _Stopwatch()
+        self._start_s: dict[str, float] = {}
         self._warned = False
         self._said: set[str] = set()
         for manifest in pool.manifests:
@@ -206,6 +213,7 @@ class Loop:
         """Go round until there is a reason to stop."""
         background = ThreadPoolExecutor(max_workers=2, thread_name_prefix="produce")
         out_of_budget = False
+        self._start_s = {"start": self._clock.process_s}
         try:
             self._progress.activity = "writing the first round"
             current = self._start_producing(crew, background)
@@ -259,6 +267,18 @@ class Loop:
         return _UnderWay(plan, background.submit(self._produce, crew, most, plan))
 
     def _produce(self, crew: Workers, max_queries: int | None, planned: Future[Plan]) -> Produced:
+        with self._writing.running():
+            plan, answers, tallies = self._plan_and_answer(crew, max_queries, planned)
+        phase_s = {
+            "plan": self._planning.take_s(),
+            "produce": self._answering.take_s(),
+            "write": self._writing.take_s(),
+        }
+        return Produced(plan, tuple(answers), tuple(tallies), phase_s)
+
+    def _plan_and_answer(
+        self, crew: Workers, max_queries: int | None, planned: Future[Plan]
+    ) -> tuple[Plan, list[Answer], list[Tally]]:
         try:
             with self._planning.running():
                 plan = plan_round(self._config, self._schemas, self._knowledge, max_queries, crew)
@@ -268,10 +288,9 @@ class Loop:
             raise
         # From here on what is known may change: whoever waits for the plan learns.
         planned.set_result(plan)
-        with self._writing.running():
+        with self._answering.running():
             answers = crew.produce(plan.requests, self._on_answer)
-        phase_s = {"plan": self._planning.take_s(), "produce": self._writing.take_s()}
-        return Produced(plan, tuple(answers), tuple(tallies), phase_s)
+        return plan, answers, tallies
 
     def _remember(self, plan: Plan) -> None:
         """Let the next plan know of one that is written."""
@@ -337,9 +356,10 @@ class Loop:
         ids = {position: first_id + i for i, position in enumerate(admitted)}
         tables = round_tables(verdicts, ids, row_costs(produced, verdicts))
         evaluation = evaluate(plan.round, plan.state, [r.database for r in plan.requests], verdicts)
-        phase_s = {**produced.phase_s, "judge": judge_s}
+        phase_s = {**self._start_s, **produced.phase_s, "judge": judge_s}
         requests = [PlannedRequest(r.origin, r.database, r.tables, r.num_queries) for r in plan.requests]
         self._pool.commit(tables, requests, evaluation, self._clock.wall_s, phase_s, produced.tallies)
+        self._start_s = {}
         crew.commit({first_id + position: query_id for position, query_id in ids.items()})
         self._counted.add(tables["R"])
         self._progress.commit(evaluation)

@@ -61,8 +61,10 @@ class Manifest:
         plan: the requests of the round.
         evaluation: E_t of the round.
         wall_s: seconds of work on the run up to this commit, over all its processes.
-        phase_s: seconds of each phase of the round: ``plan``, ``produce``, ``judge``; the first two of a round
-            run beside the last of the one before.
+        phase_s: seconds of each phase of the round: ``plan``, ``produce``, ``write`` (either of the two), ``judge``;
+            and ``start``, which a process took until its loop began, in the first round that it commits. Rounds are
+            written beside each other and beside judging; where several are planned, or written, at a time, the seconds
+            count once, for the round that is ready first.
         tallies: what happened between the agents and their models in planning and writing the round; empty where
             all of them kept to their rules.
         files: file name -> sha256 hex digest.

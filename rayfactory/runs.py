@@ -38,7 +38,7 @@ from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
-from rayfactory.validate import used_slots
+from rayfactory.validate import has_price, used_slots
 
 # Settings that change what is done or shown, and not which rows the pool gets.
 _NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display")
@@ -47,7 +47,7 @@ _NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data
 _NOT_IN_MODEL_IDENTITY = tuple(
     setting.name
     for setting in fields(ModelConfig)
-    if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained")
+    if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained", "omit")
 )
 
 # Of the benchmark: where it lies and comes from. What is in it has a fingerprint.
@@ -70,12 +70,14 @@ def run(config: Config, command: str) -> int:
     check_run_dir(run_dir, {})
     config = with_round_size(config)
     check_target(config, run_dir)
-    check_models(config)
+    notes = [*check_models(config), *unbounded_models(config)]
     databases, schemas = open_databases(config)
     check_context_windows(config, schemas)
     identity = run_identity(config, schemas)
     progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
     monitor = Monitor(progress, config.display)
+    for note in notes:
+        monitor.say(f"Note: {note}")
     with opened(run_dir, identity) as pool:
         reason = reason_to_stop(config, pool) or _spent(config, pool)
         if reason is not None:
@@ -84,8 +86,9 @@ def run(config: Config, command: str) -> int:
                 _finish(config, pool, schemas, identity, reason, pool.wall_s, monitor)
             return 0
         clock = Clock(pool.wall_s)
+        # Whether the journal can be read, and nobody else writes it any more, is known before anything starts.
+        read_books(run_dir / JOURNAL)
         try:
-            check_decoding(config, monitor.say)
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
                 connected(config.cluster) as session,
@@ -213,8 +216,11 @@ def check_target(config: Config, run_dir: Path) -> None:
         )
 
 
-def check_models(config: Config) -> None:
+def check_models(config: Config) -> list[str]:
     """Return if the models that agents ask can be asked, as far as this machine tells; costs nothing.
+
+    Returns:
+        What a person should know of them.
 
     Raises:
         UserError: one cannot: no key, a wrong one, no such model, nobody there, no vLLM.
@@ -225,8 +231,22 @@ def check_models(config: Config) -> None:
     for slot in used_slots(config.models):
         if slot not in asked:
             check_servable(getattr(config.models, slot))
-    if asked:
-        asyncio.run(check_endpoints(asked))
+    return asyncio.run(check_endpoints(asked)) if asked else []
+
+
+def unbounded_models(config: Config) -> list[str]:
+    """Return what a person should know of models that `max_cost_usd` does not bound, because they have no price.
+
+    One that takes a key has to have one; one without may well be free.
+    """
+    if config.max_cost_usd is None:
+        return []
+    return [
+        f"max_cost_usd does not bound what the {slot} model {model.name!r} costs, which has no price: set "
+        f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out if its endpoint charges"
+        for slot, model in _asked_elsewhere(config).items()
+        if not has_price(model)
+    ]
 
 
 def check_decoding(config: Config, say: Callable[[str], None]) -> None:
@@ -255,17 +275,20 @@ def _asked_elsewhere(config: Config) -> dict[Slot, ModelConfig]:
 def models_served(config: Config, say: Callable[[str], None]) -> Iterator[Config]:
     """Have the models that the run serves itself answer; give the settings with their addresses in.
 
-    What becomes of them until the end is said.
+    What becomes of them until the end is said. Before any of them starts, which takes minutes, and once there is known
+    to be room for all, the others are asked whether they decode by a grammar, which may cost something.
     """
     from rayfactory.cluster.health import watched
-    from rayfactory.cluster.serving import serve_models
+    from rayfactory.cluster.serving import apps_with_room, serve_apps
 
     used: list[tuple[Slot, ModelConfig]] = [(slot, getattr(config.models, slot)) for slot in used_slots(config.models)]
     to_serve = {slot: model for slot, model in used if model.serving.weights}
+    apps = apps_with_room(list(to_serve.values()), Path(config.data_dir), say) if to_serve else []
+    check_decoding(config, say)
     if not to_serve:
         yield config
         return
-    with serve_models(list(to_serve.values()), Path(config.data_dir), say) as served, watched(served, say):
+    with serve_apps(apps, say) as served, watched(served, say):
         models = replace(config.models)
         for (slot, model), each in zip(to_serve.items(), served, strict=True):
             setattr(models, slot, replace(model, base_url=each.base_url))

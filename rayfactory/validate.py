@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from rayfactory.config import AGENTS, SLOTS, Config, ModelConfig, ModelsConfig, Slot
+from rayfactory.config import AGENTS, OMITTABLE, SLOTS, Config, ModelConfig, ModelsConfig, Slot
 from rayfactory.errors import ConfigError
 
 TASKS = {
@@ -137,7 +137,7 @@ def validate(config: Config) -> None:
     for slot in used_slots(config.models):
         model = getattr(config.models, slot)
         _validate_model(slot, model)
-        if config.max_cost_usd is not None and model.api_key_env and not _has_price(model):
+        if config.max_cost_usd is not None and model.api_key_env and not has_price(model):
             raise ConfigError(
                 f"max_cost_usd bounds nothing while models.{slot}, which takes a key, has no price; set "
                 f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out to what its endpoint charges, "
@@ -145,7 +145,8 @@ def validate(config: Config) -> None:
             )
 
 
-def _has_price(model: ModelConfig) -> bool:
+def has_price(model: ModelConfig) -> bool:
+    """Return whether any token of a model costs something."""
     return bool(model.usd_per_million_in or model.usd_per_million_out)
 
 
@@ -158,6 +159,8 @@ def used_slots(models: ModelsConfig) -> list[Slot]:
 def _validate_model(slot: str, model: ModelConfig) -> None:
     where = f"models.{slot}"
     _one_of(f"{where}.serving.device", model.serving.device, ("gpu", "cpu"))
+    for name in model.omit:
+        _one_of(f"{where}.omit, each of its members,", name, OMITTABLE)
     if not model.name.strip():
         raise ConfigError(
             f"{where} is asked by an agent and has no name; set {where}.name to what the endpoint calls the model, "

@@ -44,6 +44,10 @@ def test_every_choice_composes_and_is_valid(group, choice):
         (["models=paper", "models.local.serving.min_replicas=3"], "max_replicas=1"),
         (["models=paper", "models.local.serving.device=tpu"], "gpu, cpu"),
         (
+            ["models=paper", "models.strong.omit=[seed,max_tokens]"],
+            "models.strong.omit, each of its members, has to be one of seed, temperature, top_p, not 'max_tokens'",
+        ),
+        (
             ["models=paper", "models.local.serving.max_ongoing_requests=32"],
             "target_ongoing_requests=64 is more than a replica ever answers at once, max_ongoing_requests=32; lower",
         ),

@@ -4,13 +4,14 @@ import functools
 import itertools
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rayfactory import runs
 from rayfactory.agents.planning import Plan, requests_after_warmup
-from rayfactory.config import Config, EmbeddingConfig, ModelConfig
+from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import RunDirError
 from rayfactory.factory import Clock, Loop, Produced, row_costs, without_surplus
@@ -159,6 +160,28 @@ def test_next_round_is_written_while_one_still_is(config):
     assert begun[3].is_set()
 
 
+def test_each_second_of_writing_counts_once(config):
+    """What is planned beside what is produced is in both of these, and once in what is written; a start in one round."""
+
+    def beside(inner, requests, on_answer):
+        number = requests[0].round
+        planned[number].set()
+        # The plan of the next round, which takes a while, falls into the time in which this one is produced.
+        planned[number + 1].wait(0.5)
+        return inner(requests, on_answer)
+
+    planned = [threading.Event() for _ in range(30)]
+    with pytest.raises(StoppedError):
+        grow(config, die_in_round=2)
+    grow(config, produce=beside)
+    phases = [manifest.phase_s for manifest in read_manifests(Path(config.run_dir))]
+    assert ["start" in phase for phase in phases] == [True, False, True, *[False] * (len(phases) - 3)]
+    total = {name: sum(phase.get(name, 0.0) for phase in phases) for name in ("plan", "produce", "write")}
+    rounding = 0.002 * len(phases)
+    assert max(total["plan"], total["produce"]) - rounding <= total["write"]
+    assert total["write"] <= total["plan"] + total["produce"] + rounding
+
+
 def test_rows_do_not_depend_on_which_round_is_written_first(config, tmp_path):
     grow(config)
 
@@ -264,6 +287,13 @@ def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
     assert digest(critic=type(config.critic)(max_similarity=0.8)) != same
     assert digest(cluster=type(config.cluster)(workers=7)) == same
 
+    def with_model(**changes):
+        models = replace(config.models, strong=ModelConfig(name="m", **changes), expansion=AgentConfig(model="strong"))
+        return digest(models=models)
+
+    assert with_model(max_in_flight=3, base_url="elsewhere") == with_model()
+    assert with_model(omit=["seed"]) != with_model()
+
 
 def test_complete_run_says_so_without_starting_anything(config, capsys):
     grow(config)
@@ -275,6 +305,18 @@ def test_complete_run_says_so_without_starting_anything(config, capsys):
     assert (summary["stop_reason"], summary["admitted"], summary["target"]) == ("target", 45, 45)
     assert summary["tables"] == 6
     assert summary["candidates"] == 45 + sum(summary["rejected"].values())
+
+
+def test_budget_that_bounds_nothing_is_told(config, capsys):
+    """At the start of a run whose model has no price; where it has one, or nothing bounds it, there is nothing to tell."""
+    config.models.strong = ModelConfig(name="m", base_url="http://host/v1")
+    config.models.critical.model = "strong"
+    assert runs.unbounded_models(config) == []
+    config.max_cost_usd = 1.0
+    (note,) = runs.unbounded_models(config)
+    assert "the strong model 'm' costs, which has no price: set models.strong.usd_per_million_in" in note
+    config.models.strong.usd_per_million_out = 1.0
+    assert runs.unbounded_models(config) == []
 
 
 def test_surplus_is_what_comes_after_the_last_place(config):

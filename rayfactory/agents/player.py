@@ -59,11 +59,15 @@ class Player:
     async def decide(self, agent: str, round_number: int, ordinal: int, prompt: Prompt) -> Completion | None:
         """Return the completion of a decision, or None where it cannot be had or paid: its rule then decides.
 
-        The run ends with the budget all the same: what the decision is for cannot be paid either.
+        Where the authors cost money too, the run ends with the budget. Where they do not, it goes on, and that is told.
         """
         try:
             return await self.ask(agent, round_number, ordinal, prompt)
         except BudgetReachedError:
+            logger.warning(
+                "max_cost_usd is reached: what would cost more than is left of it is decided by rules from here on; a "
+                "larger max_cost_usd has the models decide again"
+            )
             return None
 
     def decision_prompt(self, template: str, dialect: str | None, values: dict[str, Any]) -> Prompt:

@@ -206,7 +206,13 @@ async def _one_call_a_query(
     async def ask(place: int) -> _Draft | None:
         if book.out_of_budget:
             return None
-        prompt = replace(common, grammar=await desk.in_thread(lambda: draw(place)))
+        try:
+            prompt = replace(common, grammar=await desk.in_thread(lambda: draw(place)))
+        except ConfigError as error:
+            # A query that may not end is paid for and lost.
+            player.prompts.tell_rule(request.origin, request.database, error)
+            book.fallbacks += 1
+            return None
         try:
             ordinal = request.index * CALLS_PER_REQUEST + place
             completion = await player.ask(request.origin, request.round, ordinal, prompt)

@@ -18,7 +18,7 @@ from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import run_and_embed
-from rayfactory.cluster.gateway import ask_status, start_gateway
+from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
@@ -36,6 +36,9 @@ MAX_ATTEMPTS = 3
 
 REQUESTS_PER_AUTHOR = 2
 """Requests in flight for each author that keeps to its rule: one that is answered and one that waits."""
+
+AUTHORS = ("generation", "expansion")
+"""The kinds of actors that write."""
 
 JOURNAL = "journal"
 """Folder in the run directory for what was asked of models and what they replied."""
@@ -105,7 +108,7 @@ class Crew:
         self._tallies: list[Tally] = []
         self._requests_per_author = {
             origin: _requests_per_author(config.models, getattr(config.models, origin), num_workers)
-            for origin in ("generation", "expansion")
+            for origin in AUTHORS
         }
         # First who writes the first round, then the encoders, which load while a model writes it. The others start when
         # they are first asked, while a round is judged.
@@ -129,8 +132,9 @@ class Crew:
             if kind not in self._started:
                 agent, shared, count = self._kinds[kind]
                 actor: Any = ray.remote(_with_shared(agent, shared))
+                options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
                 self._started[kind] = [
-                    actor.options(name=f"{kind}-{i}", **_STATELESS).remote(self._config) for i in range(count)
+                    actor.options(name=f"{kind}-{i}", **options).remote(self._config) for i in range(count)
                 ]
             return self._started[kind]
 

@@ -21,6 +21,9 @@ from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
 from rayfactory.models.endpoint import keys_at_hand, take_keys
 from rayfactory.models.prompts import Prompts
 
+CALLS_AT_ONCE = 1_000_000
+"""More than an actor that asks models ever has in hand. Ray's default of 1,000 would keep the rest of a batch back."""
+
 _NAME = "models"
 
 _MAX_NOTICES = 100
@@ -102,7 +105,7 @@ def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_us
             max_restarts=-1,
             # A completion whose body arrived is in the journal, so a call may be made again.
             max_task_retries=-1,
-            max_concurrency=10_000,
+            max_concurrency=CALLS_AT_ONCE,
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         )
         .remote(dict(models), str(journal), max_cost_usd)

@@ -72,19 +72,42 @@ def serve_models(configs: Sequence[ModelConfig], data_dir: Path, say: Say) -> It
         ConfigError: something that one of them needs is missing; nothing was started.
         EndpointError: one did not come up.
     """
+    with serve_apps(apps_with_room(configs, data_dir, say), say) as served:
+        yield served
+
+
+def apps_with_room(configs: Sequence[ModelConfig], data_dir: Path, say: Say) -> list[App]:
+    """Return what is to be served, one for each model, once it is known that there is room; starts nothing.
+
+    Raises:
+        ConfigError: as `serve_models`.
+    """
     for config in configs:
         check_servable(config)
     apps = [_app_of(config, data_dir, say) for config in configs]
-    # Two models with the same settings are one app.
-    by_name = {app.name: app for app in apps}
-    check_room([app.config for app in by_name.values() if _status(app.name) not in _HOLDS_ROOM], say)
+    check_room([app.config for app in _different(apps) if _status(app.name) not in _HOLDS_ROOM], say)
+    return apps
+
+
+@contextmanager
+def serve_apps(apps: Sequence[App], say: Say) -> Iterator[list[Served]]:
+    """Have models for which there is room answer, as `serve_models` does.
+
+    Raises:
+        EndpointError: as `serve_models`.
+    """
     with ExitStack() as stack:
-        served = {name: stack.enter_context(_served(app, say)) for name, app in by_name.items()}
+        served = {app.name: stack.enter_context(_served(app, say)) for app in _different(apps)}
         yield [served[app.name] for app in apps]
 
 
+def _different(apps: Sequence[App]) -> list[App]:
+    """Return the apps that differ: two models with the same settings are one."""
+    return list({app.name: app for app in apps}.values())
+
+
 @dataclass(frozen=True, slots=True)
-class _App:
+class App:
     """What Ray Serve is to run: a model, what Serve is told about it, and what it is called there."""
 
     config: ModelConfig
@@ -92,18 +115,18 @@ class _App:
     name: str
 
 
-def _app_of(config: ModelConfig, data_dir: Path, say: Say) -> _App:
+def _app_of(config: ModelConfig, data_dir: Path, say: Say) -> App:
     if config.serving.weights == PACKAGED_WEIGHTS:
         weights = str(packaged_model(data_dir, say))
     else:
         folder = Path(config.serving.weights).expanduser()
         weights = str(folder.resolve()) if folder.is_dir() else config.serving.weights
     settings = app_settings(config, weights)
-    return _App(config, settings, app_name(config, settings))
+    return App(config, settings, app_name(config, settings))
 
 
 @contextmanager
-def _served(app: _App, say: Say) -> Iterator[Served]:
+def _served(app: App, say: Say) -> Iterator[Served]:
     """Have one model answer for the length of a with statement."""
     from ray import serve
 
@@ -297,7 +320,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _deploy(app: _App) -> None:
+def _deploy(app: App) -> None:
     """Have Ray Serve begin to start an app; one of that name that is there is replaced."""
     from ray import serve
 
@@ -308,7 +331,7 @@ def _deploy(app: _App) -> None:
     )
 
 
-def _wait(app: _App, say: Say, begun: float, *, may_mend: bool) -> None:
+def _wait(app: App, say: Say, begun: float, *, may_mend: bool) -> None:
     """Return when an app runs; where it may mend, an unhealthy one is waited for too.
 
     Raises:

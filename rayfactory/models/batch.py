@@ -391,7 +391,7 @@ class Batches:
             self._ledger.confirm(attempt, usage, completion.cost_usd)
         else:
             self._ledger.lose(attempt, replied=True)
-        self._endpoint.note_reply(completion, call.worst, is_counted=reply.is_counted)
+        self._endpoint.note_reply(call.key.agent, completion, call.worst, is_counted=reply.is_counted)
         del batch.calls[attempt]
         self._end(call, completion)
 

@@ -28,6 +28,8 @@ from rayfactory.models.endpoint import Endpoint, ErrorReplyError, SlotStatus
 from rayfactory.models.journal import Done, Failed, Journal, Record, Sent
 from rayfactory.models.ledger import Ledger, Usage, WorstCase, worst_case
 from rayfactory.models.limits import Permit
+from rayfactory.models.prompts import TEMPLATE_TOKENS
+from rayfactory.models.schema_text import estimated_tokens
 
 _LONGEST_BACKOFF_S = 60.0
 _CLOSE_GRACE_S = 5.0
@@ -190,10 +192,11 @@ class Chat:
         if in_batch is not None:
             return in_batch
         worst = worst_case(prompt, endpoint.config)
+        tokens = 0 if endpoint.config.tokens_per_minute is None else _counted_tokens(prompt)
         retries = num_failed = num_too_many = 0
         max_attempts = endpoint.config.max_attempts
         while True:
-            permit = await endpoint.gate.enter(worst.tokens_in // 4 + worst.tokens_out)
+            permit = await endpoint.gate.enter(tokens)
             try:
                 return await self._attempt(endpoint, permit, key, prompt, request, worst)
             except ErrorReplyError as error:
@@ -207,7 +210,7 @@ class Chat:
                         raise refused_all from None
                     case "refused":
                         endpoint.gate.succeeded(permit)
-                        refusal = endpoint.note_refusal(reply.text)
+                        refusal = endpoint.note_refusal(key.agent, reply.text)
                         if refusal is not None:
                             endpoint.gate.shut(refusal)
                             raise refusal from None
@@ -279,7 +282,7 @@ class Chat:
             self.ledger.confirm(attempt, usage, completion.cost_usd)
         else:
             self.ledger.lose(attempt, replied=True)
-        endpoint.note_reply(completion, worst, is_counted=is_counted)
+        endpoint.note_reply(key.agent, completion, worst, is_counted=is_counted)
         endpoint.gate.succeeded(permit)
         await self._journal.sync()
         return completion
@@ -315,19 +318,32 @@ class Chat:
                     self.ledger.release(attempt)
 
 
-async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> None:
+def _counted_tokens(prompt: Prompt) -> int:
+    """Return how many tokens an endpoint takes a request for, at most; a byte each would be several times as many."""
+    return estimated_tokens(prompt.system) + estimated_tokens(prompt.user) + TEMPLATE_TOKENS + prompt.max_tokens
+
+
+async def check_endpoints(models: Mapping[Slot, ModelConfig]) -> list[str]:
     """See that endpoints are there and will take requests, without a journal and without paying for any.
+
+    Returns:
+        What a person should know of them.
 
     Raises:
         EndpointError: one will not.
     """
+    notes = []
     for slot, config in models.items():
         endpoint = Endpoint(slot, config)
         try:
-            await endpoint.check()
+            note = await endpoint.check()
             await check_batches(endpoint)
         finally:
             await endpoint.close()
+        # Nobody's batches are shown to everyone.
+        if note and not config.batch:
+            notes.append(note)
+    return notes
 
 
 def read_books(directory: Path) -> list[dict[str, Any]]:

@@ -12,14 +12,14 @@ import math
 import os
 import ssl
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rayfactory.config import ModelConfig, Slot
+from rayfactory.config import OMITTABLE, ModelConfig, Slot
 from rayfactory.errors import EndpointError
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.ledger import WorstCase
@@ -51,6 +51,9 @@ _MAX_FILE_BYTES = 2 * 2**30
 _REFUSED_AT_FIRST = 5
 _REFUSED_IN_A_ROW = 50
 """So many requests refused in a row, before the first reply or after it, are no accident."""
+
+_REFUSED_OF_AN_AGENT = 3
+"""So many requests of one agent refused, before its first reply, are worth telling: others may be answered."""
 
 _FILE_TIMEOUT_S = 1_800.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -120,7 +123,8 @@ class Endpoint:
         self._load: list[int] = []
         self._replies: deque[tuple[float, int]] = deque()
         self._num_refused = 0
-        self._has_replied = False
+        self._refused_of: Counter[str] = Counter()
+        self._replied_to: set[str] = set()
         self._told: set[str] = set()
 
     @property
@@ -259,33 +263,51 @@ class Endpoint:
         """Return a text in which the key, should it occur, is starred out."""
         return text.replace(self._key, "***") if self._key else text
 
-    def note_refusal(self, why: str) -> EndpointError | None:
+    def note_refusal(self, agent: str, why: str) -> EndpointError | None:
         """Count a request that was refused for itself; return an error where it seems that every one is.
 
         A model that refuses all of them costs nothing, but its part would be written by rules to the end of the run.
+        Where it refuses all those of one agent, a person is told.
         """
         self._num_refused += 1
-        if self._num_refused < (_REFUSED_IN_A_ROW if self._has_replied else _REFUSED_AT_FIRST):
+        self._refused_of[agent] += 1
+        if self._replied_to and agent not in self._replied_to and self._refused_of[agent] >= _REFUSED_OF_AN_AGENT:
+            self._tell_once(
+                f"refused {agent}",
+                "%s has refused every request of the agent %r so far (%s), whose part is done without a model. What it "
+                "does not take can be left out of requests, in a run_dir of its own: models.%s.omit=[%s], any of %s",
+                agent,
+                why,
+                self.slot,
+                _named(why),
+                ", ".join(OMITTABLE),
+            )
+        if self._num_refused < (_REFUSED_IN_A_ROW if self._replied_to else _REFUSED_AT_FIRST):
             return None
         return EndpointError(
-            f"{self.name} refused {self._num_refused} requests in a row ({why}): change the setting that it does not "
-            f"take (models.{self.slot}.constrained, max_output_tokens, context_tokens; the agents' temperature and "
-            "top_p), or use another model"
+            f"{self.name} refused {self._num_refused} requests in a row ({why}): leave out of requests what it does "
+            f"not take (models.{self.slot}.omit=[{_named(why)}], any of {', '.join(OMITTABLE)}), change the setting "
+            f"that it does not take (models.{self.slot}.constrained, max_output_tokens, context_tokens; the agents' "
+            "temperature and top_p), or use another model"
         )
 
-    def note_reply(self, completion: Completion, worst: WorstCase, *, is_counted: bool) -> None:
+    def note_reply(self, agent: str, completion: Completion, worst: WorstCase, *, is_counted: bool) -> None:
         """Count a reply, and say once what is odd about it."""
-        self._num_refused, self._has_replied = 0, True
+        self._replied_to.add(agent)
+        self._num_refused = 0
         now = time.monotonic()
         self._replies.append((now, completion.tokens_out))
         while self._replies[0][0] < now - 60:
             self._replies.popleft()
         if not is_counted:
             self._tell_once(
-                "%s does not say how many tokens it took (usage): its replies are booked at their worst case"
+                "usage",
+                "%s does not say how many tokens it took (usage): its replies are booked at their worst case",
             )
         elif completion.tokens_in > worst.tokens_in or completion.tokens_out > worst.tokens_out:
-            self._tell_once("%s takes more tokens than a request can hold: max_cost_usd cannot be kept to the cent")
+            self._tell_once(
+                "tokens", "%s takes more tokens than a request can hold: max_cost_usd cannot be kept to the cent"
+            )
 
     def status(self) -> SlotStatus:
         """Return how it is doing."""
@@ -303,12 +325,21 @@ class Endpoint:
             waits_for=self.gate.limits.waits_for(now),
         )
 
-    async def check(self) -> None:
-        """See that the endpoint is there, takes the key, and has the model.
+    async def check(self) -> str:
+        """See that the endpoint is there, takes the key, and has the model; return what a person should know, or "".
 
         Raises:
             EndpointError: it is not, or does not.
         """
+        await self._check_model()
+        if self.config.api_key_env and await self._is_public():
+            return (
+                f"{self.name} says which models it has whatever the key: the one in {self.config.api_key_env} is not "
+                "checked before the first completion"
+            )
+        return ""
+
+    async def _check_model(self) -> None:
         reply = await self._get(f"/models/{self.config.name}")
         cards: list[Any] | None = None
         if isinstance(reply, dict) and "id" in reply:
@@ -331,6 +362,21 @@ class Endpoint:
                 f"{self.name} takes {window} tokens, not the {self.config.context_tokens} of "
                 f"models.{self.slot}.context_tokens: set that to {window} or less, or serve the model with more"
             )
+
+    async def _is_public(self) -> bool:
+        """Return whether a key that is none is answered too, where the endpoint's models are listed."""
+        import httpx2
+        import openai
+
+        client = _make_client(self.config, "", httpx2.create_ssl_context())
+        try:
+            async with asyncio.timeout(min(30.0, self.config.timeout_s)):
+                await client.get("/models", cast_to=httpx2.Response)
+        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, OSError):
+            return False
+        finally:
+            await client.close()
+        return True
 
     async def close(self) -> None:
         """Close every connection."""
@@ -401,10 +447,15 @@ class Endpoint:
             )
         return key
 
-    def _tell_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            logger.warning(message, self.name)
+    def _tell_once(self, what: str, message: str, *more: object) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(message, self.name, *more)
+
+
+def _named(why: str) -> str:
+    """Return which of what can be left out a refusal names; two dots where it names none."""
+    return ",".join(name for name in OMITTABLE if name in why) or ".."
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rayfactory.config import ModelConfig, Slot
+from rayfactory.config import OMITTABLE, ModelConfig, Slot
 from rayfactory.errors import BudgetReachedError, CompletionError, EndpointError
 from rayfactory.models.chat import Chat
 from rayfactory.models.completion import CallKey, Prompt
@@ -76,6 +76,7 @@ async def _check(chat: Chat, slot: Slot, config: ModelConfig, seed: int, say: Ca
     try:
         completion = await chat.complete(slot, CallKey(seed, "check", 0, ordinal, attempt), prompt)
     except CompletionError as error:
+        remedy += f"; what it refuses of {', '.join(OMITTABLE)} can be left out with models.{slot}.omit=[..]"
         raise EndpointError(f"{error}, where it was asked for a word by a grammar; {remedy}") from None
     if completion.text.strip() != WORD:
         raise EndpointError(

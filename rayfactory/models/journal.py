@@ -8,8 +8,10 @@ aside when the journal is opened again, and an attempt without an end may have b
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from hashlib import blake2b
@@ -24,6 +26,11 @@ from rayfactory.models.ledger import WorstCase
 FILE_NAME = "completions.jsonl"
 TORN_NAME = "torn.bin"
 """Where half-written lines are kept."""
+
+PATIENCE_S = 15.0
+"""Ray takes some seconds to notice that a driver is gone, and to end its actors."""
+
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +95,20 @@ Record = Sent | Done | Failed | BatchSent
 
 
 class Journal:
-    """The journal of one run, open for this process alone (the run directory's lock sees to that).
+    """The journal of one run, open for this object alone.
+
+    The run directory's lock is not enough: whoever holds it may be killed, and its gateway live a little longer.
 
     Args:
         directory: created where it does not exist.
         replay: called with every record that is there, in order.
+        patience_s: seconds that another process has to let go of it.
 
     Raises:
-        RunDirError: it cannot be read or written, or holds a damaged line before its end.
+        RunDirError: it cannot be read or written, holds a damaged line before its end, or is somebody else's.
     """
 
-    def __init__(self, directory: Path, replay: Callable[[Record], None]) -> None:
+    def __init__(self, directory: Path, replay: Callable[[Record], None], patience_s: float = PATIENCE_S) -> None:
         self.path = directory / FILE_NAME
         self._next_attempt = 0
         self._offsets: dict[bytes, int] = {}
@@ -110,6 +120,7 @@ class Journal:
             directory.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
+                self._lock(patience_s)
                 self._load(replay)
                 _sync_directory(directory)
             except BaseException:
@@ -186,6 +197,22 @@ class Journal:
             self._next_attempt = max(self._next_attempt, record.attempt + 1)
         if isinstance(record, Done):
             self._offsets.setdefault(_digest(record.key, record.request), offset)
+
+    def _lock(self, patience_s: float) -> None:
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise RunDirError(
+                        f"the journal {str(self.path)!r} is still written by another process, which a run that was "
+                        "killed may have left behind: give the same command again in a minute, or end that process "
+                        f"(fuser {str(self.path)!r} names it)"
+                    ) from None
+                time.sleep(_POLL_S)
+            else:
+                return
 
     def _load(self, replay: Callable[[Record], None]) -> None:
         with self.path.open("rb") as file:

@@ -55,6 +55,8 @@ def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str,
         "top_p": prompt.top_p,
         "seed": key.sampling_seed(),
     }
+    for name in config.omit:
+        body.pop(name, None)
     if config.constrained and prompt.grammar:
         body["structured_outputs"] = {"grammar": prompt.grammar}
     return body

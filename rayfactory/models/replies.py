@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rayfactory.records import State
 
@@ -30,11 +30,20 @@ _TAG = (
     r"\s{0,3}(?:>|&gt;|(?=\n)|\Z))"
 )
 _TAG_ALONE = re.compile(_TAG, re.IGNORECASE)
-# Literals end with their line: one that is not closed then spoils no more than that line.
+# An apostrophe after a letter is none of SQL's quotes, but for those of E'..' and its like. A literal ends with its
+# line, so that one which is not closed spoils no more than that line; or further down, where what follows can follow a
+# literal and there is no tag in it.
+_QUOTE = r"(?:(?<!\w)|(?<=\b[EBXN])|(?<=\bdate)|(?<=\btime)|(?<=\btimestamp)|(?<=\binterval))'"
+_AFTER_LITERAL = (
+    r"\s{0,100}(?:[,);|=<>+*/:-]|\Z|(?:from|where|and|or|not|as|then|else|end|group|order|limit|union|in|is)\b)"
+)
+_LITERAL = rf"{_QUOTE}(?:[^'\n]*'|[^'<&]*+'(?={_AFTER_LITERAL}))|\"[^\"\n]*\""
 _MARK = re.compile(
-    rf"'[^'\n]*'|\"[^\"\n]*\"|(?P<line_comment>--)|(?P<block_comment>/\*)|(?P<tag>{_TAG})|(?P<semicolon>;)",
+    rf"(?P<literal>{_LITERAL})|(?P<line_comment>--)|(?P<block_comment>/\*)|(?P<tag>{_TAG})|(?P<semicolon>;)",
     re.IGNORECASE,
 )
+# Stands for a line break in a literal or a comment; no text keeps such a character.
+_INNER_BREAK = "\v"
 _LINE_COMMENT_END = re.compile(rf"\n|{_TAG}", re.IGNORECASE)
 
 # "Select the customers who ..." is prose.
@@ -49,40 +58,46 @@ _TAGGED_STATEMENT = re.compile(
     r"|(?:CREATE|DROP|ALTER)\s+(?:OR\s+REPLACE\s+)?(?:TEMP\w{0,6}\s+)?(?:TABLE|VIEW|INDEX|SCHEMA|TRIGGER|FUNCTION|MACRO)",
     re.IGNORECASE,
 )
-_LINE_WITH_STATEMENT = re.compile(rf"^[^\S\n]{{0,20}}(?={_SELECT})", re.IGNORECASE | re.MULTILINE)
 _INLINE = re.compile(rf"(?:[:：]\s{{0,3}}[`*]{{0,3}}|`)\s{{0,3}}(?={_SELECT})", re.IGNORECASE)
-_COMMENT_LINE = re.compile(r"\s*(?:--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*)")
 # 1.  2)  -  *  **Query 3:**  ### Query 4  `
 _MARKER = re.compile(
-    r"(?:[-*+•>]\s{1,4}|#{1,6}\s{1,4}|[*_`]{1,3}|\(?\d{1,4}[.):]\s{0,4}|(?:SQL\s)?(?:query|question|example|statement|sql)\s?#?\d{0,4}\s?[:.)-]{1,2}\s{0,4})",
+    r"(?:[-*+•>]\s{1,4}|#{1,6}\s{1,4}|[*_`]{1,3}|\(?\d{1,4}[.):](?!\d)\s{0,4}|(?:SQL\s)?(?:query|question|example|statement|sql)\s?#?\d{0,4}\s?[:.)-]{1,2}\s{0,4})",
     re.IGNORECASE,
 )
 _CONTINUES = re.compile(
-    r"[),]|--|/\*|(?:select|from|where|group|order|having|limit|offset|union|intersect|except|join|left|right|inner|full|cross"
-    r"|natural|on|using|and|or|not|case|when|then|else|end|with|as|window|qualify|over|fetch|values|in|between|asc|desc)\b",
+    r"[),.=<>+/%]|\|\||[*-]\s|::|--|/\*|(?:select|from|where|group|order|having|limit|offset|union|intersect|except|minus|join"
+    r"|left|right|inner|full|cross|natural|asof|anti|semi|lateral|on|using|and|or|not|case|when|then|else|end|with|as|window"
+    r"|qualify|over|filter|partition|rows|range|fetch|values|in|is|like|ilike|between|asc|desc|nulls|pivot|unpivot)\b",
     re.IGNORECASE,
 )
 _PROSE = re.compile(
-    r"(?:#{1,6}\s|={3,}|-{3,}\s*$|\*\*|\|"
+    r"(?:#{1,6}\s|={3,}|\*\*|\|(?!\|)"
     r"|(?:This|These|The|Here|Note|It|We|I|Query|Explanation|Let|Each|In this|Hope)\b[,:’' a-z]"
     r"|[A-Z][A-Za-z ]{2,40}:(?!:))"
 )
 _OPEN_END = re.compile(
-    r"(?:[,(]|\b(?:union|all|intersect|except|as|from|select|where|and|or|on|by|join))\s*$", re.IGNORECASE
+    r"(?:[,(.=<>+*/%-]|\|\||\b(?:union|all|any|some|distinct|name|intersect|except|minus|as|materialized|recursive|from|lateral"
+    r"|select|where|having|qualify|and|or|not|exists|in|is|like|ilike|between|case|when|then|else|on|by|join|limit|offset))\s*$",
+    re.IGNORECASE,
 )
-_LITERAL = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|--[^\n]*")
 _LANGUAGE = re.compile(
     r"[^\S\n]{0,20}([A-Za-z0-9+_-]{0,20})[^\S\n]{0,20}\n|[^\S\n]{0,20}(?:sql|sqlite|duckdb)\s", re.IGNORECASE
 )
 # A backslash outside a text is passed over with what follows, so that no quote after it is tried as a beginning.
 _JSON_TEXT = re.compile(r'\\.|"(?:[^"\\\n]|\\.)*+"', re.DOTALL)
+_BLANKS = re.compile(r"\s*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
+# GEN explores: what begins like EXP need not be EXP.
+_STATE_NAME = r"(?:GEN(?:ERAT[A-Z]{1,4})?|EXP(?:LOR[A-Z]{1,7}|LOIT[A-Z]{0,6}|AN[A-Z]{1,6})?)\b"
+# With a second name where one explains or offers it: "Explore (GEN)", "GEN or EXP".
 _STATE = re.compile(
-    r"\bSTATE\b[\s*_`\"']{0,8}[:=\-–]?[\s*_`\"'<\[(]{0,8}(GEN|EXP)(?:ERATION|LORATION|LORE|ANSION|LOITATION|LOIT)?\b",
+    rf"\bSTATE\b[\s*_`\"']{{0,8}}[:=\-–]?[\s*_`\"'<\[(]{{0,8}}({_STATE_NAME})"
+    rf"(?:[\s*_`\"']{{0,8}}(?:[(\[][\s*_`\"']{{0,8}}({_STATE_NAME})(?=[\s*_`\"']{{0,8}}[)\]])"
+    rf"|(?:[/|=]|\bor\b)[\s*_`\"']{{0,8}}({_STATE_NAME})))?",
     re.IGNORECASE,
 )
-_STATE_WORD = re.compile(r"\b(GEN|EXP)\b")
+_STATE_WORD = re.compile(rf"\b{_STATE_NAME}")
 _NUMBERED = re.compile(
     r"\s{0,20}[-*•|{]?\s{0,4}[*_\"'`]{0,3}(?:(?:request|line|set|row)\s{0,4})?#?(\d{1,4})[*_\"'`]{0,3}\s{0,4}"
     r"(?:[:)|=]|[.-](?!\d))(.*)",
@@ -91,6 +106,8 @@ _NUMBERED = re.compile(
 _ARRAY_END = re.compile(r"\]\s{0,10},(?=\s{0,10}\[)")
 _LIST_SEPARATOR = re.compile(r"[,;|\[\]{}]")
 _INTEGER = re.compile(r"\d{1,18}")
+_ENTITY = re.compile(r"&(lt|gt|amp|quot|apos|#39|#x27);", re.IGNORECASE)
+_ENTITIES = {"lt": "<", "gt": ">", "amp": "&", "quot": '"', "apos": "'", "#39": "'", "#x27": "'"}
 _TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|!?][^<>\n]{0,60}>?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'])")
 
@@ -109,7 +126,7 @@ def queries(reply: str, *, truncated: bool = False) -> list[str]:
     if not found:
         plain = _TAG_ALONE.sub("\n", text)
         found = _fenced(plain) if "```" in plain else _untagged(plain)
-    if truncated and found and text.rstrip().endswith(found[-1]):
+    if truncated and found and any(map(_ends_with(found[-1]), (text, _unescaped(text)))):
         found.pop()
     return [_clean(statement) for statement in found]
 
@@ -143,12 +160,15 @@ def corrections(reply: str, num_queries: int, *, truncated: bool = False) -> dic
 
 
 def state(reply: str) -> State | None:
-    """Return the state that a reply decides on, or None where it does not say."""
+    """Return the state that a reply decides on, or None where it does not say or contradicts itself."""
     text = _spoken(reply)
-    named = {match[1].upper() for match in _STATE.finditer(text)} or {match[1] for match in _STATE_WORD.finditer(text)}
-    if len(named) != 1:
-        return None
-    return "GEN" if "GEN" in named else "EXP"
+    names = [name for match in _STATE.finditer(text) for name in match.groups() if name] or _STATE_WORD.findall(text)
+    named = {_state_of(name) for name in names}
+    return named.pop() if len(named) == 1 else None
+
+
+def _state_of(name: str) -> State:
+    return "GEN" if name.upper().startswith(("GEN", "EXPLOR")) else "EXP"
 
 
 def table_sets(reply: str, names: Sequence[str], num_requests: int) -> list[tuple[str, ...]]:
@@ -208,24 +228,35 @@ def _spoken(reply: str) -> str:
             thinking = True
     if not thinking:
         pieces.append(reply[start:])
+    elif tag := _TAG_ALONE.search(reply, start):
+        # The end of the thought was forgotten, or cut off: tags are there to be read all the same.
+        pieces.append(reply[tag.start() :])
     text = "\n".join(pieces).replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
     return _TURN_MARKS.sub("\n", text)
 
 
-def _marks(text: str, start: int, last_comment_end: int) -> Iterator[re.Match[str]]:
-    """Yield the tags and semicolons that stand outside literals and comments."""
+def _marks(text: str, start: int, last_comment_end: int) -> Iterator[tuple[str, re.Match[str], int]]:
+    """Yield what no scan may look into or past: its kind, where it begins (as a match), and where it ends.
+
+    The kinds are ``literal``, ``comment``, ``tag`` and ``semicolon``; the latter two stand outside the former.
+
+    Args:
+        last_comment_end: where the last block comment of the text ends; -1 where there is none.
+    """
     position = start
     while mark := _MARK.search(text, position):
-        position = mark.end()
+        position, kind = mark.end(), "comment"
         if mark["line_comment"]:
             # A tag ends a comment too: models close a query on its last line.
             end = _LINE_COMMENT_END.search(text, position)
             position = len(text) if end is None else end.start()
         elif mark["block_comment"]:
-            if position <= last_comment_end:
-                position = text.index("*/", position) + 2
-        elif mark["tag"] or mark["semicolon"]:
-            yield mark
+            if position > last_comment_end:
+                continue
+            position = text.index("*/", position) + 2
+        else:
+            kind = "literal" if mark["literal"] else "tag" if mark["tag"] else "semicolon"
+        yield kind, mark, position
 
 
 def _tagged(text: str) -> list[tuple[int | None, str]]:
@@ -233,23 +264,21 @@ def _tagged(text: str) -> list[tuple[int | None, str]]:
     found: list[tuple[int | None, str]] = []
     position, last_comment_end = 0, text.rfind("*/")
     while tag := _TAG_ALONE.search(text, position):
+        # Whoever escapes a tag escapes what is in it.
+        plain = _unescaped if tag[0].startswith("&") else str
         if _is_end(tag):
             # The beginning was left out, or was in the prompt.
-            found.extend((None, statement) for statement in _loose(text[position : tag.start()]))
+            found.extend((None, statement) for statement in _loose(plain(text[position : tag.start()])))
             position = tag.end()
             continue
         number = int(tag["number"]) if tag["number"] else None
-        closing = next((mark for mark in _marks(text, tag.end(), last_comment_end) if mark["tag"]), None)
+        tags = (mark for kind, mark, _ in _marks(text, tag.end(), last_comment_end) if kind == "tag")
+        closing = next(tags, None)
         closed = closing is not None and _is_end(closing)
         position = len(text) if closing is None else closing.end() if closed else closing.start()
-        inside = text[tag.end() : len(text) if closing is None else closing.start()]
-        if "```" in inside:
-            statements = _fenced(inside)
-        elif closed:
-            statements = [s for part in _split(inside) if (s := _statement(part))]
-        else:
-            statements = _loose(inside)
-        found.extend((number, statement) for statement in statements)
+        inside = plain(text[tag.end() : len(text) if closing is None else closing.start()])
+        read = _fenced if "```" in inside else _meant if closed else _loose
+        found.extend((number, statement) for statement in read(inside))
     return found
 
 
@@ -257,49 +286,89 @@ def _is_end(tag: re.Match[str]) -> bool:
     return bool(tag["slash"]) or (tag["word"] or "").lower() == "end"
 
 
-def _split(text: str) -> list[str]:
-    """Return the parts of a text between semicolons."""
-    parts, start = [], 0
-    for mark in _marks(text, 0, text.rfind("*/")):
-        if mark["semicolon"]:
-            parts.append(text[start : mark.start()])
-            start = mark.end()
-    parts.append(text[start:])
+def _unescaped(text: str) -> str:
+    """Return a text with the signs that HTML escapes as they are."""
+    return _ENTITY.sub(lambda entity: _ENTITIES[entity[1].lower()], text)
+
+
+def _ends_with(statement: str) -> Callable[[str], bool]:
+    """Return whether a text ends with a statement, blanks aside."""
+    end = "".join(statement.split())
+    return lambda text: "".join(text.split()).endswith(end)
+
+
+class _Part(NamedTuple):
+    """What stands between two semicolons.
+
+    Attributes:
+        text: as written, with `_INNER_BREAK` for line breaks in literals and comments.
+        code: the same, sign by sign, without what is in literals and with blanks for comments.
+    """
+
+    text: str
+    code: str
+
+
+def _split(text: str) -> list[_Part]:
+    """Return the parts of a text between semicolons; those in literals and comments separate nothing."""
+    parts: list[_Part] = []
+    written: list[str] = []
+    code: list[str] = []
+    start = 0
+    for kind, mark, end in _marks(text, 0, text.rfind("*/")):
+        if kind == "tag":
+            continue
+        between, inner = text[start : mark.start()], text[mark.start() : end]
+        written.append(between)
+        code.append(between)
+        start = end
+        if kind == "semicolon":
+            parts.append(_Part("".join(written), "".join(code)))
+            written, code = [], []
+            continue
+        written.append(inner.replace("\n", _INNER_BREAK))
+        code.append(" " * len(inner) if kind == "comment" else f"'{'x' * (len(inner) - 2)}'")
+    parts.append(_Part("".join([*written, text[start:]]), "".join([*code, text[start:]])))
     return parts
 
 
-def _statement(part: str) -> str:
-    """Return the statement in what stands between two tags or semicolons, without what leads up to it; may be empty."""
-    start = _skip_comments(part)
-    text = _strip_marker(part[start:].strip())
-    if _TAGGED_STATEMENT.match(text):
-        return _strip_end(text)
-    begin = _LINE_WITH_STATEMENT.search(text) or _INLINE.search(text)
-    return _strip_end(text[begin.end() :]) if begin else ""
-
-
-def _skip_comments(text: str) -> int:
-    position = 0
-    while comment := _COMMENT_LINE.match(text, position):
-        if comment[0].endswith("/*"):
-            end = text.find("*/", comment.end())
-            if end < 0:
-                break
-            position = end + 2
+def _meant(text: str) -> list[str]:
+    """Return the statements of a text that is meant to be nothing else, as that between tags is."""
+    found: list[str] = []
+    for part in _split(text):
+        start = _after_markers(part.code, 0)
+        if _TAGGED_STATEMENT.match(part.code, start) and not _STATEMENT.match(part.code, start):
+            # What may not run, or begins with FROM: all of it is one.
+            found.append(_strip_end(_unhidden(part.text[start:])))
         else:
-            position = comment.end()
-    return position
+            found.extend(_statements_by_line(part))
+    return found
+
+
+def _unhidden(text: str) -> str:
+    return text.replace(_INNER_BREAK, "\n")
 
 
 def _strip_marker(text: str) -> str:
     """Return a line without list markers, labels and emphasis before its first word."""
-    position = 0
+    return text[_after_markers(text, 0) :]
+
+
+def _after_markers(text: str, position: int) -> int:
+    """Return where the first word begins, after blanks, list markers, labels and emphasis."""
+    position = _after_blanks(text, position)
     for _ in range(4):
         marker = _MARKER.match(text, position)
         if marker is None:
             break
         position = marker.end()
-    return text[position:].lstrip()
+    return _after_blanks(text, position)
+
+
+def _after_blanks(text: str, position: int) -> int:
+    blanks = _BLANKS.match(text, position)
+    assert blanks is not None
+    return blanks.end()
 
 
 def _strip_end(text: str) -> str:
@@ -330,9 +399,7 @@ def _json_texts(text: str) -> list[str]:
                 value = json.loads(match[0], strict=False)
             except ValueError:
                 continue
-            statement = _statement(value)
-            if statement:
-                found.extend(s for part in _split(statement) if (s := _statement(part)))
+            found.extend(_meant(value))
     return found
 
 
@@ -341,47 +408,53 @@ def _loose(text: str) -> list[str]:
     return [statement for part in _split(text) for statement in _statements_by_line(part)]
 
 
-def _statements_by_line(text: str) -> list[str]:
+def _statements_by_line(part: _Part) -> list[str]:
+    """Return the statements in what stands between two semicolons: a line begins one, goes on with it, or is prose."""
     found: list[str] = []
     current: list[str] = []
-    depth, after_blank, awaits_select = 0, False, False
-    for line in text.split("\n"):
-        stripped = line.strip()
+    # Blank lines and comments, which are part of a statement only if it goes on after them.
+    passed: list[str] = []
+    depth, after_blank, awaits_select, last = 0, False, False, ""
+    for line, code in zip(part.text.split("\n"), part.code.split("\n"), strict=True):
+        stripped = code.strip()
         if not stripped:
-            after_blank = True
+            after_blank = after_blank or not line.strip()
+            passed.append(line.rstrip())
             continue
-        body = _strip_marker(stripped)
-        begins = _STATEMENT.match(body) is not None
-        complete = depth <= 0 and not awaits_select and not (current and _OPEN_END.search(current[-1][-40:]))
-        marked = body != stripped
+        start = _after_markers(code, 0)
+        begins = _STATEMENT.match(code, start) is not None
+        complete = depth <= 0 and not awaits_select and not _OPEN_END.search(last[-40:])
         if current and (
             (begins and complete)
             or (complete and after_blank and not _CONTINUES.match(stripped))
             or (complete and not begins and _PROSE.match(stripped))
-            or (complete and marked and stripped[0].isdigit())
+            or (complete and stripped[0].isdigit() and start > code.index(stripped[0]))
         ):
             found.append("\n".join(current))
             current = []
-        if not current:
-            inline = None if begins else _INLINE.search(stripped)
-            if not begins and inline is None:
-                continue
-            if inline is not None:
-                body = stripped[inline.end() :]
-                if inline[0].strip().endswith("`"):
-                    body = body.partition("`")[0]
-            current = [body]
-            depth, awaits_select = 0, body[:4].lower() == "with"
+        if current:
+            current += [*passed, line.rstrip()]
         else:
-            current.append(line.rstrip())
-        after_blank = False
-        code = _LITERAL.sub("", body if len(current) == 1 else line)
+            inline = None if begins else _INLINE.search(code)
+            end = len(code)
+            if inline is not None:
+                start = inline.end()
+                if inline[0].strip().endswith("`"):
+                    end = (code + "`").index("`", start)
+            elif not begins:
+                passed = []
+                continue
+            current = [line[start:end].rstrip()]
+            code = code[start:end]
+            depth, awaits_select = 0, code[:4].lower() == "with"
+        passed, after_blank, last = [], False, code.rstrip()
         if awaits_select and _has_outer_select(code, depth):
             awaits_select = False
         depth += code.count("(") - code.count(")")
     if current:
-        found.append("\n".join(current))
-    return [cleaned for statement in found if (cleaned := _strip_end(statement))]
+        # Where the text ends with a comment, so does the statement: it may have been cut off there.
+        found.append("\n".join([*current, *passed]))
+    return [cleaned for statement in found if (cleaned := _strip_end(_unhidden(statement)))]
 
 
 def _has_outer_select(code: str, depth: int) -> bool:

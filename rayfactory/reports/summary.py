@@ -59,7 +59,8 @@ def summarise(
         books: the ledger's rows: one for each model and agent.
         max_cost_usd: the budget that the run had.
 
-    `phase_s` sums the seconds of each phase; they overlap, so that together they may exceed `wall_s`.
+    `phase_s` sums the seconds of each phase, see `pool.Manifest`; they overlap, so that together they may exceed
+    `wall_s`. `write` is the time in which rounds were planned or produced, each second once.
     `cost_usd` is what replies cost, also those of rounds that were never committed. `cost_unconfirmed_usd` is the most
     that requests without a reply may have cost. `projected_cost_usd` is both together at the target, see
     `figures.projected_cost_usd`; None without a target or without rows.
@@ -116,7 +117,7 @@ def summarise(
         "wall_s": round(wall_s, 3),
         "phase_s": {
             phase: round(sum(manifest.phase_s.get(phase, 0.0) for manifest in manifests), 3)
-            for phase in ("plan", "produce", "judge")
+            for phase in ("start", "plan", "produce", "write", "judge")
         },
         "queries_per_second": _share(admitted, wall_s),
         "seed": identity["seed"],

@@ -97,12 +97,22 @@ def test_warm_up_is_not_asked_about():
     ("reply", "tally"),
     [
         ("let me think", costed("management", replies=1, unusable=1, fallbacks=1)),
+        ("STATE: Explore (EXP)", costed("management", replies=1, unusable=1, fallbacks=1)),
         (CompletionError("no"), costed("management", fallbacks=1)),
         (BudgetReachedError("spent"), costed("management", fallbacks=1)),
     ],
 )
 def test_rule_manages_where_the_model_does_not(reply, tally):
     assert decide(says(reply), situation(6, 4)) == (("EXP", ["d", "d"]), tally)
+
+
+def test_person_learns_that_rules_decide_once_the_budget_is_reached(caplog):
+    """In the same words each time, of which the gateway tells the first: where rules write, the run goes on."""
+    for _ in range(2):
+        decide(says(BudgetReachedError("spent")), situation(6, 4))
+    (told,) = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert "max_cost_usd is reached" in told
+    assert "decided by rules" in told
 
 
 def test_rounds_are_cut_to_the_window(caplog):

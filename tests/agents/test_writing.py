@@ -195,6 +195,16 @@ def test_decoding_by_a_grammar_takes_one_call_a_query(desk):
     assert found.cost_usd == 4 * COST_USD
 
 
+def test_query_that_may_not_end_in_time_is_left_to_the_rule(desk, caplog):
+    """No grammar is short enough for replies of so few tokens: nothing is paid, it is told, and counted."""
+    model = says()
+    found = answer(GENERATION, model, desk, ModelConfig(name="m", constrained=True, max_output_tokens=20))
+    assert not model.calls
+    assert {candidate.model for candidate in found.candidates} == {"offline-grammar"}
+    assert found.tallies == (costed("generation", fallbacks=4),)
+    assert "the rule of generation answers, because no query over" in caplog.text
+
+
 def test_single_gaps_are_filled_by_the_rule(desk):
     """One reply of four is empty and one cannot be had: the other two keep their places."""
     said: dict[int, str | Exception] = {5_000: GOOD[0], 5_001: "", 5_002: CompletionError("no"), 5_003: GOOD[1]}

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from rayfactory.cluster.crew import Crew
+from rayfactory.cluster.session import connected
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.models.grammar import write_queries
+from rayfactory.records import Request
 from rayfactory.runs import open_databases
 from tests.models.batch_server import BatchServer
 from tests.models.endpoint_server import running
@@ -23,7 +26,29 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = 15
 
 
-@pytest.mark.slow
+def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(tmp_path):
+    """One author has all of them in hand at once: none waits for the replies to the first thousand."""
+    num_requests = 1_050
+    with running(BatchServer(reply=lambda messages: "<start-sql>SELECT name FROM customer<end-sql>")) as server:
+        config = compose([
+            "+benchmark=custom", f"benchmark.root={make_shop(tmp_path / 'shop.sqlite')}", f"run_dir={tmp_path / 'run'}",
+            f"data_dir={tmp_path / 'cache'}", "cluster.workers=1", "cluster.dashboard=false", "models=endpoint",
+            "models.strong.name=test-model", f"models.strong.base_url={server.base_url}", "models.strong.batch=true",
+            "models.strong.batch_poll_s=0.1", "models.self_correction=false",
+        ])  # fmt: skip
+        databases, schemas = open_databases(config)
+        requests = [
+            Request(0, index, "generation", "shop", ("customer", "sale"), (), (), 1, index)
+            for index in range(num_requests)
+        ]
+        with connected(config.cluster) as session:
+            crew = Crew(config, session, databases, schemas, list)
+            answers = crew.produce(requests, lambda num_candidates: None)
+            crew.close()
+        assert [batch["request_counts"]["total"] for batch in server.batches.values()] == [num_requests]
+    assert {candidate.model for answer in answers for candidate in answer.candidates} == {"test-model"}
+
+
 def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
     """Each request is billed once, at the price of a batch where it went in one, and the books are the endpoint's."""
     make_shop(tmp_path / "shop.sqlite")
@@ -41,14 +66,14 @@ def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
         queries = write_queries(schemas["shop"], rng.sample(tables, 3), 5, rng, engine)
         return "\n".join(f"<start-sql>\n{sql};\n<end-sql>" for sql in queries)
 
-    with running(BatchServer(reply=reply, step_s=0.5)) as server:
+    with running(BatchServer(reply=reply, step_s=0.2)) as server:
         command = [
             sys.executable, "-m", "rayfactory", *base, f"run_dir={tmp_path / 'run'}", f"target={TARGET}",
             "round.requests=4", "round.requests_after_warmup=4", "round.queries_per_request=5", "cluster.dashboard=false",
             "cluster.workers=1", "display.mode=lines",
             "models=endpoint", "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
             "models.strong.usd_per_million_in=2", "models.strong.usd_per_million_out=10", "models.strong.batch=true",
-            "models.strong.batch_poll_s=0.5",
+            "models.strong.batch_poll_s=0.1",
         ]  # fmt: skip
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ

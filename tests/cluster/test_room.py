@@ -14,6 +14,7 @@ import pytest
 from rayfactory.cluster.servable import check_room
 from rayfactory.config import ModelConfig, ServingConfig
 from rayfactory.errors import ConfigError
+from tests.models.endpoint_server import serving
 from tests.shop import make_shop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,24 +81,42 @@ def test_cpus_of_one_node_are_looked_for(cluster):
         check_room([model("a", device="cpu", tensor_parallel_size=2, pipeline_parallel_size=3)], pytest.fail)
 
 
-def test_run_that_does_not_fit_ends_before_a_model_starts(cluster, tmp_path):
-    """From the command line: exit code 2 and the message, with the GPU build of vLLM on the path by name alone."""
+def run(tmp_path, cluster, *words):
+    """Run `models=paper` from the command line, with the GPU build of vLLM on the path by name alone."""
     build = tmp_path / "path" / "vllm-0.29.0.dist-info"
     build.mkdir(parents=True)
     (build / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.29.0\n")
     (tmp_path / "weights").mkdir()
     make_shop(tmp_path / "shop.sqlite")
-    done = subprocess.run(
+    return subprocess.run(
         [
             sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={tmp_path / 'shop.sqlite'}",
             f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'cache'}", "target=10", "display.mode=lines",
-            f"cluster.address={cluster}", "models=paper", "model@models.strong=qwen2.5-coder-14b",
-            "models.strong.name=Explorer", "models.strong.serving.tensor_parallel_size=2",
-            f"models.strong.serving.weights={tmp_path / 'weights'}",
-            f"models.local.serving.weights={tmp_path / 'weights'}",
+            f"cluster.address={cluster}", "models=paper", f"models.local.serving.weights={tmp_path / 'weights'}", *words,
         ],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{build.parent}{os.pathsep}{ROOT}"},
         capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+
+
+def test_room_is_known_before_another_model_is_paid_for(cluster, tmp_path):
+    """The question whether an endpoint keeps to a grammar has a price; what is missing here is found for nothing."""
+    with serving() as server:
+        done = run(
+            tmp_path, cluster, "models.local.serving.tensor_parallel_size=8", "models.strong.name=test-model",
+            f"models.strong.base_url={server.base_url}", "models.strong.api_key_env=", "models.strong.constrained=true",
+            "models.strong.context_tokens=32768",
+        )  # fmt: skip
+        assert server.num_requests == 0
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "needs 8 GPUs (" in done.stderr
+
+
+def test_run_that_does_not_fit_ends_before_a_model_starts(cluster, tmp_path):
+    """From the command line: exit code 2 and the message."""
+    done = run(
+        tmp_path, cluster, "model@models.strong=qwen2.5-coder-14b", "models.strong.name=Explorer",
+        "models.strong.serving.tensor_parallel_size=2", f"models.strong.serving.weights={tmp_path / 'weights'}",
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     assert "model 'Explorer' needs 2 GPUs (" in done.stderr

@@ -38,9 +38,12 @@ Messages = Sequence[Mapping[str, str]]
 
 FAULTS = (
     "429", "429_retry_after", "500", "503", "drop_before_headers", "drop_mid_body", "malformed", "truncated",
-    "empty_body", "no_choices", "empty_text", "endless", "slow", "delay",
+    "empty_body", "no_choices", "endless",
 )  # fmt: skip
-"""What can go wrong by chance. `enqueue` takes further ones: see `EndpointServer._completion`."""
+"""What can go wrong by chance: no completion comes of any. `enqueue` takes further ones: see `_completion`."""
+
+ODDITIES = ("empty_text", "slow", "delay")
+"""What can be odd by chance about a completion that comes all the same."""
 
 
 def count_tokens(text: str) -> int:
@@ -67,8 +70,10 @@ class EndpointServer:
         models: names that it answers to; all have `max_model_len` tokens of context (None: it does not tell).
         api_key: what `Authorization` has to carry; None: nothing is asked for.
         delay_s: seconds that a completion takes on average; `delay_spread` is the share by which it may be off.
-        fault_share: share of completions that meet one of `faults`, drawn with `seed`.
+        fault_share: share of requests that meet one of `faults`, drawn with `seed`.
+        odd_share: share of them, further to that, that meet one of `ODDITIES`.
         max_concurrent: completions at work beyond this are answered with 429.
+        refuse: says why a request's body is refused (400); None: it is taken.
         grammars: what becomes of a grammar in a request: ``honour`` (as far as it allows a single word), ``ignore`` or
             ``refuse``.
     """
@@ -84,8 +89,10 @@ class EndpointServer:
         delay_spread: float = 0.0,
         fault_share: float = 0.0,
         faults: Sequence[str] = FAULTS,
+        odd_share: float = 0.0,
         seed: int = 0,
         max_concurrent: int | None = None,
+        refuse: Callable[[Mapping[str, Any]], str | None] = lambda body: None,
         grammars: Literal["honour", "ignore", "refuse"] = "honour",
     ) -> None:
         self.reply = reply
@@ -96,7 +103,9 @@ class EndpointServer:
         self.delay_spread = delay_spread
         self.fault_share = fault_share
         self.faults = tuple(faults)
+        self.odd_share = odd_share
         self.max_concurrent = max_concurrent
+        self.refuse = refuse
         self.grammars = grammars
         self.port = 0
         # Handlers by method and path; the longest path that a request starts with answers it.
@@ -109,9 +118,8 @@ class EndpointServer:
         self.num_requests = 0
         self.num_concurrent = 0
         self.max_seen_concurrent = 0
-        self.concurrent_s = 0.0
-        self.first_begun_s: float | None = None
-        self.last_ended_s = 0.0
+        # When each completion began and ended, by the clock of the loop.
+        self.spans_s: list[tuple[float, float]] = []
         self.billed = Counter({"replies": 0, "tokens_in": 0, "tokens_out": 0})
         self.deliveries: Counter[str] = Counter()
         self.faults_met: Counter[str] = Counter()
@@ -140,8 +148,8 @@ class EndpointServer:
             "deliveries": dict(self.deliveries),
             "faults": dict(self.faults_met),
             "max_concurrent": self.max_seen_concurrent,
-            "concurrent_s": self.concurrent_s,
-            "span_s": self.last_ended_s - (self.first_begun_s or 0.0),
+            "concurrent_s": sum(end - begin for begin, end in self.spans_s),
+            "span_s": max((end for _, end in self.spans_s), default=0.0) - min(self.spans_s, default=(0.0, 0.0))[0],
         }
 
     async def start(self, port: int = 0) -> None:
@@ -194,7 +202,6 @@ class EndpointServer:
             return refusal
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        self.first_begun_s = begun_s if self.first_begun_s is None else self.first_begun_s
         self.num_concurrent += 1
         self.max_seen_concurrent = max(self.max_seen_concurrent, self.num_concurrent)
         try:
@@ -203,8 +210,7 @@ class EndpointServer:
             return await self._completion(request, self._next_fault())
         finally:
             self.num_concurrent -= 1
-            self.last_ended_s = loop.time()
-            self.concurrent_s += self.last_ended_s - begun_s
+            self.spans_s.append((begun_s, loop.time()))
 
     def _refusal(self, request: HttpRequest) -> HttpReply | None:
         if self.api_key is not None and request.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -214,7 +220,10 @@ class EndpointServer:
     def _next_fault(self) -> str:
         if self._enqueued:
             return self._enqueued.popleft()
-        return self._random.choice(self.faults) if self._random.random() < self.fault_share else "ok"
+        chance = self._random.random()
+        if chance < self.fault_share:
+            return self._random.choice(self.faults)
+        return self._random.choice(ODDITIES) if chance < self.fault_share + self.odd_share else "ok"
 
     async def _completion(self, request: HttpRequest, fault: str) -> HttpReply:
         self.faults_met[fault] += 1
@@ -240,6 +249,8 @@ class EndpointServer:
         body = request.json()
         if body["model"] not in self.models:
             return error_reply(404, f"The model '{body['model']}' does not exist", "model_not_found")
+        if (why := self.refuse(body)) is not None:
+            return error_reply(400, why, "unsupported_value")
         max_tokens = body.get("max_tokens", body.get("max_completion_tokens", 1_000))
         tokens_in = sum(count_tokens(message["content"]) + 4 for message in body["messages"])
         if self.max_model_len is not None and tokens_in + max_tokens > self.max_model_len:

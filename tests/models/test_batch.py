@@ -363,12 +363,19 @@ def test_endpoint_away_for_too_long_ends_the_run_and_the_next_takes_up_the_batch
         with pytest.raises(EngineError, match="max_pause_s"):
             await obtain(chat, range(2))
         del server.always["state"]
-        second = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
-        assert await obtain(second, range(2)) == expected(range(2))
-        assert second.ledger.unconfirmed_usd == 0
-        await second.close()
 
-    with_chat(tmp_path, first, server=server, max_pause_s=0.3)
+    async def second(chat, server):
+        assert await obtain(chat, range(2)) == expected(range(2))
+        assert chat.ledger.unconfirmed_usd == 0
+
+    async def run() -> None:
+        async with server:
+            for body, changes in ((first, {"max_pause_s": 0.3}), (second, {})):
+                chat = Chat({"strong": model(server, **changes)}, tmp_path, None, backoff_s=0.01, batch_limits=LIMITS)
+                await body(chat, server)
+                await chat.close()
+
+    asyncio.run(run())
     assert set(server.answers.values()) == {1}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -9,8 +10,9 @@ import socket
 import pytest
 
 from rayfactory.errors import CompletionError, EndpointError
+from rayfactory.models.chat import check_endpoints
 from rayfactory.models.journal import FILE_NAME
-from tests.models.chats import PROMPT, SECRET, key, unconfirmed, with_chat
+from tests.models.chats import PROMPT, SECRET, key, model, unconfirmed, with_chat
 from tests.models.endpoint_server import EndpointServer
 
 
@@ -90,6 +92,36 @@ def test_check_finds_what_a_user_can_mend_before_anything_is_paid(changes, value
         assert value is None or value not in str(caught.value)
 
     assert with_chat(tmp_path, body, server=EndpointServer(api_key=SECRET), **changes).num_requests == 0
+
+
+class PublicList(EndpointServer):
+    """Shows its models to everyone, and answers those that have the key."""
+
+    def _refusal(self, request):
+        return None if request.method == "GET" else super()._refusal(request)
+
+
+@pytest.mark.parametrize(
+    ("server", "changes", "is_told"),
+    [
+        (PublicList(api_key=SECRET), {"api_key_env": "SOME_KEY"}, True),
+        (EndpointServer(api_key=SECRET), {"api_key_env": "SOME_KEY"}, False),
+        (EndpointServer(), {}, False),
+    ],
+)
+def test_key_that_cannot_be_checked_for_nothing_is_told(server, changes, is_told, monkeypatch):
+    """An endpoint that lists its models whatever the key does not show a wrong one before it is asked."""
+    monkeypatch.setenv("SOME_KEY", SECRET)
+
+    async def check():
+        async with server:
+            return await check_endpoints({"strong": model(server, **changes)})
+
+    notes = asyncio.run(check())
+    assert len(notes) == is_told
+    assert server.num_requests == 0
+    assert all("the one in SOME_KEY is not checked before the first completion" in note for note in notes)
+    assert SECRET not in str(notes)
 
 
 def test_check_names_an_address_where_nothing_answers(tmp_path):

@@ -14,16 +14,20 @@ from rayfactory.models.completion import CallKey
 from rayfactory.models.journal import FILE_NAME, Done, Failed, Record, Sent, _decode
 from rayfactory.models.protocol import request_body
 from tests.models.chat_client import call, model
-from tests.models.endpoint_server import echo, identity, serving
+from tests.models.endpoint_server import FAULTS, ODDITIES, echo, identity, serving
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_kills_and_faults_lose_nothing_and_ask_for_nothing_twice(tmp_path, record_property):
-    """Under 30 % faults and SIGKILLs every completion is obtained, none is asked for again, and the books bound the bill."""
+    """Under 30 % faults and SIGKILLs every completion is obtained, none is asked for again, and the books bound the bill.
+
+    A fault is a reply without a completion: an error, or a body that is cut, broken, empty or endless. Another 5 % of the
+    replies are slow, late or without a text, which are completions.
+    """
     num_completions, num_kills, in_flight = 2_000, 10, 64
     rng = random.Random(5)
-    with serving(delay_s=0.1, delay_spread=0.5, fault_share=0.3, seed=3) as server:
+    with serving(delay_s=0.1, delay_spread=0.5, fault_share=0.3, odd_share=0.05, seed=3) as server:
         server.keep_requests = False
         command = [
             sys.executable, "-m", "tests.models.chat_client", str(tmp_path), server.base_url, str(num_completions),
@@ -72,7 +76,10 @@ def test_kills_and_faults_lose_nothing_and_ask_for_nothing_twice(tmp_path, recor
     assert row["requests"] == num_completions
     for tokens in ("tokens_in", "tokens_out"):
         assert row[tokens] <= bill["billed"][tokens] <= row[tokens] + row[f"unconfirmed_{tokens}"]
-    assert set(bill["faults"]) > {"429", "500", "drop_mid_body", "truncated", "endless", "empty_text"}
+    faults = Counter(bill["faults"])
+    assert set(FAULTS) | set(ODDITIES) <= set(faults)
+    # Three standard errors below what is drawn.
+    assert sum(faults[name] for name in FAULTS) >= 0.275 * faults.total()
 
 
 def read_journal(path: Path) -> list[Record]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from rayfactory.errors import CompletionError, EndpointError, EngineError
 from rayfactory.models.completion import Prompt
 from tests.models.chats import PROMPT, key, unconfirmed, with_chat
+from tests.models.endpoint_server import EndpointServer
 
 
 def test_model_that_refuses_every_request_ends_the_run(tmp_path):
@@ -39,6 +41,48 @@ def test_model_that_has_replied_may_refuse_more(tmp_path):
         assert await chat.complete("strong", key(20), PROMPT)
 
     with_chat(tmp_path, body)
+
+
+@pytest.mark.parametrize("omit", [[], ["seed"]])
+def test_field_that_an_endpoint_refuses_can_be_left_out(omit, tmp_path):
+    """The message that ends the run names it; with it left out every request is answered."""
+
+    async def body(chat, server):
+        if omit:
+            assert await chat.complete("strong", key(0), PROMPT)
+            return
+        calls = [chat.complete("strong", key(i), PROMPT) for i in range(5)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        (told,) = [str(error) for error in errors if isinstance(error, EndpointError)]
+        assert "leave out of requests what it does not take (models.strong.omit=[seed], any of seed, " in told
+
+    server = EndpointServer(refuse=lambda body: "extra field: seed" if "seed" in body else None)
+    with_chat(tmp_path, body, server=server, omit=omit)
+
+
+def test_agent_whose_every_request_is_refused_is_told_of(tmp_path, caplog):
+    """Once, with the remedy: the others are answered, so that the run goes on as if all were well."""
+
+    async def body(chat, server):
+        corrections = replace(PROMPT, temperature=0.3)
+        for i in range(6):
+            await chat.complete("strong", key(i), PROMPT)
+            with pytest.raises(CompletionError, match="does not support"):
+                await chat.complete("strong", replace(key(i), agent="correction"), corrections)
+
+    server = EndpointServer(
+        refuse=lambda body: "'temperature' does not support 3 %d" if body["temperature"] < 0.8 else None
+    )
+    with_chat(tmp_path, body, server=server)
+    (notice,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "refused every request of the agent 'correction'" in notice
+    assert "models.strong.omit=[temperature]" in notice
+
+    async def omitting(chat, server):
+        await chat.complete("strong", replace(key(0), agent="correction"), replace(PROMPT, temperature=0.3))
+
+    takes_default = EndpointServer(refuse=lambda body: "only the default" if "temperature" in body else None)
+    with_chat(tmp_path / "omitting", omitting, server=takes_default, omit=["temperature"])
 
 
 def test_request_that_is_refused_fails_alone(tmp_path):

@@ -17,13 +17,13 @@ from tests.models.endpoint_server import EndpointServer
 REMEDY = r"set models\.strong\.constrained=false, or use an endpoint .* vLLM"
 
 
-def check(directory, server, *, max_cost_usd=None, times=1):
+def check(directory, server, *, max_cost_usd=None, times=1, **changes):
     """Check a model at a server, so many times; return what was said of it."""
     said: list[str] = []
 
     async def run() -> None:
         async with server:
-            config = model(server, constrained=True)
+            config = model(server, constrained=True, **changes)
             for _ in range(times):
                 await check_grammars({"strong": config}, directory, max_cost_usd, 1, said.append)
 
@@ -61,6 +61,17 @@ def test_endpoint_that_refuses_a_grammar_is_found(tmp_path):
         check(tmp_path, server)
     assert server.num_requests == 1
     assert read_books(tmp_path) == []
+
+
+def test_check_leaves_out_what_the_run_does(tmp_path):
+    """A refusal of a field of the sampling is none of grammars: the message has that remedy too."""
+
+    def refuse(body):
+        return "seed is not permitted" if "seed" in body else None
+
+    with pytest.raises(EndpointError, match=r"seed, temperature, top_p can be left out with models\.strong\.omit="):
+        check(tmp_path, EndpointServer(refuse=refuse))
+    check(tmp_path, EndpointServer(refuse=refuse), omit=["seed"])
 
 
 def test_what_was_mended_is_asked_again(tmp_path):

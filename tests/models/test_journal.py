@@ -6,6 +6,8 @@ import asyncio
 import os
 import resource
 import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +41,10 @@ def write(directory, *records: Record) -> None:
         await journal.close()
 
     asyncio.run(run())
+
+
+def close(journal: Journal) -> None:
+    asyncio.run(journal.close())
 
 
 def replay(directory) -> tuple[list[Record], Journal]:
@@ -89,6 +95,7 @@ def test_every_place_a_write_can_stop_at(tmp_path):
         if torn:
             assert (directory / TORN_NAME).read_bytes() == torn + b"\n"
         journal.append(done(5))
+        close(journal)
         assert replay(directory)[0] == [*records, done(5)]
 
 
@@ -110,6 +117,26 @@ def test_damage_before_the_end_is_named(tmp_path):
     with pytest.raises(RunDirError, match="line 2 of"):
         replay(tmp_path)
     assert path.read_bytes() == lines[0] + b"x" + lines[1] + lines[2]
+
+
+def test_journal_belongs_to_one_process(tmp_path):
+    """Another one is refused with the remedy as long as the first lives, and waits a little for its end."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom rayfactory.models.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1]), print)\nprint('open', flush=True)\nsys.stdin.read()"
+    )
+    write(tmp_path, sent(0))
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert "sent" in first.stdout.readline().lower()
+        assert first.stdout.readline() == "open\n"
+        with pytest.raises(RunDirError, match=r"still written by another process.*same command again.*fuser"):
+            Journal(tmp_path, lambda record: None, patience_s=0.0)
+        first.kill()
+        records: list[Record] = []
+        close(Journal(tmp_path, records.append, patience_s=60.0))
+    assert records == [sent(0)]
 
 
 def test_directory_that_cannot_be_written_is_told(tmp_path):
@@ -135,6 +162,7 @@ def test_full_disk_stops_every_further_write(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / FILE_NAME).stat().st_size == 400
+    close(journal)
     assert replay(tmp_path)[0] == [sent(0)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -108,6 +109,15 @@ def test_usage_that_is_no_count_is_none(usage):
     assert not is_counted
     assert completion.text == "SELECT 1"
     assert completion.cost_usd == 0
+
+
+def test_what_an_endpoint_refuses_is_left_out_of_requests():
+    """In completions and in the lines of batches, which have the same body; all else is as it was."""
+    prompt = Prompt("s", "u", 10, 0.3, 0.9)
+    whole = request_body(MODEL, KEY, prompt)
+    assert {"seed", "temperature", "top_p"} < whole.keys()
+    body = request_body(replace(MODEL, omit=["temperature", "seed", "seed"]), KEY, prompt)
+    assert body == {name: value for name, value in whole.items() if name not in ("temperature", "seed")}
 
 
 @pytest.mark.parametrize(

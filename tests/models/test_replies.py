@@ -28,7 +28,7 @@ DECISIONS = {
 
 TAG_PARTS = [
     "<start-sql>", "<end-sql>", "</start-sql>", "<end-sqgl>", "<start_sql 3>", "```", "```sql\n", "<think>", "</think>", ";", "'", '"', "--", "/*",
-    "*/", "SELECT 1", "WITH a AS (", ")", "\n", "\n\n", "1. ", "Query 2:", "[", '["', '\\"', "STATE: GEN", "STATE: EXP", "1: a, b", "2: 7, 9", "\0",
+    "*/", "'\n", "&lt;start-sql&gt;", "&lt;end-sql&gt;", "&#39;", "\v", "SELECT 1", "WITH a AS (", ")", "\n", "\n\n", "1. ", "Query 2:", "[", '["', '\\"', "STATE: GEN", "STATE: EXP", "1: a, b", "2: 7, 9", "\0",
     "\ud800", "<|eot_id|>", "é", " ",
 ]  # fmt: skip
 
@@ -128,7 +128,8 @@ def test_what_stands_in_constants_does_not_matter(constants):
 @pytest.mark.parametrize(
     "piece",
     ["<", "<start-sql>", "<start-sql>'", "<end-sql>", "<think>", "</think>", "'", '"', '\\"', "/*", "<start-sql>/*", "--", ";", "(", "[", "WITH a(", "SELECT ",
-     "SELECT 1\n", "```", "1. ", "\n", " ", "Query 1:", ": ((((", "`", "STATE", "1:", "&lt;", "WITH ", ". A", "*"],
+     "SELECT 1\n", "```", "1. ", "\n", " ", "Query 1:", ": ((((", "`", "STATE", "1:", "&lt;", "WITH ", ". A", "*", "'\n", "='a\n", "'<", "&#39;",
+     "/*\n*/", "SELECT '\n", "\v"],
 )  # fmt: skip
 def test_reading_takes_linear_steps(piece):
     """The same few characters for ever are read like any other text; a reader that starts over would not end."""
@@ -139,12 +140,72 @@ def test_reading_takes_linear_steps(piece):
     replies.seed_sets(text, [1], 3)
 
 
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "SELECT a FROM t\n\nSELECT b FROM t",
+        "SELECT a FROM t\nSELECT b FROM t\nThis query returns the b of all t.",
+        "1. SELECT a FROM t\n2. SELECT b FROM t",
+        "**Query 1:** SELECT a FROM t;\n\n**Query 2:** SELECT b FROM t",
+        "Here is the first query you'd like:\nSELECT a FROM t\n\nThe second: SELECT b FROM t",
+        "-- the customer's best\nSELECT a FROM t\n\nReturns every a.\n\n/* and\n\nthen; */ SELECT b FROM t\n\nReturns every b.",
+    ],
+)
+def test_tag_with_more_than_one_statement(inside):
+    """Two without a semicolon between them are two, and what is said of them is in neither."""
+    expected = ["SELECT a FROM t", "SELECT b FROM t"]
+    assert replies.queries(f"<start-sql>\n{inside}\n<end-sql>") == expected
+    assert replies.queries(f"<start-sql>\n{inside}\n") == expected
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH x AS (\n  SELECT a\n\n  FROM t\n),\n\ny AS (SELECT b FROM x)\n\nSELECT * FROM y",
+        "SELECT a FROM t\n\nUNION ALL\n\nSELECT b FROM t",
+        "SELECT a FROM t\nUNION DISTINCT\nSELECT b FROM t\nEXCEPT\n(SELECT c FROM t)",
+        "SELECT a,\n\n(SELECT max(b) FROM t) AS b\n\nFROM t\n\nWHERE a =\nb\n\nAND b IN\n(SELECT c FROM t)",
+        "SELECT a FROM t WHERE NOT EXISTS\n(SELECT 1 FROM u) AND a >\nANY\n(SELECT b FROM t)",
+        "SELECT DISTINCT\n\nNote,\nThe FROM t\n|| 'x'\n* 1.5\n+\n1.5 * a AS b",
+        "SELECT a -- one, two\n\n, b -- the second;\n\nFROM t -- and so on (\n\nWHERE a > 1",
+        "SELECT a -- ends with,\n\n, b /* SELECT c;\n\nSELECT d */ FROM t",
+        "SELECT 'a;\n\nSELECT b;\n' AS x, 'it''s; so' FROM t WHERE y = 'p;\nq'",
+        "SELECT a FROM t LEFT JOIN LATERAL\n(SELECT b FROM u) AS v ON TRUE",
+        "INSERT INTO t\nSELECT a FROM u",
+        "FROM t\nSELECT a",
+    ],
+)
+def test_statement_over_several_lines_stays_whole(sql):
+    """Blank lines, set operations, subqueries, comments and literals in it do not end it."""
+    assert replies.queries(f"<start-sql>\n{sql}\n<end-sql>") == [sql]
+    assert replies.queries(f"<start-sql>\n{sql};\n\nSELECT 2;\n<end-sql>") == [sql, "SELECT 2"]
+
+
+def test_escaped_tags_have_escaped_statements():
+    """Where a tag is escaped for HTML, so is what is in it; where it is not, the text is taken as it is."""
+    escaped = "&lt;start-sql&gt;SELECT a FROM t WHERE x &lt; 3 AND y = &#39;p &amp;amp; q&#39;&lt;end-sql&gt;"
+    assert replies.queries(escaped) == ["SELECT a FROM t WHERE x < 3 AND y = 'p &amp; q'"]
+    plain = "SELECT a FROM t WHERE y = 'p &lt; q'"
+    assert replies.queries(f"<start-sql>{plain}<end-sql>") == [plain]
+    cut = "&lt;start-sql&gt;SELECT a FROM t&lt;end-sql&gt;&lt;start-sql&gt;SELECT a FROM t WHERE x &lt; "
+    assert replies.queries(cut, truncated=True) == ["SELECT a FROM t"]
+
+
+def test_thought_without_end_keeps_no_tag_back():
+    assert replies.queries("<think>First SELECT x FROM y\n<start-sql>SELECT a FROM t<end-sql>") == ["SELECT a FROM t"]
+    assert replies.queries("<think>First\n\nSELECT x FROM y") == []
+    assert replies.queries("<think><start-sql>SELECT x FROM y<end-sql></think><start-sql>SELECT 1<end-sql>") == [
+        "SELECT 1"
+    ]
+
+
 def test_last_query_of_a_reply_that_was_cut_off_is_left_out():
     """Unless something ends it."""
     text = "<start-sql>SELECT 1 FROM a<end-sql>\n<start-sql>SELECT 2 FROM b WHERE c ="
     assert replies.queries(text, truncated=True) == ["SELECT 1 FROM a"]
     assert replies.queries("SELECT 1 FROM a; SELECT 2 FROM", truncated=True) == ["SELECT 1 FROM a"]
     assert replies.queries("<start-sql>SELECT 1 FROM a<end-sql>", truncated=True) == ["SELECT 1 FROM a"]
+    assert replies.queries("<start-sql>SELECT 1\n\nFROM a\n-- of which", truncated=True) == []
 
 
 def test_query_decoded_by_a_grammar_stands_alone():
@@ -169,6 +230,20 @@ def test_corrections_go_by_number_or_by_order():
         ("**STATE:** `EXP`\nREASON: GEN is expensive", "EXP"),
         ("state = exp", "EXP"),
         ("STATE: EXPLOITATION", "EXP"),
+        ("STATE: exploit", "EXP"),
+        ("STATE: Expansion", "EXP"),
+        ("STATE: EXPAND", "EXP"),
+        ("STATE: EXPLORE", "GEN"),
+        ("STATE: Exploration\nREASON: similarity is rising", "GEN"),
+        ("**STATE:** Explore (GEN)", "GEN"),
+        ("STATE: GEN (explore)", "GEN"),
+        ("STATE: EXP (exploit)\nREASON: exploration went well", "EXP"),
+        ("STATE: EXP, exploration has refreshed the pool", "EXP"),
+        ("I choose EXPLORATION.", "GEN"),
+        ("STATE: Explore (EXP)", None),
+        ("STATE: GEN or EXP", None),
+        ("STATE: GEN/EXP", None),
+        ("STATE: EXPERT", None),
         ("I choose EXP.", "EXP"),
         ("<think>STATE: GEN?</think>STATE: EXP", "EXP"),
         ("GEN or EXP", None),

@@ -13,6 +13,7 @@ import pytest
 from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
 from rayfactory.models.grammar import draw_grammar
 from rayfactory.models.grammar.cfg import Grammar
 from rayfactory.models.grammar.conditions import draw_conditions
@@ -85,9 +86,13 @@ def test_no_sentence_passes_the_budget(store: Store, max_tokens: int) -> None:
 
 
 def test_without_room_the_plainest_question_is_asked(store: Store) -> None:
-    """Where no sentence is short enough there still is one, and it runs."""
+    """It runs, and is as short as is asked for; where it cannot be, there is no grammar."""
     _, schema, engine = store
-    engine.run(draw_grammar(schema, TABLES, Random(1), engine, max_tokens=5).sample(Random(1)))
+    grammar = draw_grammar(schema, TABLES, Random(1), engine, max_tokens=100)
+    assert grammar.max_bytes() <= BYTES_PER_TOKEN * 100
+    engine.run(grammar.sample(Random(1)))
+    with pytest.raises(ConfigError, match="within the 5 tokens of a reply: raise the model's max_output_tokens"):
+        draw_grammar(schema, TABLES, Random(1), engine, max_tokens=5)
 
 
 def test_same_seed_same_grammar(store: Store) -> None:

@@ -14,6 +14,7 @@ from random import Random
 
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
+from rayfactory.errors import ConfigError
 from rayfactory.models.grammar.author import MAX_DRAWS, statement, with_rows
 from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder
 from rayfactory.models.grammar.draft import DeadEndError, Draft, Shared
@@ -26,8 +27,9 @@ NUM_TELLINGS = 6
 MAX_FAILED_TELLINGS = 3
 
 BYTES_PER_TOKEN = 1.6
-"""Bytes of SQL that a token stands for, at the least. Gemma 3's own tokens for such a text hold 2.2 to 3.4, but a model
-that is led by a grammar does not always take the longest one: 1.6 was the least in a reply."""
+"""Bytes of SQL that a token stands for, over a whole sentence, at the least. This is an assumption: Gemma 3's own
+tokens for such a text hold 2.2 to 3.4, but a model that is led by a grammar does not always take the longest one, and
+1.6 was the least in a reply. A reply that takes more tokens all the same is cut off, and the rule answers."""
 
 MAX_TOKENS = 512
 """Tokens of the longest sentence, about."""
@@ -41,20 +43,29 @@ def draw_grammar(
     Args:
         tables: names of base tables; those without rows are passed over, unless none has any.
         engine: runs the statements that the constants are taken from; None: they come from the profiles.
-        max_tokens: of any sentence, about. Where all others are longer, the plainest question, whatever it takes.
+        max_tokens: of any sentence, as far as `BYTES_PER_TOKEN` holds. Where all others are longer, the plainest
+            question is asked.
 
     Raises:
         KeyError: the database has no such table.
+        ConfigError: the plainest question is longer, too.
     """
+    max_bytes = int(BYTES_PER_TOKEN * max_tokens)
     graph = KeyGraph(schema)
     wanted = with_rows(schema, tables)
     for _ in range(MAX_DRAWS):
-        grammar = _told(graph, wanted, rng, engine, int(BYTES_PER_TOKEN * max_tokens))
+        grammar = _told(graph, wanted, rng, engine, max_bytes)
         if grammar:
             return grammar
-    draft = Draft(graph, wanted, rng, engine, Counter())
-    text = statement(draft, plainest(draft))
-    return _grammar(draft.builder, [text])
+    for _ in range(MAX_DRAWS):
+        draft = Draft(graph, wanted, rng, engine, Counter())
+        grammar = _grammar(draft.builder, [statement(draft, plainest(draft))])
+        if grammar.max_bytes() <= max_bytes:
+            return grammar
+    raise ConfigError(
+        f"no query over {', '.join(wanted)} is sure to end within the {max_tokens} tokens of a reply: raise the "
+        "model's max_output_tokens"
+    )
 
 
 def _told(graph: KeyGraph, wanted: Sequence[str], rng: Random, engine: Engine | None, max_bytes: int) -> Grammar | None:
