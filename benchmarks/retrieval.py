@@ -34,7 +34,7 @@ from rayfactory.tools.retrieval import Neighbour, QueryIndex
 from rayfactory.tools.similarity import Signature, similarity
 from rayfactory.tools.tree_edit import distance
 from rayfactory.tools.trees import flatten
-from rayfactory.tools.vectors import cosines
+from rayfactory.tools.vector_store import cosines
 
 
 def nearest_by_cosine(

@@ -274,6 +274,12 @@ class ClusterConfig:
     workers: int = 0
     # Actors that hold the index; databases are spread over them.
     index_shards: int = 1
+    # Vectors that one actor holds; a database that has more fans out over several. With all-MiniLM-L6-v2 a million take
+    # 1.5 GB, and twice that for some seconds while an index grows.
+    vectors_per_actor: int = 2_000_000
+    # Memory of a GPU that each of these actors may take for its search, in GB; it needs the package faiss-gpu. 0: CPUs
+    # search.
+    index_gpu_memory_gb: float = 0.0
     # Whether the Ray dashboard is started with a local cluster.
     dashboard: bool = True
 

@@ -65,6 +65,8 @@ RULES: dict[str, Rule] = {
     "cluster.num_cpus": NOT_NEGATIVE,
     "cluster.workers": NOT_NEGATIVE,
     "cluster.index_shards": POSITIVE,
+    "cluster.vectors_per_actor": POSITIVE,
+    "cluster.index_gpu_memory_gb": NOT_NEGATIVE,
     "display.interval_s": POSITIVE,
     "target": POSITIVE,
     # The range that every random generator takes.

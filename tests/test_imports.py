@@ -22,7 +22,7 @@ LAW = (
 OWNERS = {
     "ray": r"cluster(\..*)?",
     "vllm": r"cluster\.serving",
-    "faiss": r"tools\.vectors",
+    "faiss": r"tools\.vector_store",
     "sentence_transformers": r"tools\.embedding|downstream(\..*)?",
     "openai": r"models\.endpoint",
     "hydra": r"compose",

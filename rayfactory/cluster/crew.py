@@ -22,6 +22,7 @@ from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
+from rayfactory.cluster.vector_actor import options_with_gpu
 from rayfactory.cluster.waiting import Waiting
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
@@ -359,7 +360,7 @@ class Crew:
         shards = range(self._config.cluster.index_shards)
         critics: list[Any] = [
             ray.remote(CriticalAgent)
-            .options(scheduling_strategy="SPREAD")
+            .options(**options_with_gpu(self._config.cluster))
             .remote(self._config, {name: self._dialects[name] for name, i in self._shard_of.items() if i == shard})
             for shard in shards
         ]

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayfactory.agents.critical import reject
+from rayfactory.cluster.vector_actor import RemoteStore
 from rayfactory.config import Config
 from rayfactory.records import Candidate, Execution, canonical_digest
 from rayfactory.tools.columns import Column
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
-from rayfactory.tools.vectors import Nearest
+from rayfactory.tools.vector_store import Nearest, VectorStore
+from rayfactory.tools.vectors import Store, VectorIndex
 from rayfactory.tools.words import encode
 
 _DIGEST = np.dtype("V16")
@@ -98,6 +100,7 @@ class CriticalAgent:
 
     def __init__(self, config: Config, dialects: Mapping[str, str]) -> None:
         self._config = config.critic
+        self._cluster = config.cluster
         self._dialects = dialects
         self._shelves: dict[str, _Shelf] = {}
 
@@ -175,5 +178,13 @@ class CriticalAgent:
 
     def _shelf(self, database: str, dimension: int) -> _Shelf:
         if database not in self._shelves:
-            self._shelves[database] = _Shelf(QueryIndex(dimension, self._config))
+
+            def new_store() -> Store:
+                # The first is here; those of a database that outgrows it are actors of their own.
+                if len(vectors):
+                    return RemoteStore(dimension, self._cluster)
+                return VectorStore(dimension, self._cluster.index_gpu_memory_gb)
+
+            vectors = VectorIndex(new_store, self._cluster.vectors_per_actor)
+            self._shelves[database] = _Shelf(QueryIndex(dimension, self._config, vectors))
         return self._shelves[database]

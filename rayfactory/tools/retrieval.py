@@ -21,7 +21,8 @@ from rayfactory.config import CriticConfig
 from rayfactory.tools import ranking
 from rayfactory.tools.columns import Column, Ragged
 from rayfactory.tools.similarity import Signature
-from rayfactory.tools.vectors import Nearest, VectorIndex, cosines
+from rayfactory.tools.vector_store import Nearest, VectorStore, cosines
+from rayfactory.tools.vectors import VectorIndex
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -44,16 +45,17 @@ class QueryIndex:
     Args:
         dimension: D, the length of a vector.
         config: number of neighbours, and the weights of the similarity.
+        committed: an empty index for the vectors of the pool; one in this process where there is none.
     """
 
-    def __init__(self, dimension: int, config: CriticConfig) -> None:
+    def __init__(self, dimension: int, config: CriticConfig, committed: VectorIndex | None = None) -> None:
         self._k = config.k
         self._num_candidates = config.k * config.candidates_per_neighbour
         self._weights = np.array([config.token_weight, config.ast_weight, config.embedding_weight])
         self._words = Ragged(np.uint8)
         self._labels = Ragged(np.int64)
         self._leftmost = Column(np.int32)  # rows as in `_labels`
-        self._committed = VectorIndex(dimension)
+        self._committed = VectorIndex(lambda: VectorStore(dimension)) if committed is None else committed
         # Those of the round under way: a few, and some of them go again.
         self._fresh_ND = np.empty((64, dimension), np.float32)
         self.num_distances = 0

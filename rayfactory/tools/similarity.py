@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rayfactory.config import CriticConfig
 from rayfactory.records import Tree
-from rayfactory.tools import subsequence, tree_edit, vectors
+from rayfactory.tools import subsequence, tree_edit, vector_store
 from rayfactory.tools.words import encode, sort_tokens
 
 
@@ -79,4 +79,4 @@ def ast_similarity(a: Signature, b: Signature) -> float:
 
 def embedding_similarity(a: Signature, b: Signature) -> float:
     """Return the cosine of the two vectors, in [0, 1]; negative ones count as 0."""
-    return float(vectors.cosines(a.vector, b.vector[np.newaxis])[0])
+    return float(vector_store.cosines(a.vector, b.vector[np.newaxis])[0])

@@ -17,7 +17,7 @@ from rayfactory.sql import normalise, parse
 from rayfactory.tools.retrieval import Neighbour, QueryIndex
 from rayfactory.tools.similarity import Signature, similarity
 from rayfactory.tools.trees import flatten
-from rayfactory.tools.vectors import VectorIndex, cosines
+from rayfactory.tools.vector_store import MARGIN, cosines
 
 DIMENSION = 16
 
@@ -126,7 +126,7 @@ def test_search_is_exact_where_entries_repeat(
     config = CriticConfig(k=k, candidates_per_neighbour=candidates_per_neighbour)
     wanted = Signature.of(query, flatten(parse(query, "sqlite")), vectors_ND[0])
     index = filled(entries, config, num_committed)
-    if len(entries) <= k * candidates_per_neighbour + VectorIndex.MARGIN:
+    if len(entries) <= k * candidates_per_neighbour + MARGIN:
         assert index.search(wanted) == brute_force(entries, wanted, config)
 
 

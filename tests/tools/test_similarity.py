@@ -19,7 +19,7 @@ from rayfactory.tools.similarity import (
     token_similarity,
 )
 from rayfactory.tools.trees import flatten
-from rayfactory.tools.vectors import cosines
+from rayfactory.tools.vector_store import cosines
 from rayfactory.tools.words import sort_tokens
 
 WEIGHTS = CriticConfig()

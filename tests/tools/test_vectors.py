@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rayfactory.tools.vectors import LEVELS, Level, VectorIndex, cosines
+from rayfactory.tools.vector_store import VectorStore, cosines
+from rayfactory.tools.vectors import LEVELS, Level, VectorIndex
 
 DIMENSION = 24
 # The first looks through all of its lists, so that it is exact; the second through a part.
@@ -21,8 +22,12 @@ def alike_vectors(num_vectors: int, seed: int = 0) -> np.ndarray:
     return np.asarray(vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True), np.float32)
 
 
-def filled(vectors_ND: np.ndarray, piece: int, levels: Sequence[Level] = SMALL) -> VectorIndex:
-    index = VectorIndex(DIMENSION, levels)
+def empty(levels: Sequence[Level] = SMALL, store_size: int = 10_000, gpu_memory_gb: float = 0) -> VectorIndex:
+    return VectorIndex(lambda: VectorStore(DIMENSION, gpu_memory_gb), store_size, levels)
+
+
+def filled(vectors_ND: np.ndarray, piece: int, store_size: int = 10_000) -> VectorIndex:
+    index = empty(store_size=store_size)
     for start in range(0, len(vectors_ND), piece):
         index.extend(vectors_ND[start : start + piece])
     return index
@@ -57,6 +62,15 @@ def test_how_vectors_came_makes_no_odds(num_vectors: int):
         assert found(index, wanted, 30) == expected
 
 
+@pytest.mark.parametrize("num_vectors", [250, 300, 301, 1000, 1300])
+@pytest.mark.parametrize("store_size", [1300, 300, 64, 7])
+def test_number_of_stores_makes_no_odds(num_vectors: int, store_size: int):
+    """All of them have the same centroids, and each looks through the lists that one store would."""
+    vectors_ND, wanted = alike_vectors(num_vectors), alike_vectors(20, seed=2)
+    expected = found(filled(vectors_ND, 100), wanted, 30)
+    assert found(filled(vectors_ND, 100, store_size), wanted, 30) == expected
+
+
 def test_what_is_searched_for_beside_a_vector_makes_no_odds():
     """FAISS works in another way for one vector than for many, which rounds differently."""
     vectors_ND, wanted = alike_vectors(280), alike_vectors(64, seed=2)
@@ -77,7 +91,7 @@ def test_fewer_than_wanted_are_all_found_and_a_vector_of_nans_finds_nothing():
     index = filled(vectors_ND, 5)
     assert sorted(found(index, vectors_ND[:1], 30)[0]) == [0, 1, 2, 3, 4]
     assert found(index, np.full((1, DIMENSION), np.nan, np.float32), 30) == [[]]
-    assert found(VectorIndex(DIMENSION), vectors_ND, 30) == [[]] * 5
+    assert found(empty(), vectors_ND, 30) == [[]] * 5
 
 
 def test_levels_are_in_order():
@@ -95,7 +109,7 @@ def test_gpu_finds_what_the_cpu_finds():
     vectors_ND, wanted = alike_vectors(1000), alike_vectors(20, seed=2)
     expected = found(filled(vectors_ND, 100), wanted, 30)
     for memory_gb in (2.0, 0.000_1):
-        index = VectorIndex(DIMENSION, SMALL, gpu_memory_gb=memory_gb)
+        index = empty(gpu_memory_gb=memory_gb)
         for start in range(0, 1000, 100):
             index.extend(vectors_ND[start : start + 100])
         assert found(index, wanted, 30) == expected
