@@ -154,7 +154,7 @@ def with_encoder(config: Config) -> Config:
         for name in ("device", "backend", "precision")
         if getattr(config.embedding, name) == "auto"
     }
-    known = {name: value for name, value in begun_with.items() if isinstance(value, str)}
+    known: dict[str, Any] = {name: value for name, value in begun_with.items() if isinstance(value, str)}
     if known:
         # Where this machine cannot, it says what it can do instead, and the run directory refuses by that name.
         with suppress(ConfigError):

@@ -12,8 +12,9 @@ from rayfactory import runs
 from rayfactory.agents.planning import Plan, requests_after_warmup
 from rayfactory.config import Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
-from rayfactory.errors import RunDirError
+from rayfactory.errors import ConfigError, RunDirError
 from rayfactory.factory import Clock, Loop, Produced, row_costs, without_surplus
+from rayfactory.identity import check_run_dir
 from rayfactory.pool import connect, opened, read_manifests
 from rayfactory.records import Answer, Candidate, Execution, Request, Tally, Verdict
 from rayfactory.reports.monitor import Monitor, Progress
@@ -66,7 +67,7 @@ class StoppedError(Exception):
 
 def grow(config, *, die_in_round=None, die_in="judge", produce=None):
     """Run the loop without Ray; return its stop reason."""
-    config = runs.with_round_size(config)
+    config = runs.with_encoder(runs.with_round_size(config))
     databases, schemas = open_databases(config)
     progress = Progress("test", config.target)
     with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
@@ -263,6 +264,39 @@ def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
     assert digest(seed=1) != same
     assert digest(critic=type(config.critic)(max_similarity=0.8)) != same
     assert digest(cluster=type(config.cluster)(workers=7)) == same
+    assert digest(embedding=EmbeddingConfig(gpu_share=0.5)) == same
+    assert digest(embedding=EmbeddingConfig(device="gpu")) != same
+    assert digest(embedding=EmbeddingConfig(backend="sentence-transformers")) != same
+    assert digest(embedding=EmbeddingConfig(precision="fp32")) != same
+
+
+def begin_with(config, precision):
+    """Begin a run on a machine that has bf16, whatever this one has; nothing is encoded."""
+    config.embedding = EmbeddingConfig(device="cpu", backend="openvino", precision=precision)
+    _, schemas = open_databases(config)
+    with opened(Path(config.run_dir), run_identity(runs.with_round_size(config), schemas)):
+        (Path(config.run_dir) / "rounds" / "000000.json").write_text("{}")
+    config.embedding = EmbeddingConfig()
+
+
+def test_run_keeps_to_the_encoder_that_it_was_begun_with(config):
+    """fp32 is had everywhere, also where this machine would choose another."""
+    begin_with(config, "fp32")
+    known = runs.with_encoder(config).embedding
+    assert (known.device, known.backend, known.precision) == ("cpu", "openvino", "fp32")
+
+
+def test_run_is_refused_where_its_encoder_is_not_to_be_had(config, monkeypatch):
+    """Vectors of two kinds never mix: the message says what the run was begun with."""
+    begin_with(config, "bf16")
+    monkeypatch.setattr("rayfactory.tools.embedding.cpu_has_bf16", lambda: False)
+    here = runs.with_encoder(runs.with_round_size(config))
+    _, schemas = open_databases(config)
+    with pytest.raises(RunDirError, match=r"embedding\.precision was 'bf16', now 'fp32'.* choose another run_dir"):
+        check_run_dir(Path(config.run_dir), run_identity(here, schemas))
+    config.embedding.precision = "bf16"
+    with pytest.raises(ConfigError, match=r"set embedding\.precision=fp32 for a new run"):
+        runs.with_encoder(config)
 
 
 def test_complete_run_says_so_without_starting_anything(config, capsys):

@@ -65,17 +65,20 @@ def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]
 
     on_gpu = config.embedding.device == "gpu"
     resource = "GPU" if on_gpu else "CPU"
-    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    nodes = [node_id for node_id in sorted(alive) if alive[node_id].get(resource, 0) > 0]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    able = [node_id for node_id in sorted(alive) if alive[node_id].get(resource, 0) > 0]
+    # Ray has an actor that names a resource hold a CPU as well, unless it names that too.
+    share = {"num_cpus": 0, "num_gpus": config.embedding.gpu_share} if on_gpu else {}
     actor: Any = ray.remote(Encoder)
     # Where no node has what it takes, the one that is started all the same waits for such a node.
     return {
         node_id: actor.options(
             name=f"encoder-{i}",
             max_concurrency=MAX_CALLS,
-            num_gpus=config.embedding.gpu_share if on_gpu else 0,
             # Soft: where the node is lost, its encoder is started on another one.
+            **share,
             **{**options, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)},
         ).remote(config, max(1, int(alive[node_id].get("CPU", 1))))
-        for i, node_id in enumerate(nodes or sorted(alive)[:1])
+        for i, node_id in enumerate(able or sorted(alive)[:1])
     }

@@ -64,6 +64,7 @@ def read_network(folder: Path) -> Network:
 
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     tokenizer = (folder / _TOKENIZER).read_text(encoding="utf-8")
+    json.loads(tokenizer)  # the library that reads it raises nothing of its own where it is damaged
     return Network(openvino.Core().read_model(folder / _MODEL), tokenizer, about["prompt"])
 
 

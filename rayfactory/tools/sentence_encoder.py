@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,8 @@ class SentenceEncoder:
                 vectors_ND = _encode(self._model, texts, GPU_BATCH_SIZE)
         else:
             vectors_ND = np.stack(list(self._threads.map(self._encode_one, texts)))
-        return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND
 
     def _encode_one(self, text: str) -> npt.NDArray[np.float32]:
         import torch
@@ -133,7 +134,8 @@ def load(config: EmbeddingConfig, source: str) -> SentenceTransformer:
             f"embedding.max_tokens={config.max_tokens} is more than {config.model!r} takes: {longest} tokens; "
             f"set embedding.max_tokens={longest} or less"
         )
-    model.max_seq_length = config.max_tokens
+    with suppress(AttributeError):  # word vectors take a text of any length
+        model.max_seq_length = config.max_tokens
     return model.eval()
 
 
@@ -219,14 +221,14 @@ def _quiet() -> Iterator[None]:
     """Keep what tracing has to say of other people's code off the terminal."""
     from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
-    before = get_verbosity()  # type: ignore[no-untyped-call]
+    before = get_verbosity()
     set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        set_verbosity(before)  # type: ignore[no-untyped-call]
+        set_verbosity(before)
 
 
 def _first_line(error: Exception) -> str:

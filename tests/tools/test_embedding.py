@@ -105,13 +105,13 @@ def test_fp32_gives_the_vectors_of_sentence_transformers(
 
 @needs_bf16
 def test_bf16_keeps_the_neighbours(cache: Path, queries: list[str], reference_vectors: npt.NDArray[np.float32]):
-    """The mean cosine is at least 0.999, and of the 200 nearest in fp32 at least 98 % are among the 200 nearest."""
+    """The mean cosine is at least 0.999; of the 200 nearest in fp32 at least 98 % are among the 200 nearest, of 20 95 %."""
     ours_ND = Embedder(EmbeddingConfig(device="cpu", precision="bf16"), cache).encode(queries)
-    assert len(queries) > 400
+    assert len(queries) > 300
     assert (ours_ND * reference_vectors).sum(axis=1).mean() >= 0.999
-    found = [set(row.argsort()[-200:]) for row in ours_ND @ ours_ND.T]
-    expected = [set(row.argsort()[-200:]) for row in reference_vectors @ reference_vectors.T]
-    assert np.mean([len(a & b) / 200 for a, b in zip(found, expected, strict=True)]) >= 0.98
+    ours, expected = (np.argsort(-(each @ each.T), axis=1) for each in (ours_ND, reference_vectors))
+    for k, least in ((200, 0.98), (20, 0.95)):
+        assert np.mean([np.isin(a[:k], b[:k]).mean() for a, b in zip(ours, expected, strict=True)]) >= least
 
 
 @pytest.mark.parametrize("max_tokens", [8, 256, 512])
