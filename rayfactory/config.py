@@ -235,7 +235,19 @@ class EmbeddingConfig:
     # `all-MiniLM-L6-v2` is carried by a package and needs no download; else a folder or a model name of
     # sentence-transformers.
     model: str = "all-MiniLM-L6-v2"
-    # Queries encoded together. It is part of what makes two runs equal, so it does not follow the hardware.
+    # Where queries are encoded: `cpu`, `gpu`, or `auto`: on a GPU where this machine has one.
+    device: str = "auto"
+    # With what: `openvino` (CPU), `sentence-transformers`, or `auto`: OpenVINO on a CPU, if it takes the model.
+    backend: str = "auto"
+    # Of what is multiplied: `fp32`; `bf16`, on a GPU, or on a CPU that has it (AVX512-BF16 or AMX) with OpenVINO;
+    # `fp16`, on a GPU; or `auto`: bf16 on a CPU that has it, fp32 on one that does not, on a GPU as the model is.
+    # Device, backend and precision are decided when a run is begun, and a run keeps to them: vectors of two kinds are
+    # not compared.
+    precision: str = "auto"
+    # Share of a GPU that an encoder holds, of which there is one on each node with a GPU.
+    gpu_share: float = 0.25
+    # Candidates that are judged together: run, encoded and handed to the critic as one block. A vector does not depend
+    # on it; it is part of what makes two runs equal, so it does not follow the hardware.
     batch_size: int = 32
     # Tokens beyond this are cut off. MiniLM was trained with 128 and takes up to 512; its package sets 256.
     max_tokens: int = 256

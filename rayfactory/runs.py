@@ -38,6 +38,7 @@ from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
+from rayfactory.tools.embedding import ENCODERS, decided
 from rayfactory.validate import has_price, used_slots
 
 # Settings that change what is done or shown, and not which rows the pool gets.
@@ -49,6 +50,9 @@ _NOT_IN_MODEL_IDENTITY = tuple(
     for setting in fields(ModelConfig)
     if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained", "omit")
 )
+
+# Of the encoder: how much of a GPU it holds.
+_NOT_IN_EMBEDDING_IDENTITY = ("gpu_share",)
 
 # Of the benchmark: where it lies and comes from. What is in it has a fingerprint.
 _NOT_IN_BENCHMARK_IDENTITY = ("root", "downloads", "manual")
@@ -73,6 +77,7 @@ def run(config: Config, command: str) -> int:
     notes = [*check_models(config), *unbounded_models(config)]
     databases, schemas = open_databases(config)
     check_context_windows(config, schemas)
+    config = with_encoder(config)
     identity = run_identity(config, schemas)
     progress = Progress(f"rayfactory {config.benchmark.name}", config.target)
     monitor = Monitor(progress, config.display)
@@ -139,6 +144,28 @@ def with_round_size(config: Config) -> Config:
     return replace(config, round=replace(config.round, requests_after_warmup=requests))
 
 
+def with_encoder(config: Config) -> Config:
+    """Return the settings with the encoder decided where they leave it open: as the run began, where that can be.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or this machine cannot encode as is asked for.
+    """
+    cache = Path(config.data_dir) / ENCODERS
+    gpu_elsewhere = bool(config.cluster.address)
+    begun_with = {
+        name: setting_of(Path(config.run_dir), f"embedding.{name}")
+        for name in ("device", "backend", "precision")
+        if getattr(config.embedding, name) == "auto"
+    }
+    known: dict[str, Any] = {name: value for name, value in begun_with.items() if isinstance(value, str)}
+    if known:
+        # Where this machine cannot, it says what it can do instead, and the run directory refuses by that name.
+        with suppress(ConfigError):
+            begun = replace(config.embedding, **known)
+            return replace(config, embedding=decided(begun, cache, gpu_elsewhere=gpu_elsewhere))
+    return replace(config, embedding=decided(config.embedding, cache, gpu_elsewhere=gpu_elsewhere))
+
+
 def preview(config: Config) -> str:
     """Return what a run would ask, cost and start, for what its run directory does not have yet.
 
@@ -152,6 +179,7 @@ def preview(config: Config) -> str:
     config = with_round_size(config)
     _, schemas = open_databases(config)
     check_context_windows(config, schemas)
+    config = with_encoder(config)
     journal, addresses = run_dir / JOURNAL, _addresses(config)
     try:
         check_run_dir(run_dir, run_identity(config, schemas))
@@ -314,6 +342,8 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
         del settings[name]
     for name in _NOT_IN_BENCHMARK_IDENTITY:
         del settings["benchmark"][name]
+    for name in _NOT_IN_EMBEDDING_IDENTITY:
+        del settings["embedding"][name]
     used = used_slots(config.models)
     for slot in SLOTS:
         for name in _NOT_IN_MODEL_IDENTITY:

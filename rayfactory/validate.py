@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from rayfactory.config import AGENTS, OMITTABLE, SLOTS, Config, ModelConfig, ModelsConfig, Slot
+from rayfactory.config import AGENTS, OMITTABLE, SLOTS, Config, EmbeddingConfig, ModelConfig, ModelsConfig, Slot
 from rayfactory.errors import ConfigError
 
 TASKS = {
@@ -18,6 +18,10 @@ TASKS = {
 """What a run can do, by the name that `task=` takes."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
+
+DEVICES = ("auto", "cpu", "gpu")
+BACKENDS = ("auto", "openvino", "sentence-transformers")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 class Rule(NamedTuple):
@@ -55,6 +59,7 @@ RULES: dict[str, Rule] = {
     "critic.embedding_weight": SHARE,
     "critic.max_similarity": SHARE,
     "embedding.model": FILLED,
+    "embedding.gpu_share": Rule(lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "embedding.batch_size": POSITIVE,
     "embedding.max_tokens": POSITIVE,
     "execution.timeout_s": POSITIVE,
@@ -134,6 +139,7 @@ def validate(config: Config) -> None:
         )
     _one_of("task", config.task, TASKS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
+    _validate_embedding(config.embedding)
     for agent in AGENTS:
         _one_of(f"models.{agent}.model", getattr(config.models, agent).model, ("rule", *SLOTS))
     for slot in used_slots(config.models):
@@ -145,6 +151,22 @@ def validate(config: Config) -> None:
                 f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out to what its endpoint charges, "
                 "or leave max_cost_usd out"
             )
+
+
+def _validate_embedding(embedding: EmbeddingConfig) -> None:
+    _one_of("embedding.device", embedding.device, DEVICES)
+    _one_of("embedding.backend", embedding.backend, BACKENDS)
+    _one_of("embedding.precision", embedding.precision, PRECISIONS)
+    if (embedding.device, embedding.backend) == ("gpu", "openvino"):
+        raise ConfigError(
+            "embedding.backend='openvino' encodes on the CPU, and embedding.device is 'gpu'; set embedding.device=cpu, "
+            "or leave embedding.backend out"
+        )
+    if (embedding.device, embedding.precision) == ("cpu", "fp16"):
+        raise ConfigError(
+            "embedding.precision='fp16' is for a GPU, and embedding.device is 'cpu'; set embedding.precision=fp32, or "
+            "leave it out for the quickest that the CPU has"
+        )
 
 
 def has_price(model: ModelConfig) -> bool:

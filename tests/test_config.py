@@ -202,6 +202,10 @@ BAD_VALUES = [
     ("seed", 2**63),
     ("task", "generat"),
     ("display.mode", "loud"),
+    ("embedding.device", "cuda"),
+    ("embedding.backend", "onnx"),
+    ("embedding.precision", "int8"),
+    ("embedding.gpu_share", 1.5),
 ]
 
 
@@ -239,6 +243,19 @@ def test_weights_that_do_not_sum_to_one_are_refused(token, ast, embedding):
     assume(abs(token + ast + embedding - 1) > 1e-6)
     with pytest.raises(ConfigError, match="sum to 1"):
         validate(weighted(token, ast, embedding))
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["embedding.device=gpu", "embedding.backend=openvino"], r"set embedding\.device=cpu, or leave"),
+        (["embedding.device=cpu", "embedding.precision=fp16"], r"set embedding\.precision=fp32, or leave"),
+    ],
+)
+def test_an_encoder_that_cannot_be_is_refused_with_the_remedy(words, remedy):
+    """Values that are each possible and not together."""
+    with pytest.raises(ConfigError, match=remedy):
+        validate(compose(["+benchmark=tpcds", *words]))
 
 
 def test_no_limit_is_valid():

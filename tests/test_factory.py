@@ -13,8 +13,9 @@ from rayfactory import runs
 from rayfactory.agents.planning import Plan, requests_after_warmup
 from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
-from rayfactory.errors import RunDirError
+from rayfactory.errors import ConfigError, RunDirError
 from rayfactory.factory import Clock, Loop, Produced, row_costs, without_surplus
+from rayfactory.identity import check_run_dir
 from rayfactory.pool import connect, opened, read_manifests
 from rayfactory.records import Answer, Candidate, Execution, Request, Tally, Verdict
 from rayfactory.reports.monitor import Monitor, Progress
@@ -67,7 +68,7 @@ class StoppedError(Exception):
 
 def grow(config, *, die_in_round=None, die_in="judge", produce=None):
     """Run the loop without Ray; return its stop reason."""
-    config = runs.with_round_size(config)
+    config = runs.with_encoder(runs.with_round_size(config))
     databases, schemas = open_databases(config)
     progress = Progress("test", config.target)
     with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
@@ -224,6 +225,10 @@ def test_round_after_the_warm_up_is_as_large_as_the_models_take_at_once(config, 
         ({"management": "local"}, 20),
         ({"expansion": "strong", "strong": {"constrained": True}}, 20),
         ({"expansion": "strong", "strong": {"constrained": True, "max_in_flight": 1_001}}, 101),
+        ({"management": "local", "expansion": "strong", "strong": {"constrained": True, "max_in_flight": 1_001}}, 301),
+        ({"management": "local", "expansion": "strong", "queries": 4}, 192),
+        ({"management": "local", "expansion": "strong", "queries": 5}, 64),
+        ({"expansion": "strong", "queries": 4}, 64),
         ({"generation": "strong", "strong": {"batch": True}}, 500),
         ({"expansion": "strong", "strong": {"batch": True}}, 64),
     ],
@@ -233,6 +238,8 @@ def test_models_have_as_many_calls_at_hand_as_may_be_in_flight(models, requests)
     for name, value in models.items():
         if name == "strong":
             config.models.strong = ModelConfig(**value)
+        elif name == "queries":
+            config.round.queries_per_request = value
         else:
             getattr(config.models, name).model = value
     config.models.local = ModelConfig(max_in_flight=128)
@@ -286,6 +293,10 @@ def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
     assert digest(seed=1) != same
     assert digest(critic=type(config.critic)(max_similarity=0.8)) != same
     assert digest(cluster=type(config.cluster)(workers=7)) == same
+    assert digest(embedding=EmbeddingConfig(gpu_share=0.5)) == same
+    assert digest(embedding=EmbeddingConfig(device="gpu")) != same
+    assert digest(embedding=EmbeddingConfig(backend="sentence-transformers")) != same
+    assert digest(embedding=EmbeddingConfig(precision="fp32")) != same
 
     def with_model(**changes):
         models = replace(config.models, strong=ModelConfig(name="m", **changes), expansion=AgentConfig(model="strong"))
@@ -293,6 +304,35 @@ def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
 
     assert with_model(max_in_flight=3, base_url="elsewhere") == with_model()
     assert with_model(omit=["seed"]) != with_model()
+
+
+def begin_with(config, precision):
+    """Begin a run on a machine that has bf16, whatever this one has; nothing is encoded."""
+    config.embedding = EmbeddingConfig(device="cpu", backend="openvino", precision=precision)
+    _, schemas = open_databases(config)
+    with opened(Path(config.run_dir), run_identity(runs.with_round_size(config), schemas)):
+        (Path(config.run_dir) / "rounds" / "000000.json").write_text("{}")
+    config.embedding = EmbeddingConfig()
+
+
+def test_run_keeps_to_the_encoder_that_it_was_begun_with(config):
+    """fp32 is had everywhere, also where this machine would choose another."""
+    begin_with(config, "fp32")
+    known = runs.with_encoder(config).embedding
+    assert (known.device, known.backend, known.precision) == ("cpu", "openvino", "fp32")
+
+
+def test_run_is_refused_where_its_encoder_is_not_to_be_had(config, monkeypatch):
+    """Vectors of two kinds never mix: the message says what the run was begun with."""
+    begin_with(config, "bf16")
+    monkeypatch.setattr("rayfactory.tools.embedding.cpu_has_bf16", lambda: False)
+    here = runs.with_encoder(runs.with_round_size(config))
+    _, schemas = open_databases(config)
+    with pytest.raises(RunDirError, match=r"embedding\.precision was 'bf16', now 'fp32'.* choose another run_dir"):
+        check_run_dir(Path(config.run_dir), run_identity(here, schemas))
+    config.embedding.precision = "bf16"
+    with pytest.raises(ConfigError, match=r"set embedding\.precision=fp32 for a new run"):
+        runs.with_encoder(config)
 
 
 def test_complete_run_says_so_without_starting_anything(config, capsys):

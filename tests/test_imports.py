@@ -23,7 +23,10 @@ OWNERS = {
     "ray": r"cluster(\..*)?",
     "vllm": r"cluster\.serving",
     "faiss": r"tools\.vector_store",
-    "sentence_transformers": r"tools\.embedding|downstream(\..*)?",
+    "sentence_transformers": r"tools\.sentence_encoder|downstream(\..*)?",
+    "openvino": r"tools\.openvino_encoder",
+    "openvino_telemetry": r"(?!)",  # nobody: it reports to the network
+    "tokenizers": r"tools\.openvino_encoder",
     "openai": r"models\.endpoint",
     "hydra": r"compose",
 }
@@ -67,7 +70,7 @@ def test_module_imports_only_what_stands_left_of_it(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_heavy_library_has_one_owner(path):
-    """Ray, FAISS, sentence-transformers, OpenAI's client, vLLM and Hydra are each imported in one place only."""
+    """Ray, FAISS, sentence-transformers, OpenVINO, OpenAI's client, vLLM and Hydra are each imported in one place only."""
     for name in imports(path):
         owner = OWNERS.get(name.partition(".")[0])
         if owner is not None:

@@ -28,6 +28,13 @@ _TELLING_CANDIDATES = 200
 """As many of the newest candidates tell what share of the next ones will be admitted."""
 
 
+_PLANNERS = ("management", "table_selection", "seed_selection")
+
+_QUERIES_LIKE_A_PLAN = 5
+"""A call that writes as many queries or more takes longer than the two that a plan waits for."""
+
+_CALLS_BESIDE_A_PLAN = 3
+
 BATCH_REQUESTS = 500
 """Requests of a round after the warm-up where generation goes in batch files."""
 
@@ -209,17 +216,21 @@ def requests_of_round(config: Config, number: int) -> int:
 def requests_after_warmup(config: Config) -> int:
     """Return how many requests a round has after the warm-up, where the settings leave that to the run.
 
-    Where models write, they have as many calls at hand as may be in flight. The warm-up stays small, so that a run of
-    some hundred queries is not all exploring, and batch files, which may take a day, are large.
+    Where models write, they have as many calls at hand as may be in flight; and three times as many where a call is
+    over sooner than the plan of the next round, which takes two calls in a row. The warm-up stays small, so that a run
+    of some hundred queries is not all exploring, and batch files, which may take a day, are large.
     """
     sizes = [config.round.requests]
+    is_planned_by_models = any(getattr(config.models, agent).model != "rule" for agent in _PLANNERS)
     for agent in ("generation", "expansion"):
         slot = getattr(config.models, agent).model
         if slot == "rule":
             continue
         model: ModelConfig = getattr(config.models, slot)
         calls = config.round.queries_per_request if model.constrained else 1
-        sizes.append(math.ceil(model.max_in_flight / calls))
+        is_short = config.round.queries_per_request / calls < _QUERIES_LIKE_A_PLAN
+        times = _CALLS_BESIDE_A_PLAN if is_short and is_planned_by_models else 1
+        sizes.append(math.ceil(times * model.max_in_flight / calls))
         if model.batch and agent == "generation":
             sizes.append(BATCH_REQUESTS)
     return max(sizes)

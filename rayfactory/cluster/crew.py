@@ -18,6 +18,7 @@ from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import run_and_embed
+from rayfactory.cluster.encoder import start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
@@ -115,8 +116,11 @@ class Crew:
         # they are first asked, while a round is judged.
         for kind in ("management", "table_selection", "generation"):
             self._actors(kind)
-        for tool in self._actors("tools"):
-            tool.warm_up.remote()
+        self._encoders = start_encoders(config, _STATELESS)
+        warm = [encoder.warm_up.remote() for encoder in self._encoders.values()]
+        if config.cluster.address:
+            # Other nodes than this one may not encode as it does: that is said before anything is written.
+            _check_warm(warm)
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
         with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
@@ -315,7 +319,7 @@ class Crew:
             on_verdicts(block)
 
         tools, block_size = self._actors("tools"), self._config.embedding.batch_size
-        for positions, executions, vectors in run_and_embed(candidates, tools, block_size):
+        for positions, executions, vectors in run_and_embed(candidates, tools, self._encoders, block_size):
             by_shard: dict[int, list[Contender]] = {}
             for position, execution, vector in zip(positions, executions, vectors, strict=True):
                 if execution.reason is None:
@@ -368,6 +372,21 @@ class Crew:
             tables = ray.put(rows), ray.put(vectors)
             ray.get([critic.load.remote(*tables) for critic in critics])
         self._critics = critics
+
+
+def _check_warm(warm: list[Any]) -> None:
+    """Wait for the encoders.
+
+    Raises:
+        ConfigError: a node cannot encode as the run was begun.
+    """
+    import ray
+
+    try:
+        ray.get(warm)
+    except ray.exceptions.RayError as error:
+        if not _is_loss(error):  # one that is lost is started again
+            raise _as_own(error, "an encoder could not start") from error
 
 
 def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: int) -> int:

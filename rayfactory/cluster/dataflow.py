@@ -1,12 +1,12 @@
 """The judging of one round as a Ray Dataset: parse and normalise, execute, embed.
 
-A block is a fixed number of candidates in their order, whatever the number of workers, so that the encoder sees
-the same batches on every machine. The stages are tasks; `ToolWorker` actors hold what has state.
+A block is a fixed number of candidates in their order, whatever the number of workers, so that the critic sees the same
+blocks on every machine. The stages are tasks; `ToolWorker` and `Encoder` actors hold what has state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -48,13 +48,14 @@ _EXECUTION = pa.schema(
 
 
 def run_and_embed(
-    candidates: Sequence[Candidate], workers: Sequence[Any], block_size: int
+    candidates: Sequence[Candidate], workers: Sequence[Any], encoders: Mapping[str, Any], block_size: int
 ) -> Iterator[tuple[list[int], list[Execution], list[npt.NDArray[np.float32] | None]]]:
     """Yield (positions, executions, vectors) of one block after the other, in the order of the candidates.
 
     Args:
         candidates: of one round, in order.
         workers: handles of `ToolWorker` actors.
+        encoders: handles of `Encoder` actors, by the id of their node.
         block_size: candidates in a block.
     """
     import ray
@@ -71,13 +72,12 @@ def run_and_embed(
     ]
     if not blocks:
         return
-    handles = {"workers": list(workers)}
     stages: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     dataset: Any = (
         ray.data.from_arrow(blocks)
         .map_batches(parse_block, **stages)
-        .map_batches(partial(execute_block, **handles), **stages)
-        .map_batches(partial(embed_block, **handles), **stages)
+        .map_batches(partial(execute_block, workers=list(workers)), **stages)
+        .map_batches(partial(embed_block, encoders=dict(encoders)), **stages)
     )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         vectors = [None if vector is None else np.asarray(vector, np.float32) for vector in block["vector"].to_pylist()]
@@ -114,18 +114,26 @@ def execute_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
     return block
 
 
-def embed_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
+def embed_block(block: pa.Table, encoders: Mapping[str, Any]) -> pa.Table:
     """Add the vector of each candidate that ran; the others have none."""
     import ray
 
     ran = [text for text, reason in _rows(block, "text", "reason") if reason is None]
-    vectors = iter(ray.get(_worker(block, workers).embed.remote(ran)) if ran else ())
+    vectors = iter(ray.get(_encoder(block, encoders).embed.remote(ran)) if ran else ())
     column = [next(vectors) if reason is None else None for reason in block["reason"].to_pylist()]
     return block.append_column("vector", pa.array(column, pa.list_(pa.float32())))
 
 
 def _worker(block: pa.Table, workers: Sequence[Any]) -> Any:
     return workers[block["block"][0].as_py() % len(workers)]
+
+
+def _encoder(block: pa.Table, encoders: Mapping[str, Any]) -> Any:
+    """Return the encoder of the node that this runs on; where it has none, another one, by turns."""
+    import ray
+
+    own = encoders.get(ray.get_runtime_context().get_node_id())
+    return _worker(block, list(encoders.values())) if own is None else own
 
 
 def _rows(block: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:

@@ -64,7 +64,8 @@ def _actors(config: Config) -> Iterator[str]:
     workers = str(config.cluster.workers or _cpus(config))
     if config.cluster.address and not config.cluster.workers:
         workers = "as many as the cluster has CPUs,"
-    yield f"workers: {workers} each of generation, expansion and tools (which run and embed queries)"
+    yield f"workers: {workers} each of generation, expansion and tools (which run queries)"
+    yield "encoders: 1 on each node, shared by all that is judged there"
     planning = ["management", "table_selection", "seed_selection"]
     if config.models.critical.model != "rule":
         planning.append("critical (advice)")

@@ -102,7 +102,7 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
     assert rows_of(folder / "killed") == undisturbed
 
 
-@pytest.mark.parametrize("kind", ["ToolWorker", "CriticalAgent", "ExpansionAgent", "VectorStore"])
+@pytest.mark.parametrize("kind", ["ToolWorker", "Encoder", "CriticalAgent", "ExpansionAgent", "VectorStore"])
 def test_lost_actor_costs_nothing(folder, undisturbed, kind):
     """kill -9 of one process of a kind while a round is judged: the run goes on and makes the same rows.
 

@@ -1,0 +1,84 @@
+"""The encoder actors: one warm model on each node, which all that is judged there shares."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayfactory.config import Config
+from rayfactory.tools.embedding import ENCODERS, Embedder
+
+MAX_CALLS = 16
+"""Blocks that one encoder has in hand at a time, so that each stream finds a text."""
+
+
+class Encoder:
+    """The encoder of one node. It loads its model when it is first needed, once.
+
+    Args:
+        config: of the run.
+        num_streams: texts that it encodes at a time on a CPU.
+    """
+
+    def __init__(self, config: Config, num_streams: int) -> None:
+        self._config = config
+        self._num_streams = num_streams
+        self._loading = threading.Lock()
+        self._embedder: Embedder | None = None
+
+    def warm_up(self) -> int:
+        """Load the model; return the dimension of its vectors.
+
+        Raises:
+            ConfigError: this node cannot encode as the run was begun.
+        """
+        return self._loaded().dimension
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the unit vectors, float32[N, D], of normalised texts."""
+        return self._loaded().encode(texts)
+
+    def _loaded(self) -> Embedder:
+        with self._loading:
+            if self._embedder is None:
+                cache = Path(self._config.data_dir) / ENCODERS
+                self._embedder = Embedder(self._config.embedding, cache, self._num_streams)
+            return self._embedder
+
+
+def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Start an encoder on each node that can have one; return their handles by the id of the node.
+
+    Nodes that join later are served by these.
+
+    Args:
+        config: of the run, with the encoder's device decided.
+        options: of an actor that can be made again from its arguments.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    on_gpu = config.embedding.device == "gpu"
+    resource = "GPU" if on_gpu else "CPU"
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    able = [node_id for node_id in sorted(alive) if alive[node_id].get(resource, 0) > 0]
+    # Ray has an actor that names a resource hold a CPU as well, unless it names that too.
+    share = {"num_cpus": 0, "num_gpus": config.embedding.gpu_share} if on_gpu else {}
+    actor: Any = ray.remote(Encoder)
+    # Where no node has what it takes, the one that is started all the same waits for such a node.
+    return {
+        node_id: actor.options(
+            name=f"encoder-{i}",
+            max_concurrency=MAX_CALLS,
+            # Soft: where the node is lost, its encoder is started on another one.
+            **share,
+            **{**options, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)},
+        ).remote(config, max(1, int(alive[node_id].get("CPU", 1))))
+        for i, node_id in enumerate(able or sorted(alive)[:1])
+    }
