@@ -94,7 +94,7 @@ def main() -> None:
     report = {
         "benchmark": "embedding",
         "reference": "SentenceTransformer.encode, batch 32, fp32",
-        "ours": f"{embedder.config.backend} {embedder.config.precision}, each text alone",
+        "encoder": f"{embedder.config.backend} {embedder.config.precision}, each text alone",
         "precision": embedder.config.precision,
         "threads": threads,
         "texts": len(texts),
@@ -102,7 +102,7 @@ def main() -> None:
         "repetitions": len(times),
         "median_tokens": statistics.median(num_tokens),
         "reference_ms": round(reference_s * per_text, 2),
-        "ours_ms": round(ours_s * per_text, 2),
+        "ours": round(ours_s * per_text, 2),
         "ratio": round(reference_s / ours_s, 2),
         "ratios": [round(each[0][0] / each[1][0], 2) for each in times],
         "reference_cpu_ms": round(reference_cpu_s * per_text, 2),
@@ -118,7 +118,7 @@ def main() -> None:
         "load_s_without_imports": round(load_s, 2),
         "load_cpu_s_without_imports": round(load_cpu_s, 2),
     }
-    print(json.dumps(report, indent=2))
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

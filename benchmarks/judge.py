@@ -68,11 +68,15 @@ def stages_alone(
     def since(begun: float) -> float:
         return time.process_time() - begun
 
+    # What the first queries make warm, they do for the run's actors too.
+    for candidate in candidates[:PER_ROUND]:
+        examine(candidate.sql, candidate.dialect)
     begun = time.process_time()
     examined = [examine(candidate.sql, candidate.dialect) for candidate in candidates]
     seconds["parse"] = since(begun)
     tool = ExecutionTool(databases, schemas, config.execution)
-    tool.run(candidates[0].database, candidates[0].sql, examined[0])
+    for candidate, found in zip(candidates[:PER_ROUND], examined, strict=False):
+        tool.run(candidate.database, candidate.sql, found)
     begun = time.process_time()
     executions = [
         tool.run(candidate.database, candidate.sql, found)
@@ -81,7 +85,7 @@ def stages_alone(
     seconds["execute"] = since(begun)
     tool.close()
     embedder = Embedder(config.embedding, Path(config.data_dir) / ENCODERS, num_streams=1)
-    embedder.encode([executions[0].text])
+    embedder.encode([execution.text for execution in executions[: 2 * config.embedding.batch_size]])
     begun = time.process_time()
     vectors = embedder.encode([execution.text for execution in executions])
     seconds["embed"] = since(begun)

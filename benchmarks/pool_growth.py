@@ -2,11 +2,12 @@
 
     python -m benchmarks.pool_growth [--run runs/tpcds | --corpus FILE --dialect duckdb] [--small 10000 --large 1000000]
 
-An index is filled with variations of the queries of a corpus: the words and the tree of one, and its vector moved
-towards that of another one, and by noise. Each size has a process of its own, which takes its queries as a run that
-goes on does, and searches for a few hundred more, 32 at a time. `ours` is what a search takes at the large size,
-without embedding, `reference_ms` at the small one, `ratio` the one over the other; `recall_at_200` compares the nearest
-by cosine with those of looking at every vector; `resident_gb` is what the process holds, its peak apart.
+An index is filled with variations of the queries of a corpus: the words of one with every twentieth character another
+one, its tree with every twentieth label another one, and its vector moved towards that of another query, and by noise.
+Each size has a process of its own, which takes its queries as a run that goes on does, and searches for a few hundred
+more, 32 at a time. `ours` is what a search takes at the large size, without embedding, `reference_ms` at the small one,
+`ratio` the one over the other; `recall_at_200` compares the nearest by cosine with those of looking at every vector;
+`resident_gb` is what the process holds, its peak apart.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.trees import flatten
+from rayfactory.tools.words import sort_tokens
 
 PIECE = 20_000
 NUM_SEARCHES = 256
 BLOCK = 32
+CHANGED = 0.05
 
 
 def variations(
@@ -53,6 +56,23 @@ def variations(
         yield ones, moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
+def varied_words(words: pa.Array, rng: np.random.Generator) -> pa.Array:
+    """Return texts with some letters and digits replaced."""
+    _, offsets, data = words.buffers()
+    values = np.frombuffer(data, np.uint8).copy()
+    is_word = (values > 47) & (values < 123) & (rng.random(len(values)) < CHANGED)
+    values[is_word] = rng.integers(97, 123, int(is_word.sum()))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(words), [None, offsets, pa.py_buffer(values)])
+
+
+def varied_labels(labels: pa.Array, rng: np.random.Generator) -> pa.Array:
+    """Return trees with some labels replaced by ones that no other has."""
+    values = labels.values.to_numpy().copy()
+    is_changed = rng.random(len(values)) < CHANGED
+    values[is_changed] = rng.integers(-(2**62), 2**62, int(is_changed.sum()))
+    return pa.LargeListArray.from_arrays(labels.offsets, pa.array(values))
+
+
 def resident_gb() -> float:
     """Return the memory that this process holds, in GB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -64,18 +84,29 @@ def measured(
 ) -> dict[str, Any]:
     """Fill an index and search it; return what that took. For a process of its own."""
     config = CriticConfig()
-    signatures = [Signature.of(text, tree, vector) for text, tree, vector in zip(texts, trees, vectors_ND, strict=True)]
-    words = pa.array([bytes(one.words) for one in signatures], pa.large_binary())
+    words = pa.array([sort_tokens(text).encode() for text in texts], pa.large_binary())
     labels = pa.array([tree.labels for tree in trees], pa.large_list(pa.int64()))
     leftmost = pa.array([tree.leftmost for tree in trees], pa.large_list(pa.int32()))
     before_gb = resident_gb()
     index = QueryIndex(vectors_ND.shape[1], config)
     started = time.perf_counter()
+    rng = np.random.default_rng(2)
     for ones, moved in variations(vectors_ND, size, seed=0):
-        index.load(words.take(ones), labels.take(ones), leftmost.take(ones), moved)
+        index.load(
+            varied_words(words.take(ones), rng), varied_labels(labels.take(ones), rng), leftmost.take(ones), moved
+        )
     fill_s = time.perf_counter() - started
     ((ones, wanted),) = variations(vectors_ND, NUM_SEARCHES, seed=1)
-    queries = [Signature(signatures[one].words, trees[one], vector) for one, vector in zip(ones, wanted, strict=True)]
+    queries = [
+        Signature(np.frombuffer(text, np.uint8), Tree(np.array(tree, np.int64), trees[one].leftmost), vector)
+        for one, text, tree, vector in zip(
+            ones,
+            varied_words(words.take(ones), rng).to_pylist(),
+            varied_labels(labels.take(ones), rng).to_pylist(),
+            wanted,
+            strict=True,
+        )
+    ]
     index.search(queries[0])
     times_ms = []
     for _ in range(3):

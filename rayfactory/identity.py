@@ -11,7 +11,7 @@ from rayfactory.config import SLOTS
 from rayfactory.errors import RunDirError
 
 FORMAT = 2
-"""Version of the layout above; a run of another version is refused, never converted in place."""
+"""Version of the layout of a run directory (see `pool`); a run of another one is refused, never converted in place."""
 
 _FILES_BEFORE_A_RUN = frozenset({"lock", "rounds", "run.json.partial"})
 """What a process that died at its very start may have left in a run directory."""

@@ -171,7 +171,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The shape and the labels of one syntax tree, nodes numbered from 0 in postorder (`tools.tree_edit.flatten`).
+    """The shape and the labels of one syntax tree, nodes numbered from 0 in postorder (`tools.trees.flatten`).
 
     Attributes:
         labels: int64[N], a hash of each node's label, the same in every process.

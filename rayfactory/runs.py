@@ -151,6 +151,9 @@ def with_encoder(config: Config) -> Config:
         ConfigError: the model cannot be loaded, or this machine cannot encode as is asked for.
     """
     cache = Path(config.data_dir) / ENCODERS
+    if config.embedding.device == "auto" and _serves_on_gpus(config):
+        # A model that is served takes its GPUs whole, and none may be left.
+        config = replace(config, embedding=replace(config.embedding, device="cpu"))
     gpu_elsewhere = bool(config.cluster.address)
     begun_with = {
         name: setting_of(Path(config.run_dir), f"embedding.{name}")
@@ -166,10 +169,16 @@ def with_encoder(config: Config) -> Config:
     return replace(config, embedding=decided(config.embedding, cache, gpu_elsewhere=gpu_elsewhere))
 
 
+def _serves_on_gpus(config: Config) -> bool:
+    models: list[ModelConfig] = [getattr(config.models, slot) for slot in used_slots(config.models)]
+    return any(model.serving.weights and model.serving.device == "gpu" for model in models)
+
+
 def preview(config: Config) -> str:
     """Return what a run would ask, cost and start, for what its run directory does not have yet.
 
-    Nothing is asked, started or written but databases that are generated and profiles that are cached.
+    Nothing is asked, started or written but databases that are generated, profiles that are cached and the encoder as
+    it is kept.
 
     Raises:
         UserError: the databases or the run directory cannot be used, or a prompt does not fit.

@@ -322,6 +322,18 @@ def test_run_keeps_to_the_encoder_that_it_was_begun_with(config):
     assert (known.device, known.backend, known.precision) == ("cpu", "openvino", "fp32")
 
 
+def test_encoder_leaves_gpus_to_models_that_are_served_on_them(config, monkeypatch):
+    """They take theirs whole; where none is left, the encoder would wait for ever."""
+    monkeypatch.setattr("rayfactory.tools.embedding.has_gpu", lambda: True)
+    config.models.local = ModelConfig(name="m")
+    config.models.local.serving.weights = "some"
+    assert runs.with_encoder(config).embedding.device == "gpu"
+    config.models.generation.model = "local"
+    assert runs.with_encoder(config).embedding.device == "cpu"
+    config.models.local.serving.device = "cpu"
+    assert runs.with_encoder(config).embedding.device == "gpu"
+
+
 def test_run_is_refused_where_its_encoder_is_not_to_be_had(config, monkeypatch):
     """Vectors of two kinds never mix: the message says what the run was begun with."""
     begin_with(config, "bf16")

@@ -23,7 +23,7 @@ from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
-from rayfactory.cluster.vector_actor import options_with_gpu
+from rayfactory.cluster.vector_actor import check_index_gpu, options_with_gpu
 from rayfactory.cluster.waiting import Waiting
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
@@ -118,8 +118,9 @@ class Crew:
             self._actors(kind)
         self._encoders = start_encoders(config, _STATELESS)
         warm = [encoder.warm_up.remote() for encoder in self._encoders.values()]
-        if config.cluster.address:
-            # Other nodes than this one may not encode as it does: that is said before anything is written.
+        check_index_gpu(config.cluster)
+        if config.cluster.address or self._models:
+            # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
             _check_warm(warm)
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
         self._critics: list[Any] = []
@@ -346,7 +347,9 @@ class Crew:
 
         try:
             ray.get([critic.commit.remote(dict(ids)) for critic in self._critics])
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:
+            if not _is_loss(error):
+                raise _as_own(error, "the round could not be taken into the index") from error
             logger.warning("a critic was lost (%s); its index is built again from the pool", _brief(error))
             self._drop_critics()
 

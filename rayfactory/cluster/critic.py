@@ -84,6 +84,7 @@ class _Shelf:
         num_committed = self.index.num_committed
         kept = [ids[entry_id] for entry_id in self.ids.values[num_committed:].tolist() if entry_id in ids]
         num_kept = num_committed + len(kept)
+        assert all(entry_id in ids for entry_id in self.ids.values[num_committed:num_kept].tolist())
         self.index.commit(num_kept)
         self.ids.cut(num_committed)
         self.ids.extend(np.array(kept, np.int64))
@@ -183,7 +184,7 @@ class CriticalAgent:
                 # The first is here; those of a database that outgrows it are actors of their own.
                 if len(vectors):
                     return RemoteStore(dimension, self._cluster)
-                return VectorStore(dimension, self._cluster.index_gpu_memory_gb)
+                return VectorStore(dimension, self._cluster.index_gpu_memory_gb / len(self._dialects))
 
             vectors = VectorIndex(new_store, self._cluster.vectors_per_actor)
             self._shelves[database] = _Shelf(QueryIndex(dimension, self._config, vectors))

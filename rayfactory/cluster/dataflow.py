@@ -80,8 +80,7 @@ def run_and_embed(
         .map_batches(partial(embed_block, encoders=dict(encoders)), **stages)
     )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        vectors = [None if vector is None else np.asarray(vector, np.float32) for vector in block["vector"].to_pylist()]
-        yield block["position"].to_pylist(), _executions(block), vectors
+        yield block["position"].to_pylist(), _executions(block), _arrays(block["vector"])
 
 
 def _columns(candidate: Candidate) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayfactory.cluster.session import check_gpu_room
 from rayfactory.config import Config
 from rayfactory.tools.embedding import ENCODERS, Embedder
 
@@ -59,6 +60,9 @@ def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]
     Args:
         config: of the run, with the encoder's device decided.
         options: of an actor that can be made again from its arguments.
+
+    Raises:
+        ConfigError: no GPU is left for it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -68,6 +72,8 @@ def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     able = [node_id for node_id in sorted(alive) if alive[node_id].get(resource, 0) > 0]
+    if on_gpu:
+        check_gpu_room(config.embedding.gpu_share, "embedding.device=gpu", "set embedding.device=cpu in a new run_dir")
     # Ray has an actor that names a resource hold a CPU as well, unless it names that too.
     share = {"num_cpus": 0, "num_gpus": config.embedding.gpu_share} if on_gpu else {}
     actor: Any = ray.remote(Encoder)

@@ -68,6 +68,19 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
         ray.shutdown()
 
 
+def check_gpu_room(share: float, what: str, remedy: str) -> None:
+    """Return if the cluster has a GPU, or the share of one, that nobody holds: Ray would wait for one for ever.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    import ray
+
+    free = float(ray.available_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if free < share:
+        raise ConfigError(f"{what} needs {share:g} GPU, and {free:g} of the cluster's are free; free one, or {remedy}")
+
+
 def _check_reachable(address: str) -> None:
     """Return if something listens at ``host:port``; other forms of address are Ray's to resolve.
 

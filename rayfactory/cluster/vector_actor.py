@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayfactory.cluster.session import check_gpu_room
 from rayfactory.config import ClusterConfig
-from rayfactory.tools.vector_store import Nearest, VectorStore
+from rayfactory.errors import ConfigError
+from rayfactory.tools.vector_store import Nearest, VectorStore, can_use_gpus
 
 _GPU_SHARE = 0.1
 """What Ray is asked for, so that an actor sees a GPU; how much of its memory is taken is the setting's to say."""
@@ -22,6 +24,21 @@ def options_with_gpu(config: ClusterConfig) -> dict[str, Any]:
     """
     spread: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
     return spread | {"num_gpus": _GPU_SHARE, "num_cpus": 0} if config.index_gpu_memory_gb else spread
+
+
+def check_index_gpu(config: ClusterConfig) -> None:
+    """Return if a GPU can search, where one is to.
+
+    Raises:
+        ConfigError: there is none that is free, or FAISS cannot use it.
+    """
+    if config.index_gpu_memory_gb:
+        remedy = "set cluster.index_gpu_memory_gb=0"
+        check_gpu_room(config.index_shards * _GPU_SHARE, "cluster.index_gpu_memory_gb", remedy)
+        if not can_use_gpus():
+            raise ConfigError(
+                f"cluster.index_gpu_memory_gb needs the package faiss-gpu (pip install '.[gpu]'), or {remedy}"
+            )
 
 
 class RemoteStore:

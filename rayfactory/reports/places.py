@@ -65,7 +65,8 @@ def _actors(config: Config) -> Iterator[str]:
     if config.cluster.address and not config.cluster.workers:
         workers = "as many as the cluster has CPUs,"
     yield f"workers: {workers} each of generation, expansion and tools (which run queries)"
-    yield "encoders: 1 on each node, shared by all that is judged there"
+    share = f", with {config.embedding.gpu_share:g} GPU" if config.embedding.device == "gpu" else ""
+    yield f"encoders: 1 on each node{share}, shared by all that is judged there"
     planning = ["management", "table_selection", "seed_selection"]
     if config.models.critical.model != "rule":
         planning.append("critical (advice)")

@@ -29,7 +29,7 @@ STOP_REASONS: dict[StopReason, str] = {
 }
 """Why a run ends."""
 
-_PACKAGES = ("ray", "duckdb", "sqlglot", "faiss-cpu", "sentence-transformers", "torch", "numpy", "pyarrow")
+_PACKAGES = ("ray", "duckdb", "sqlglot", "faiss-cpu", "openvino", "sentence-transformers", "torch", "numpy", "pyarrow")
 
 
 def summarise(

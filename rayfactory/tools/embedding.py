@@ -35,6 +35,9 @@ _LAYOUT = 1
 
 _REFUSED = "unconvertible.json"
 
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+"""What reading a damaged folder of the cache may raise."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -149,11 +152,11 @@ def _stored_precision(source: str) -> str:
 def _network(config: EmbeddingConfig, cache: Path | None) -> Network | str:
     """Return the model for OpenVINO, or why there is none; from the cache if it is there, else it is put there."""
     source = _source(config.model)
-    kept = None if cache is None else cache / _key(source, config.max_tokens)
+    kept = _kept(cache, source, config.max_tokens)
     if kept is not None and kept.is_dir():
         try:
             return _read(kept)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except _DAMAGED as error:
             logger.debug("the converted model in %s is damaged and is made again: %r", kept, error)
             shutil.rmtree(kept, ignore_errors=True)
     found: Network | str
@@ -161,18 +164,23 @@ def _network(config: EmbeddingConfig, cache: Path | None) -> Network | str:
         found = converted(config, source)
     except UnconvertibleError as error:
         found = str(error)
-    if cache is not None:
-        # A model that was named has been downloaded by now, and can be known by its files.
-        kept = cache / _key(source, config.max_tokens)
+    # A model that was named has been downloaded by now, and can be known by its files.
+    kept = _kept(cache, source, config.max_tokens)
+    if kept is not None:
         try:
             _keep(kept, found)
             return _read(kept)
-        except OSError as error:
+        except _DAMAGED as error:
             logger.warning("the converted model cannot be kept in %s (%s)", cache, error)
     # What is read differs by rounding from what was converted: so it is always read.
     with tempfile.TemporaryDirectory(prefix="rayfactory-encoder-") as folder:
         _write(Path(folder), found)
         return _read(Path(folder))
+
+
+def _kept(cache: Path | None, source: str, max_tokens: int) -> Path | None:
+    """Return the folder of the cache for a model; None without a cache, or where no file tells the model from others."""
+    return cache / _key(source, max_tokens) if cache is not None and _folder(source).is_dir() else None
 
 
 def _keep(folder: Path, found: Network | str) -> None:
@@ -214,7 +222,7 @@ def _key(source: str, max_tokens: int) -> str:
     about = [_LAYOUT, max_tokens, {name: version(name) for name in packages}]
     digest.update(json.dumps(about).encode())
     folder = _folder(source)
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             digest.update(json.dumps([str(path.relative_to(folder)), path.stat().st_size]).encode())
             with path.open("rb") as file:

@@ -183,9 +183,10 @@ def rank(query, entries, positions_C, cosines_C, weights, places_K, scores_K):
                 bound = max(bound, levenshtein(pre_masks_LW, size, other_pre, other_size, up_W, down_W))
                 bounds_C[best] = max(bounds_C[best], bound)
             else:
-                if num_distances == 0:
-                    trees = np.empty((size, largest), dtype=np.int32)
-                    forests = np.empty((size + 1, largest + 1), dtype=np.int32)
+                if trees.shape[1] < other_size:
+                    # For the largest of those that are measured, which may be far from the largest of all.
+                    trees = np.empty((size, other_size), dtype=np.int32)
+                    forests = np.empty((size + 1, other_size + 1), dtype=np.int32)
                 num_distances += 1
                 num_roots = keyroots(other_leftmost, other_size, scratch, other_roots)
                 bounds_C[best] = zhang_shasha(

@@ -158,7 +158,7 @@ def converted(config: EmbeddingConfig, source: str) -> Network:
             tokenizer.no_padding()
             network = convert(_pipeline(model), example, tokenizer.to_str(), _prompt(model))
             ours_ND = OpenVINOEncoder(network, "fp32", 1).encode(_PROBES)
-        except MemoryError:
+        except (MemoryError, OSError):  # the machine's fault, not the model's
             raise
         except Exception as error:
             raise UnconvertibleError(_first_line(error)) from error

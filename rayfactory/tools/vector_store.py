@@ -50,6 +50,9 @@ def _cosines(vector_D, vectors_ND):
 MARGIN = 16
 """Vectors that FAISS is asked for beyond those that are wanted, so that its rounding does not decide which they are."""
 
+_ROUNDING = 1e-6
+"""How much FAISS may be off: where more vectors than the margin are as near as the last one, it is asked for more."""
+
 _TRAINING_SEED = 1234
 _TRAINING_STEPS = 10
 _MOVED_AT_ONCE = 16_384
@@ -69,7 +72,7 @@ class VectorStore:
     def __init__(self, dimension: int, gpu_memory_gb: float = 0) -> None:
         import faiss
 
-        # Process-wide: each process is one worker on one core.
+        # Of this thread, which is the one that searches: each process is one worker on one core.
         faiss.omp_set_num_threads(1)
         self._index: Any = faiss.IndexFlatIP(dimension)
         self._gpu_bytes = gpu_memory_gb * 1e9
@@ -82,7 +85,7 @@ class VectorStore:
         """Add vectors at the end."""
         vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
         self._index.add(vectors_ND)
-        if self._on_gpu is not None:
+        if self._on_gpu is not None and self._has_gpu_room():
             self._on_gpu.add(vectors_ND)
         self._copy_to_gpu()
 
@@ -101,11 +104,23 @@ class VectorStore:
             return [(np.empty(0, np.int64), np.empty(0, np.float64))] * len(vectors_BD)
         index = self._index if self._on_gpu is None else self._on_gpu
         _, places_BC = index.search(np.ascontiguousarray(vectors_BD), wanted)
-        found = []
-        for vector_D, places_C in zip(vectors_BD, places_BC, strict=True):
+        return [
+            self._all_as_near(index, vector_D, places_C, count)
+            for vector_D, places_C in zip(vectors_BD, places_BC, strict=True)
+        ]
+
+    def _all_as_near(
+        self, index: Any, vector_D: npt.NDArray[np.float32], places_C: npt.NDArray[np.int64], count: int
+    ) -> Nearest:
+        """Return what was found for one vector, and more of it until no other is as near as the last that is wanted."""
+        while True:
             known_C = places_C[places_C >= 0]
-            found.append((known_C, cosines(vector_D, self.take(known_C))))
-        return found
+            found_C = cosines(vector_D, self.take(known_C))
+            is_all = len(known_C) < len(places_C) or len(places_C) == len(self)
+            if is_all or -np.partition(-found_C, count - 1)[count - 1] - found_C.min() > _ROUNDING:
+                return known_C, found_C
+            wanted = min(2 * len(places_C), len(self))
+            places_C = index.search(vector_D[np.newaxis], wanted)[1][0]
 
     def take(self, places_C: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return float32[C, D], the vectors at some places."""
@@ -128,9 +143,7 @@ class VectorStore:
 
     def _copy_to_gpu(self) -> None:
         """Have a GPU search, if one is to and has room; each process sees the one that it was given."""
-        # Half as much again for what FAISS puts beside the vectors: their places, and room in the lists.
-        has_room = 1.5 * len(self) * self._index.d * 4 + _GPU_SCRATCH_BYTES < self._gpu_bytes
-        if not has_room:
+        if not self._has_gpu_room():
             self._on_gpu = None
         elif self._on_gpu is None:
             import faiss
@@ -138,6 +151,17 @@ class VectorStore:
             resources = faiss.StandardGpuResources()
             resources.setTempMemory(_GPU_SCRATCH_BYTES)
             self._on_gpu = faiss.index_cpu_to_gpu(resources, 0, self._index)
+
+    def _has_gpu_room(self) -> bool:
+        # Half as much again for what FAISS puts beside the vectors: their places, and room in the lists.
+        return bool(1.5 * len(self) * self._index.d * 4 + _GPU_SCRATCH_BYTES < self._gpu_bytes)
+
+
+def can_use_gpus() -> bool:
+    """Return whether the FAISS that is installed is one for GPUs."""
+    import faiss
+
+    return hasattr(faiss, "StandardGpuResources")
 
 
 def inverted_file(vectors_ND: npt.NDArray[np.float32], num_lists: int, num_probes: int) -> npt.NDArray[np.uint8]:
@@ -150,6 +174,7 @@ def inverted_file(vectors_ND: npt.NDArray[np.float32], num_lists: int, num_probe
     """
     import faiss
 
+    faiss.omp_set_num_threads(1)  # of this thread
     dimension = vectors_ND.shape[1]
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, num_lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.spherical, index.cp.niter = _TRAINING_SEED, True, _TRAINING_STEPS

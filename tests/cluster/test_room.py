@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from rayfactory.cluster.servable import check_room
-from rayfactory.config import ModelConfig, ServingConfig
+from rayfactory.cluster.session import check_gpu_room
+from rayfactory.cluster.vector_actor import check_index_gpu
+from rayfactory.config import ClusterConfig, ModelConfig, ServingConfig
 from rayfactory.errors import ConfigError
 from tests.models.endpoint_server import serving
 from tests.shop import make_shop
@@ -52,6 +54,17 @@ def test_models_share_what_the_cluster_has(cluster):
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_room([strong, local], pytest.fail)
+
+
+def test_share_of_a_gpu_that_is_not_there_is_refused_with_the_remedy(cluster):
+    """Ray itself would wait for one without a word."""
+    check_gpu_room(4, "what", "do without")
+    with pytest.raises(
+        ConfigError, match=r"what needs 4.5 GPU, and 4 of the cluster's are free; free one, or do without"
+    ):
+        check_gpu_room(4.5, "what", "do without")
+    with pytest.raises(ConfigError, match=r"needs the package faiss-gpu .*, or set cluster.index_gpu_memory_gb=0"):
+        check_index_gpu(ClusterConfig(index_gpu_memory_gb=2))
 
 
 def test_replicas_count(cluster):

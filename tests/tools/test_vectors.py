@@ -78,6 +78,15 @@ def test_what_is_searched_for_beside_a_vector_makes_no_odds():
     assert found(index, wanted, 30) == [found(index, one[np.newaxis], 30)[0] for one in wanted]
 
 
+@pytest.mark.parametrize("store_size", [10_000, 64])
+def test_equal_vectors_are_told_apart_by_their_positions_alone(store_size: int):
+    """More of them than FAISS is asked for beyond those that are wanted, so that it would choose."""
+    vectors_ND, wanted = alike_vectors(290), alike_vectors(20, seed=2)
+    wanted[0] = vectors_ND[7]
+    vectors_ND[np.random.default_rng(5).permutation(290)[:120]] = vectors_ND[7]
+    assert found(filled(vectors_ND, 100, store_size), wanted, 30) == brute_force(vectors_ND, wanted, 30)
+
+
 def test_inverted_file_finds_nearly_all_of_the_nearest():
     vectors_ND, wanted = alike_vectors(3000), alike_vectors(50, seed=2)
     ours, expected = found(filled(vectors_ND, 500), wanted, 30), brute_force(vectors_ND, wanted, 30)
