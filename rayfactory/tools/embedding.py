@@ -179,7 +179,7 @@ def _network(config: EmbeddingConfig, cache: Path | None) -> Network | str:
 
 
 def _kept(cache: Path | None, source: str, max_tokens: int) -> Path | None:
-    """Return the folder of the cache for a model; None without a cache, or where no file tells the model from others."""
+    """Return the folder of the cache for a model; None where no file tells it from others, or without a cache."""
     return cache / _key(source, max_tokens) if cache is not None and _folder(source).is_dir() else None
 
 
