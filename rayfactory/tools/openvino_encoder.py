@@ -143,6 +143,9 @@ class OpenVINOEncoder:
         self.dimension = int(self._compiled.output(0).partial_shape[1].get_length())
         self._threads = ThreadPoolExecutor(num_streams, thread_name_prefix="encode")
         self._own = threading.local()
+        # What OpenVINO makes on its first use it makes under a lock of C++, in which it gives up Python's and takes it
+        # again: two threads that come first together wait for each other for ever.
+        self._encode_one("")
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of what the network sees of a text, special tokens included."""
