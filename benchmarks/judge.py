@@ -1,9 +1,9 @@
 """What does judging cost, and how much of the machine does Ray make of it? Prints one JSON object.
 
-    python -m benchmarks.judge --run runs/tpcds [--candidates 1000]
+    python -m benchmarks.judge [--run runs/tpcds | --corpus FILE] [--limit 1000]
 
-The rows of a finished run over TPC-DS are judged again, as candidates for an empty pool, in rounds of 200. Each stage
-alone: parsing (with the canonical form, the features and the tree), running, embedding, and retrieval with admission,
+The rows of a finished run over TPC-DS, or queries of a file for it (the 99 official ones where neither is given), are
+judged as candidates for an empty pool, in rounds of 200. Each stage alone: parsing (with the canonical form, the features and the tree), running, embedding, and retrieval with admission,
 each in this process on one thread; `core_ms` has the core-milliseconds a query of each. Then all of it by the actors
 and datasets of a run. `reference_per_s` is what the cores could do if the stages were all: cores / the sum of the
 stages' core-seconds a query; `ours` is what Ray does, both in queries a second.
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.corpus import add_arguments, official_tpcds, read_corpus
 from rayfactory.cluster.crew import Crew
 from rayfactory.cluster.critic import Contender, CriticalAgent
 from rayfactory.cluster.session import connected
@@ -37,16 +38,19 @@ PER_ROUND = 200
 MIN_RATIO = 0.8
 
 
-def candidates_of(run_dir: Path, count: int) -> list[Candidate]:
-    """Return the rows of a run as candidates."""
-    columns = "database, dialect, sql, origin"
-    rows = connect(run_dir).sql(f"SELECT {columns} FROM R ORDER BY query_id LIMIT ?", params=[count])
+def queries_of(run_dir: Path) -> list[str]:
+    """Return the queries of a run, in order."""
+    return [sql for (sql,) in connect(run_dir).sql("SELECT sql FROM R ORDER BY query_id").fetchall()]
+
+
+def as_candidates(queries: Sequence[str]) -> list[Candidate]:
+    """Return queries over TPC-DS as candidates."""
     return [
         Candidate(
-            database=database,
-            dialect=dialect,
+            database="tpcds",
+            dialect="duckdb",
             sql=sql,
-            origin=origin,
+            origin="generation",
             round=place // PER_ROUND,
             request=place % PER_ROUND // 10,
             ordinal=place % 10,
@@ -55,7 +59,7 @@ def candidates_of(run_dir: Path, count: int) -> list[Candidate]:
             seed_ids=(),
             num_request_tables=2,
         )
-        for place, (database, dialect, sql, origin) in enumerate(rows.fetchall())
+        for place, sql in enumerate(queries)
     ]
 
 
@@ -145,14 +149,19 @@ def _ids(verdicts: Sequence[Verdict], first_id: int) -> dict[int, int]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="a finished run over TPC-DS")
-    parser.add_argument("--candidates", type=int, default=1000, help="at most")
+    add_arguments(parser)
+    parser.add_argument("--run", type=Path, help="a finished run over TPC-DS")
+    parser.set_defaults(limit=1000)
     arguments = parser.parse_args()
+    if arguments.run is not None:
+        queries = queries_of(arguments.run)
+    else:
+        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus)
+    candidates = as_candidates(queries[: arguments.limit])
     with tempfile.TemporaryDirectory() as folder:
         config = compose(["+benchmark=tpcds", f"run_dir={folder}/run", "cluster.dashboard=false"])
         config = with_encoder(replace(config, round=replace(config.round, requests_after_warmup=20)))
         databases, schemas = open_databases(config)
-        candidates = candidates_of(arguments.run, arguments.candidates)
         alone_s = stages_alone(config, databases, schemas, candidates)
         ray_s = through_ray(config, databases, schemas, candidates)
     cores = len(os.sched_getaffinity(0))

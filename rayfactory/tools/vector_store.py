@@ -57,6 +57,7 @@ _TRAINING_SEED = 1234
 _TRAINING_STEPS = 10
 _MOVED_AT_ONCE = 16_384
 _GPU_SCRATCH_BYTES = 512 * 2**20
+_GPU_MOST_FOUND = 2048
 
 
 class VectorStore:
@@ -102,16 +103,18 @@ class VectorStore:
         wanted = min(count + MARGIN, len(self))
         if wanted == 0:
             return [(np.empty(0, np.int64), np.empty(0, np.float64))] * len(vectors_BD)
-        index = self._index if self._on_gpu is None else self._on_gpu
-        _, places_BC = index.search(np.ascontiguousarray(vectors_BD), wanted)
         return [
-            self._all_as_near(index, vector_D, places_C, count)
-            for vector_D, places_C in zip(vectors_BD, places_BC, strict=True)
+            self._all_as_near(vector_D, places_C, count)
+            for vector_D, places_C in zip(vectors_BD, self._found(vectors_BD, wanted), strict=True)
         ]
 
-    def _all_as_near(
-        self, index: Any, vector_D: npt.NDArray[np.float32], places_C: npt.NDArray[np.int64], count: int
-    ) -> Nearest:
+    def _found(self, vectors_BD: npt.NDArray[np.float32], wanted: int) -> npt.NDArray[np.int64]:
+        """Return int64[B, wanted], what FAISS finds for each vector; -1 where that is not as many."""
+        index = self._index if self._on_gpu is None or wanted > _GPU_MOST_FOUND else self._on_gpu
+        places_BC: npt.NDArray[np.int64] = index.search(np.ascontiguousarray(vectors_BD), wanted)[1]
+        return places_BC
+
+    def _all_as_near(self, vector_D: npt.NDArray[np.float32], places_C: npt.NDArray[np.int64], count: int) -> Nearest:
         """Return what was found for one vector, and more of it until no other is as near as the last that is wanted."""
         while True:
             known_C = places_C[places_C >= 0]
@@ -119,8 +122,7 @@ class VectorStore:
             is_all = len(known_C) < len(places_C) or len(places_C) == len(self)
             if is_all or -np.partition(-found_C, count - 1)[count - 1] - found_C.min() > _ROUNDING:
                 return known_C, found_C
-            wanted = min(2 * len(places_C), len(self))
-            places_C = index.search(vector_D[np.newaxis], wanted)[1][0]
+            (places_C,) = self._found(vector_D[np.newaxis], min(2 * len(places_C), len(self)))
 
     def take(self, places_C: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return float32[C, D], the vectors at some places."""

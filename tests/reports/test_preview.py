@@ -1,3 +1,5 @@
+import json
+
 """A preview shows what would be asked, paid and started for what is missing, and follows the settings; it reaches nobody."""
 
 import asyncio
@@ -14,6 +16,7 @@ from rayfactory.agents import generation
 from rayfactory.agents.writing import Desk, write
 from rayfactory.compose import compose
 from rayfactory.errors import RunDirError
+from rayfactory.identity import FORMAT
 from rayfactory.models.journal import FILE_NAME
 from rayfactory.pool import Manifest, PlannedRequest
 from rayfactory.records import Evaluation, Failure, Request
@@ -256,7 +259,7 @@ def test_damaged_and_foreign_run_dirs_are_told(composed):
     run_dir = Path(config.run_dir)
     (run_dir / "rounds").mkdir(parents=True)
     (run_dir / "rounds" / "000000.json").write_text("{")
-    (run_dir / "run.json").write_text('{"format": 1, "seed": 5}')
+    (run_dir / "run.json").write_text(json.dumps({"format": FORMAT, "seed": 5}))
     assert "This run would be refused: run_dir" in " ".join(runs.preview(config).split())
     (run_dir / "run.json").write_text("{")
     with pytest.raises(RunDirError, match=r"run\.json cannot be read"):
@@ -268,7 +271,7 @@ def test_journal_is_read_and_stays_as_it_is(composed):
     config = composed(*ENDPOINT, *PRICES)
     folder = Path(config.run_dir) / "journal"
     folder.mkdir(parents=True)
-    (folder.parent / "run.json").write_text('{"format": 1}')
+    (folder.parent / "run.json").write_text(json.dumps({"format": FORMAT}))
     file = folder / FILE_NAME
     sent = '{"sent":0,"key":[0,"generation",0,0,0],"request":"r","model":"m","worst":[1000,500,3.25]}\n'
     file.write_text(sent + '{"done":0,"key"')
