@@ -3,10 +3,11 @@
     python -m benchmarks.judge [--run runs/tpcds | --corpus FILE] [--limit 1000]
 
 The rows of a finished run over TPC-DS, or queries of a file for it (the 99 official ones where neither is given), are
-judged as candidates for an empty pool, in rounds of 200. Each stage alone: parsing (with the canonical form, the features and the tree), running, embedding, and retrieval with admission,
-each in this process on one thread; `core_ms` has the core-milliseconds a query of each. Then all of it by the actors
-and datasets of a run. `reference_per_s` is what the cores could do if the stages were all: cores / the sum of the
-stages' core-seconds a query; `ours` is what Ray does, both in queries a second.
+judged as candidates for an empty pool, in rounds of 200. Each stage alone: parsing (with the canonical form, the
+features and the tree), running, embedding, and retrieval with admission, each in this process on one thread; `core_ms`
+has the core-milliseconds a query of each. Then all of it by the actors and datasets of a run. `reference_per_s` is what
+the cores could do if the stages were all: cores / the sum of the stages' core-seconds a query; `ours` is what Ray does,
+both in queries a second.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-import json
-
 """A preview shows what would be asked, paid and started for what is missing, and follows the settings; it reaches nobody."""
 
 import asyncio
+import json
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
