@@ -39,6 +39,9 @@ MAX_ATTEMPTS = 3
 REQUESTS_PER_AUTHOR = 2
 """Requests in flight for each author that keeps to its rule: one that is answered and one that waits."""
 
+_IN_HAND = 2
+"""Requests that the authors have for each that their model takes at once."""
+
 AUTHORS = ("generation", "expansion")
 """The kinds of actors that write."""
 
@@ -393,12 +396,15 @@ def _check_warm(warm: list[Any]) -> None:
 
 
 def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: int) -> int:
-    """Return how many requests one author has in hand, so that as many are in flight as its model takes."""
+    """Return how many requests one author has in hand.
+
+    Where a model writes, more than it takes at once: what follows a reply is rendered already, and waits at the gateway.
+    """
     if agent.model == "rule":
         return REQUESTS_PER_AUTHOR
     model: ModelConfig = getattr(models, agent.model)
     # A batch is sent when the whole round is in it.
-    return sys.maxsize if model.batch else -(-model.max_in_flight // num_authors) + 1
+    return sys.maxsize if model.batch else -(-_IN_HAND * model.max_in_flight // num_authors)
 
 
 def _with_shared(agent: type, shared: list[Any]) -> type:
