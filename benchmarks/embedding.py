@@ -94,7 +94,7 @@ def main() -> None:
     report = {
         "benchmark": "embedding",
         "reference": "SentenceTransformer.encode, batch 32, fp32",
-        "encoder": f"{embedder.config.backend} {embedder.config.precision}, each text alone",
+        "encoder": f"{embedder.config.backend} {embedder.config.precision}, texts of one padded length together",
         "precision": embedder.config.precision,
         "threads": threads,
         "texts": len(texts),

