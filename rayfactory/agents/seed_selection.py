@@ -165,9 +165,10 @@ async def select_seeds_with_model(
                 seeds = [by_id[query_id] for query_id in wanted if query_id not in taken][: config.num_seeds]
                 taken.update(seed.query_id for seed in seeds)
                 tally += Tally("seed_selection", fallbacks=int(not seeds))
-                others = [seed for seed in shelf if seed not in seeds]
-                if others and len(seeds) < config.num_seeds:
-                    missing = config.num_seeds - len(seeds)
+                missing = config.num_seeds - len(seeds)
+                picked = {seed.query_id for seed in seeds}
+                others = [seed for seed in shelf if seed.query_id not in picked] if missing else []
+                if others:
                     seeds += select_seeds(schema, others, counts, missing, taken, random.Random(rng_seed))
                     taken.update(seed.query_id for seed in seeds)
                 expect(expected, database, seed_tables(seeds), num_queries)
@@ -279,11 +280,12 @@ def select_seeds(
     """
     need, rarity = _needs(schema, use), _rarities(seeds)
     free = [seed for seed in seeds if seed.query_id not in taken] or list(seeds)
+    scores = [_score(seed, need, rarity) for seed in free]
     chosen: list[PoolSeed] = []
     while free and len(chosen) < num_seeds:
-        scores = [_score(seed, need, rarity) for seed in free]
         pick = rng.choices(range(len(free)), scores if sum(scores) > 0 else None)[0]
         chosen.append(free.pop(pick))
+        del scores[pick]
     return chosen
 
 

@@ -23,7 +23,7 @@ from rayfactory.errors import CompletionError, EndpointError, EngineError, Rayfa
 from rayfactory.models.batch import Batches, BatchLimits
 from rayfactory.models.batch_calls import OpenBatches
 from rayfactory.models.batch_endpoint import check_batches
-from rayfactory.models.completion import CallKey, Completion, Prompt
+from rayfactory.models.completion import PLANNERS, CallKey, Completion, Prompt
 from rayfactory.models.endpoint import Endpoint, ErrorReplyError, SlotStatus
 from rayfactory.models.journal import Done, Failed, Journal, Record, Sent
 from rayfactory.models.ledger import Ledger, Usage, WorstCase, worst_case
@@ -196,7 +196,8 @@ class Chat:
         retries = num_failed = num_too_many = 0
         max_attempts = endpoint.config.max_attempts
         while True:
-            permit = await endpoint.gate.enter(tokens)
+            # A round's many calls wait for its plan, and behind those of the round before.
+            permit = await endpoint.gate.enter(tokens, urgent=key.agent in PLANNERS)
             try:
                 return await self._attempt(endpoint, permit, key, prompt, request, worst)
             except ErrorReplyError as error:

@@ -13,6 +13,9 @@ from dataclasses import astuple, dataclass
 
 from rayfactory.config import Slot
 
+PLANNERS = frozenset({"management", "table_selection", "seed_selection", "critical"})
+"""Agents whose calls the plan of a round waits for."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallKey:

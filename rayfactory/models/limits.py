@@ -194,8 +194,11 @@ class Limits:
             self.exhausted = True
 
 
+_Waiters = deque[tuple[int, asyncio.Future[Permit]]]
+
+
 class Gate:
-    """Lets tasks through to an endpoint, in the order in which they came.
+    """Lets tasks through to an endpoint in the order in which they came, the urgent ones before the others.
 
     Args:
         name: of the endpoint, for messages.
@@ -207,24 +210,29 @@ class Gate:
         self._name = name
         self._max_pause_s = config.max_pause_s
         self._clock = clock
-        self._waiters: deque[tuple[int, asyncio.Future[Permit]]] = deque()
+        self._urgent: _Waiters = deque()
+        self._others: _Waiters = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._shut: RayfactoryError | None = None
 
     @property
     def num_waiting(self) -> int:
         """Tasks that wait to be let through."""
-        return len(self._waiters)
+        return len(self._urgent) + len(self._others)
 
-    async def enter(self, tokens: int) -> Permit:
+    async def enter(self, tokens: int, *, urgent: bool = False) -> Permit:
         """Wait to be let through; whoever is has to say how it ended: by one of the methods below.
+
+        Args:
+            tokens: that the endpoint will count.
+            urgent: go before those who are not.
 
         Raises:
             EngineError: the endpoint has been away for too long.
             EndpointError: the gate was shut with it.
         """
         waiter: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-        self._waiters.append((tokens, waiter))
+        (self._urgent if urgent else self._others).append((tokens, waiter))
         self._let_through()
         try:
             return await waiter
@@ -275,10 +283,10 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._waiters:
-            tokens, waiter = self._waiters[0]
+        while waiters := self._urgent or self._others:
+            tokens, waiter = waiters[0]
             if waiter.done():
-                self._waiters.popleft()
+                waiters.popleft()
                 continue
             if self._shut is not None:
                 waiter.set_exception(type(self._shut)(*self._shut.args))

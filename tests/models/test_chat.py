@@ -13,7 +13,7 @@ import pytest
 
 from rayfactory.errors import BudgetReachedError, EngineError, RunDirError
 from rayfactory.models.chat import Chat
-from rayfactory.models.completion import Prompt
+from rayfactory.models.completion import CallKey, Prompt
 from rayfactory.models.ledger import worst_case
 from tests.models.chats import PROMPT, journal, key, model, unconfirmed, with_chat
 from tests.models.endpoint_server import EndpointServer, echo
@@ -250,6 +250,19 @@ def test_limit_comes_down_to_what_the_endpoint_takes(tmp_path):
 
     server = with_chat(tmp_path, body, server=EndpointServer(delay_s=0.05, max_concurrent=4), max_in_flight=32)
     assert server.num_requests < 2 * 150
+
+
+@pytest.mark.parametrize("agent", ["management", "table_selection", "seed_selection", "critical"])
+def test_plan_does_not_wait_behind_the_calls_of_another_round(agent, tmp_path):
+    async def body(chat, server):
+        writing = [asyncio.create_task(chat.complete("strong", key(i), PROMPT)) for i in range(20)]
+        await asyncio.sleep(0.1)
+        num_answered = sum(task.done() for task in writing)
+        await chat.complete("strong", CallKey(1, agent, 1, 0), PROMPT)
+        assert sum(task.done() for task in writing) <= num_answered + 4 < len(writing)
+        await asyncio.gather(*writing)
+
+    with_chat(tmp_path, body, server=EndpointServer(delay_s=0.05), max_in_flight=2)
 
 
 def test_a_thousand_at_once(tmp_path):

@@ -347,17 +347,40 @@ def test_endpoint_that_only_ever_says_too_many_ends_the_run():
     run(check())
 
 
+def test_urgent_tasks_go_first_and_each_kind_in_its_order():
+    async def check():
+        limited = gate(max_in_flight=1)
+        under_way = await limited.enter(1)
+        left: list[str] = []
+
+        async def one(name: str, urgent: bool):
+            permit = await limited.enter(1, urgent=urgent)
+            left.append(name)
+            limited.succeeded(permit)
+
+        names = ("b", "A", "c", "B", "d")
+        tasks = [asyncio.create_task(one(name, name.isupper())) for name in names]
+        await asyncio.sleep(0)
+        assert limited.num_waiting == len(names)
+        limited.succeeded(under_way)
+        await asyncio.gather(*tasks)
+        assert left == ["A", "B", "b", "c", "d"]
+
+    run(check())
+
+
 def test_shut_gate_turns_everyone_away():
     """Who waits and who comes gets the error; each an exception of its own."""
 
     async def check():
         limited = gate(max_in_flight=1)
         await limited.enter(1)
-        waiting = asyncio.create_task(limited.enter(1))
+        waiting = [asyncio.create_task(limited.enter(1, urgent=urgent)) for urgent in (False, True)]
         await asyncio.sleep(0)
         limited.shut(EndpointError("no such model"))
-        with pytest.raises(EndpointError, match="no such model"):
-            await waiting
+        for each in waiting:
+            with pytest.raises(EndpointError, match="no such model"):
+                await each
         with pytest.raises(EndpointError, match="no such model"):
             await limited.enter(1)
 
