@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from rayfactory.agents.player import Player
-from rayfactory.agents.table_selection import Ask, Call, Use, calls_for, complexity, expect, reading
+from rayfactory.agents.table_selection import Ask, Call, Use, calls_for, complexities, expect, reading
 from rayfactory.config import SeedSelectionConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError
@@ -186,11 +186,9 @@ def shortlist(
 
     Source: Efraimidis and Spirakis 2006, weighted sampling in one pass.
     """
-    need, rarity = _needs(schema, use), _rarities(seeds)
     keys = [
         (rng.random() ** (1 / score) if score > 0 else -rng.random(), seed.query_id, seed)
-        for seed in seeds
-        for score in (_score(seed, need, rarity),)
+        for seed, score in zip(seeds, _scores(seeds, _weights(schema, seeds, use)), strict=True)
     ]
     keys.sort(key=lambda key: (-key[0], key[1]))
     return [seed for _, _, seed in keys[:size]]
@@ -218,7 +216,8 @@ def seed_prompt(
         ConfigError: not even as many fit as are needed for one request.
     """
     size = len(choice)
-    behind = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / complexity(schema, table))
+    deserved = complexities(schema)
+    behind = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / deserved[table.name])
     shares = [sum(flags) / len(shelf) for flags in zip(*(seed.constructs for seed in shelf), strict=True)]
     while True:
         values = {
@@ -278,9 +277,9 @@ def select_seeds(
         taken: ids already used in this round; used again only when nothing else is left.
         rng: source of every choice.
     """
-    need, rarity = _needs(schema, use), _rarities(seeds)
+    weights = _weights(schema, seeds, use)
     free = [seed for seed in seeds if seed.query_id not in taken] or list(seeds)
-    scores = [_score(seed, need, rarity) for seed in free]
+    scores = _scores(free, weights)
     chosen: list[PoolSeed] = []
     while free and len(chosen) < num_seeds:
         pick = rng.choices(range(len(free)), scores if sum(scores) > 0 else None)[0]
@@ -289,16 +288,23 @@ def select_seeds(
     return chosen
 
 
-def _needs(schema: Schema, use: Mapping[str, float]) -> dict[str, float]:
-    return {table.name: (complexity(schema, table) / (1 + use.get(table.name, 0.0))) ** 2 for table in schema.populated}
+_Weights = tuple[dict[tuple[str, ...], float], dict[tuple[bool, ...], float]]
 
 
-def _rarities(seeds: Sequence[PoolSeed]) -> list[float]:
-    return [len(seeds) / (1 + sum(flags)) for flags in zip(*(seed.constructs for seed in seeds), strict=True)]
+def _weights(schema: Schema, seeds: Sequence[PoolSeed], use: Mapping[str, float]) -> _Weights:
+    """Return how much the tables of a seed are needed, and how rare its constructs are, for each that seeds have."""
+    deserved = complexities(schema)
+    need = {table.name: (deserved[table.name] / (1 + use.get(table.name, 0.0))) ** 2 for table in schema.populated}
+    rarity = [len(seeds) / (1 + sum(flags)) for flags in zip(*(seed.constructs for seed in seeds), strict=True)]
+    return (
+        {tables: _need(tables, need) for tables in {seed.tables for seed in seeds}},
+        {constructs: _rarity(constructs, rarity) for constructs in {seed.constructs for seed in seeds}},
+    )
 
 
-def _score(seed: PoolSeed, need: Mapping[str, float], rarity: Sequence[float]) -> float:
-    return _need(seed.tables, need) * (1 + _rarity(seed.constructs, rarity))
+def _scores(seeds: Sequence[PoolSeed], weights: _Weights) -> list[float]:
+    need, rarity = weights
+    return [need[seed.tables] * (1 + rarity[seed.constructs]) for seed in seeds]
 
 
 def _need(tables: Sequence[str], need: Mapping[str, float]) -> float:

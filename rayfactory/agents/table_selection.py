@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 
@@ -180,7 +181,8 @@ def table_prompt(
     Raises:
         ConfigError: it does not fit even so.
     """
-    tables = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / complexity(schema, table))
+    deserved = complexities(schema)
+    tables = sorted(schema.populated, key=lambda table: use.get(table.name, 0.0) / deserved[table.name])
     neighbours = _neighbours(schema)
     columns, keys = True, True
     while True:
@@ -259,14 +261,14 @@ def connected(schema: Schema, names: Sequence[str], max_tables: int) -> tuple[st
     return tuple(chosen)
 
 
-def complexity(schema: Schema, table: Table) -> float:
-    """Return the share of use that a table deserves relative to others: more columns and keys, more use.
+def complexities(schema: Schema) -> dict[str, float]:
+    """Return the share of use that each table deserves relative to others: more columns and keys, more use.
 
     Grows with the square root, so that the widest table of a schema gets about twice the use of the narrowest: an
     even use that is tilted towards the complex (the paper's figure 7).
     """
-    num_keys = sum(table.name in (key.table, key.referenced_table) for key in schema.foreign_keys)
-    return float((4 + len(table.columns) + 2 * num_keys) ** 0.25)
+    num_keys = Counter(name for key in schema.foreign_keys for name in {key.table, key.referenced_table})
+    return {table.name: float((4 + len(table.columns) + 2 * num_keys[table.name]) ** 0.25) for table in schema.tables}
 
 
 def select_tables(schema: Schema, use: Mapping[str, float], max_tables: int, rng: random.Random) -> tuple[str, ...]:
@@ -279,7 +281,8 @@ def select_tables(schema: Schema, use: Mapping[str, float], max_tables: int, rng
         rng: source of every choice.
     """
     tables = schema.populated
-    weight = {table.name: complexity(schema, table) for table in tables}
+    deserved = complexities(schema)
+    weight = {table.name: deserved[table.name] for table in tables}
     behind = {name: use.get(name, 0.0) / weight[name] for name in weight}
     wanted = min(rng.choices(range(1, len(NUM_TABLES_WEIGHTS) + 1), NUM_TABLES_WEIGHTS)[0], max_tables, len(tables))
     start = _least(list(weight), behind, rng, spread=0.1)
