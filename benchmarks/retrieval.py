@@ -7,7 +7,7 @@ word: the 200 nearest by cosine, and for each of them rapidfuzz's token_sort_rat
 package; that takes minutes a search, so it is run on a sample of the candidates of some searches (`--pairs`), and its
 time for one search is the mean of the sample times 200. `exact` says whether every search of the corpus gives the
 neighbours and the scores (to 1e-9) of scoring all 200 with the compiled distance, and every
-sampled pair the distance of zss.
+sampled pair the distance of zss; where they do not, or where the ratio is below 5,000, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ from rayfactory.tools.similarity import Signature, similarity
 from rayfactory.tools.tree_edit import distance
 from rayfactory.tools.trees import flatten
 from rayfactory.tools.vector_store import cosines
+
+MIN_RATIO = 5_000
 
 
 def nearest_by_cosine(
@@ -99,7 +102,7 @@ def main() -> None:
     exact = all(equal(index.search(query), score_all(query, entries, vectors_ND, config)) for query in entries)
     reference_ms, same = reference_of(trees, texts, entries, vectors_ND, searched, arguments.pairs, config)
     num_candidates = min(len(entries), config.k * config.candidates_per_neighbour)
-    report = {
+    report: dict[str, Any] = {
         "benchmark": "retrieval",
         "reference": f"token_sort_ratio and zss over all {num_candidates} candidates, one thread",
         "entries": len(entries),
@@ -114,6 +117,10 @@ def main() -> None:
         "add_us": round(add_us, 1),
     }
     print(json.dumps(report))
+    if not report["exact"]:
+        raise SystemExit("a search does not give what scoring every candidate gives")
+    if num_candidates == config.k * config.candidates_per_neighbour and report["ratio"] < MIN_RATIO:
+        raise SystemExit(f"ratio {report['ratio']} is less than {MIN_RATIO}")
 
 
 def reference_of(
