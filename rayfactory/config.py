@@ -260,6 +260,8 @@ class ExecutionConfig:
     timeout_s: float = 5.0
     # A result with more rows than this is rejected.
     max_rows: int = 100_000
+    # And one with more values: rows times columns.
+    max_cells: int = 5_000_000
     # Memory of the database engine for one statement.
     memory_mb: int = 2048
 

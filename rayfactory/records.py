@@ -27,7 +27,8 @@ REJECT_REASONS: dict[str, str] = {
     "error": "the database refused the statement",
     "timeout": "the statement ran longer than execution.timeout_s",
     "memory": "the statement needed more than execution.memory_mb",
-    "too_many_rows": "the result has more than execution.max_rows rows",
+    "crashed": "the statement ended the process that it ran in",
+    "too_many_rows": "the result has more than execution.max_rows rows, or more than execution.max_cells values",
     "single_table": "a generation query references one table where more were asked for",
     "duplicate": "a query with the same canonical form is in the pool",
     "similar": "an expansion query is nearer than critic.max_similarity to a query of the pool",
@@ -35,8 +36,11 @@ REJECT_REASONS: dict[str, str] = {
 }
 """Every reason for which a candidate is not admitted, with what it means."""
 
-DID_NOT_RUN = frozenset({"parse", "refused", "error", "timeout", "memory", "too_many_rows"})
+DID_NOT_RUN = frozenset({"parse", "refused", "error", "timeout", "memory", "crashed", "too_many_rows"})
 """The reasons that count against executability."""
+
+NEVER_AGAIN = frozenset({"timeout", "memory", "crashed"})
+"""The reasons of statements that are a burden to who runs them: one of them is not run a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,9 @@ class Candidate:
     """One query that an author wrote, before it is judged.
 
     Candidates of a round are ordered by (request, ordinal); that order decides who is admitted first.
+
+    Attributes:
+        ended: reason and detail of the one time that it ran, where it is not to run again (`NEVER_AGAIN`).
     """
 
     round: int
@@ -96,6 +103,7 @@ class Candidate:
     seed_ids: tuple[int, ...]
     model: str
     prompt_sha256: str
+    ended: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

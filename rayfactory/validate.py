@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "embedding.max_tokens": POSITIVE,
     "execution.timeout_s": POSITIVE,
     "execution.max_rows": POSITIVE,
+    "execution.max_cells": POSITIVE,
     "execution.memory_mb": POSITIVE,
     "profile.max_rows": POSITIVE,
     "profile.max_columns": POSITIVE,

@@ -18,7 +18,7 @@ from rayfactory.models import replies
 from rayfactory.models.completion import Completion, Prompt
 from rayfactory.models.grammar import draw_grammar
 from rayfactory.models.schema_text import query_text, quoted
-from rayfactory.records import Answer, Candidate, Execution, Request, Tally
+from rayfactory.records import NEVER_AGAIN, Answer, Candidate, Execution, Request, Tally
 from rayfactory.tools.execution import Connections, ExecutionTool, examine
 
 CALLS_PER_REQUEST = 1_000
@@ -93,6 +93,7 @@ class _Draft:
     model: str
     prompt_sha256: str
     by_rule: bool = False
+    ended: tuple[str, str] | None = None
 
 
 @dataclass
@@ -248,6 +249,8 @@ async def _corrected(
             execution = await desk.in_thread(partial(desk.run, request.database, draft.sql))
             if execution.reason is not None:
                 failed.append((place, execution))
+                if execution.reason in NEVER_AGAIN:
+                    kept[place] = replace(draft, ended=(execution.reason, execution.detail))
     prompt = _correction_prompt(request, drafts, failed, player, desk)
     if prompt is None:
         return kept, None
@@ -322,6 +325,7 @@ def _as_candidates(request: Request, desk: Desk, drafts: Sequence[_Draft]) -> tu
             seed_ids=tuple(seed.query_id for seed in request.seeds),
             model=draft.model,
             prompt_sha256=draft.prompt_sha256,
+            ended=draft.ended,
         )
         for ordinal, draft in enumerate(drafts)
     )

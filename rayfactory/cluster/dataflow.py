@@ -6,8 +6,9 @@ blocks on every machine. The stages are tasks; `ToolWorker` and `Encoder` actors
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ import pyarrow as pa
 
 from rayfactory.records import Candidate, Execution, Features, Tree
 from rayfactory.tools.execution import examine
+
+logger = logging.getLogger("rayfactory.cluster")
 
 TASK_CPUS = 0.25
 """CPU share of a stage's task: it parses for a few milliseconds, then waits for an actor."""
@@ -28,6 +31,7 @@ _INPUT = pa.schema(
         pa.field("database", pa.string()),
         pa.field("dialect", pa.string()),
         pa.field("sql", pa.string()),
+        pa.field("ended", pa.list_(pa.string())),
     ]
 )
 _EXECUTION = pa.schema(
@@ -83,34 +87,62 @@ def run_and_embed(
         yield block["position"].to_pylist(), _executions(block), _arrays(block["vector"])
 
 
-def _columns(candidate: Candidate) -> dict[str, str]:
-    return {"database": candidate.database, "dialect": candidate.dialect, "sql": candidate.sql}
+def _columns(candidate: Candidate) -> dict[str, Any]:
+    return {name: getattr(candidate, name) for name in ("database", "dialect", "sql", "ended")}
 
 
 def parse_block(block: pa.Table) -> pa.Table:
     """Add what parsing tells of each candidate."""
-    examined = [_fields(examine(sql, dialect)) for sql, dialect in _rows(block, "sql", "dialect")]
+    examined = [_fields(_examined(*row)) for row in _rows(block, "sql", "dialect", "ended")]
     columns = pa.Table.from_pylist(examined, schema=_EXECUTION)
     for name in _EXECUTION.names:
         block = block.append_column(name, columns[name])
     return block
 
 
+def _examined(sql: str, dialect: str, ended: list[str] | None) -> Execution:
+    examined = examine(sql, dialect)
+    if ended is None or examined.reason is not None:
+        return examined
+    reason, detail = ended
+    return replace(examined, reason=reason, detail=detail)
+
+
 def execute_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
     """Run each candidate that may run."""
-    import ray
-
     # What running does not need, text and tree above all, stays here.
     work = [
         (database, sql, Execution(reason, detail, "", tables=tuple(tables)))
         for database, sql, reason, detail, tables in _rows(block, "database", "sql", "reason", "detail", "tables")
     ]
-    executions: list[Execution] = ray.get(_worker(block, workers).execute.remote(work))
+    executions = _executed(_worker(block, workers), work)
     for name in ("reason", "detail", "tables", "row_count", "execution_ms"):
         field = _EXECUTION.field(name)
         column = pa.array([getattr(execution, name) for execution in executions], field.type)
         block = block.set_column(block.schema.get_field_index(name), field, column)
     return block
+
+
+def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
+    """Have a worker run candidates. Where it is lost, each of them runs once more, alone."""
+    import ray
+
+    def execute(some: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
+        executions: list[Execution] = ray.get(worker.execute.options(max_task_retries=0).remote(some))
+        return executions
+
+    try:
+        return execute(work)
+    except ray.exceptions.RayActorError as error:
+        logger.warning("a worker was lost; what it ran is run once more, one statement at a time: %s", error)
+    executions = []
+    for item in work:
+        ray.get(worker.ready.options(max_task_retries=-1).remote())
+        try:
+            executions += execute([item])
+        except ray.exceptions.RayActorError:
+            executions.append(replace(item[2], reason="crashed", detail="the worker that ran it alone was lost"))
+    return executions
 
 
 def embed_block(block: pa.Table, encoders: Mapping[str, Any]) -> pa.Table:

@@ -17,6 +17,9 @@ class ToolWorker:
     def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
         self._execution = ExecutionTool(databases, schemas, config.execution)
 
+    def ready(self) -> None:
+        """Return once this worker is there, for whoever lost it."""
+
     def execute(self, work: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
         """Run candidates given as (database, sql, examined), in order."""
         return [self._execution.run(database, sql, examined) for database, sql, examined in work]

@@ -209,6 +209,10 @@ class Engine:
                     rows.extend(chunk[: keep_rows - len(rows)])
                 if row_count > self._limits.max_rows:
                     raise StatementError("too_many_rows", f"more than {self._limits.max_rows} rows")
+                if row_count * len(columns) > self._limits.max_cells:
+                    raise StatementError(
+                        "too_many_rows", f"more than {self._limits.max_cells} values in rows of {len(columns)}"
+                    )
         except Exception as error:  # noqa: BLE001  it is raised below, once the clock is stopped
             failure = error
         finally:

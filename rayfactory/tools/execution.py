@@ -9,14 +9,12 @@ from dataclasses import replace
 from rayfactory import sql
 from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, Engine, connect
+from rayfactory.databases.sandbox import MAX_OPEN_DATABASES, Sandbox
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
 from rayfactory.records import Execution
 from rayfactory.tools.trees import flatten
 from rayfactory.tools.words import sort_tokens
-
-MAX_OPEN_DATABASES = 16
-"""Connections that one tool keeps open; the one that was used longest ago is closed for a new one."""
 
 MAX_DETAIL_CHARACTERS = 300
 """Database messages are cut to this; some repeat the whole statement."""
@@ -55,7 +53,7 @@ def examine(text: str, dialect: str) -> Execution:
 
 
 class ExecutionTool:
-    """Runs candidates on the databases of a run, one at a time.
+    """Runs candidates on the databases of a run, one at a time, in a process of its own.
 
     Args:
         databases: of the run, by name.
@@ -66,7 +64,7 @@ class ExecutionTool:
     def __init__(
         self, databases: Mapping[str, Database], schemas: Mapping[str, Schema], limits: ExecutionConfig
     ) -> None:
-        self._connections = Connections(databases, limits)
+        self._sandbox = Sandbox(databases, limits)
         self._names = {
             name: {table.name.casefold(): (table.name,) for table in schema.tables}
             | {view.name.casefold(): view.base_tables for view in schema.views}
@@ -87,18 +85,18 @@ class ExecutionTool:
             return replace(examined, reason="error", detail=f"no such table: {unknown[0]}")
         tables = tuple(sorted({base for name in examined.tables for base in names[name.casefold()]}))
         try:
-            result = self._connections.get(database).run(text)
+            result = self._sandbox.run(database, text)
         except StatementError as error:
             return replace(examined, tables=tables, reason=error.reason, detail=_one_line(str(error)))
         return replace(examined, tables=tables, row_count=result.row_count, execution_ms=round(result.elapsed_ms, 3))
 
     def close(self) -> None:
-        """Close every connection."""
-        self._connections.close()
+        """End the process that statements run in."""
+        self._sandbox.close()
 
 
 class Connections:
-    """Open engines by database name, at most `MAX_OPEN_DATABASES` at a time."""
+    """Engines in this process by database name, for statements of our own; at most `MAX_OPEN_DATABASES` are open."""
 
     def __init__(self, databases: Mapping[str, Database], limits: ExecutionConfig) -> None:
         self._databases = databases

@@ -317,6 +317,18 @@ def test_expensive_query_is_to_be_made_cheaper(store):
     assert [candidate.sql for candidate in found.candidates] == ["SELECT COUNT(*) FROM sale"]
 
 
+def test_what_is_not_to_run_again_says_so(store):
+    """A query that ran into the time limit, and that nobody could mend, comes with what became of it."""
+    desk = make_desk(store, ExecutionConfig(timeout_s=0.3))
+    slow = "SELECT COUNT(*) FROM sale AS a, sale AS b, sale AS c, sale AS d WHERE a.quantity + b.quantity + c.quantity * d.quantity > 7.5"
+    model = says(tagged(slow, "SELECT nonsense FROM sale", GOOD[1]), "I cannot.")
+    found = answer(GENERATION, model, desk, self_correction=True)
+    close(desk)
+    expensive, wrong, good = found.candidates[:3]
+    assert expensive.ended == ("timeout", "ran longer than 0.3 s")
+    assert (wrong.ended, good.ended) == (None, None)
+
+
 def test_equal_requests_get_equal_prompts(desk):
     """The prompt follows the request alone; requests with another seed are nudged elsewhere."""
     model = says(*[tagged(GOOD[0])] * 3)

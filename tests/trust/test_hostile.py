@@ -1,0 +1,155 @@
+"""Statements that mean harm come to nothing: by both walls together, and by the second one alone."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rayfactory.config import ExecutionConfig, ProfileConfig
+from rayfactory.databases.engine import Database
+from rayfactory.databases.sandbox import Sandbox
+from rayfactory.databases.schema import Schema
+from rayfactory.errors import StatementError
+from rayfactory.tools.execution import ExecutionTool, examine
+from tests.databases.test_engine import make, numbers
+from tests.trust.hostile import DIALECTS, WALL_REASONS, Bait, Hostile, statements
+
+LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
+ROWS = 200
+
+
+class Listener:
+    """Counts who connects to a port of this machine."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.num_connections = 0
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.num_connections += 1
+            connection.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Scene:
+    """A folder with a database and what statements are after, and what became of it."""
+
+    def __init__(self, folder: Path, dialect: str) -> None:
+        self.listener = Listener()
+        self.folder = folder
+        self.bait = Bait(folder, self.listener.port)
+        self.bait.secret.write_text("column0\nsecret\n", encoding="utf-8")
+        self.database = make(folder, dialect, numbers(dialect, ROWS))
+        self.before = self._files()
+        self.content = self._content()
+
+    def _files(self) -> list[tuple[str, int, int]]:
+        return sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in self.folder.iterdir())
+
+    def _content(self) -> dict[str, str]:
+        return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in self.folder.iterdir()}
+
+    def check(self, statement: Hostile) -> None:
+        assert self._files() == self.before, statement
+        assert self.listener.num_connections == 0, statement
+
+    def check_content(self) -> None:
+        assert self._content() == self.content
+
+
+@pytest.fixture(params=["sqlite", "duckdb"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path, request.param)
+    yield scene
+    scene.listener.close()
+
+
+def of(dialect: str, bait: Bait) -> list[Hostile]:
+    return [statement for statement in statements(bait) if statement.dialect == dialect]
+
+
+def schema_of(database: Database) -> Schema:
+    from rayfactory.databases.benchmark import load_schemas, open_benchmark
+    from rayfactory.config import BenchmarkConfig
+
+    folder = Path(database.path).parent
+    benchmark = open_benchmark(BenchmarkConfig(name="custom", root=database.path), folder / "cache")
+    (schema,) = load_schemas(benchmark, ProfileConfig(), ExecutionConfig(), folder / "cache")
+    return schema
+
+
+def test_there_are_more_than_a_thousand(tmp_path: Path):
+    counts = Counter((each.dialect, each.family) for each in statements(Bait(tmp_path, 1)))
+    assert {dialect for dialect, _ in counts} == set(DIALECTS)
+    assert sum(counts.values()) > 1_000
+    assert min(counts.values()) >= 2
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_first_wall_turns_every_one_down_and_says_what_for(dialect: str, tmp_path: Path):
+    passed = []
+    for statement in of(dialect, Bait(tmp_path, 1)):
+        examined = examine(statement.sql, dialect)
+        if examined.reason is None:
+            passed.append(statement)
+            continue
+        assert examined.reason in WALL_REASONS
+        assert examined.detail
+    # What else passes is made of safe parts: it takes long, or asks for a table of the name of a file.
+    harmful = [each for each in passed if each.reasons == WALL_REASONS and not each.sql.rstrip(")").endswith("'")]
+    assert harmful == []
+
+
+def test_nothing_comes_of_any_statement(scene: Scene):
+    database = replace(scene.database, name="shop")
+    tool = ExecutionTool({"shop": database}, {"shop": replace(schema_of(database), database="shop")}, LIMITS)
+    scene.before = scene._files()
+    for statement in of(database.dialect, scene.bait):
+        found = tool.run("shop", statement.sql, examine(statement.sql, database.dialect))
+        if statement.reasons == WALL_REASONS:
+            assert found.reason in WALL_REASONS | {"error"}, statement
+        else:
+            assert found.reason is None or found.reason in statement.reasons, statement
+        scene.check(statement)
+    good = tool.run("shop", "SELECT i FROM t", examine("SELECT i FROM t", database.dialect))
+    assert (good.reason, good.row_count) == (None, ROWS)
+    tool.close()
+
+
+def test_nothing_comes_of_any_statement_without_the_first_wall(scene: Scene):
+    """What the database itself lets pass, it does without effect."""
+    sandbox = Sandbox({"shop": scene.database}, LIMITS)
+    outcomes: Counter[str] = Counter()
+    for statement in of(scene.database.dialect, scene.bait):
+        try:
+            sandbox.run("shop", statement.sql)
+            outcomes["ran"] += 1
+        except StatementError as error:
+            outcomes[error.reason] += 1
+        scene.check(statement)
+    scene.check_content()
+    assert sandbox.run("shop", "SELECT i FROM t").row_count == ROWS
+    assert outcomes["error"] > 300
+    if scene.database.dialect == "duckdb":
+        kept = {"threads": "1", "lock_configuration": "true", "enable_external_access": "false"}
+        for name, value in kept.items():
+            asked = f"SELECT 1 FROM duckdb_settings() WHERE name = '{name}' AND value = '{value}'"
+            assert sandbox.run("shop", asked).row_count == 1
+    sandbox.close()
