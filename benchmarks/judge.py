@@ -126,13 +126,13 @@ def through_ray(
 
         def judged(round_: Sequence[Candidate]) -> None:
             nonlocal first_id
-            verdicts = crew.judge(round_, first_id, lambda _: None)
+            verdicts = crew.judge([round_], first_id, lambda _: None)
             crew.commit(_ids(verdicts, first_id))
             first_id += len(_ids(verdicts, first_id))
 
         # The processes of the stages start with the first rounds; what they judge is not in the pool afterwards.
         for _ in range(2):
-            crew.judge(candidates[:PER_ROUND], first_id, lambda _: None)
+            crew.judge([candidates[:PER_ROUND]], first_id, lambda _: None)
             crew.commit({})
         begun = time.perf_counter()
         for start in range(0, len(candidates), PER_ROUND):

@@ -1,17 +1,17 @@
 """The loop: plan, produce, judge, commit. Read this first.
 
-While a round is judged, the next one is planned and produced; and as soon as it is committed, so is the one after that,
-beside what is still being written. So the models have calls at hand whenever the judges are the quicker ones, and the
-plan of round t rests on the rounds up to t - 2, also in a run that resumes: the pool is the same however often the run
-was interrupted.
+A round is judged from its beginning on while the rest of it is still being written. Meanwhile the next one is planned
+and produced; and as soon as it is committed, so is the one after that, beside what is still being written. So the
+models have calls at hand whenever the judges are the quicker ones, and the plan of round t rests on the rounds up to
+t - 2, also in a run that resumes: the pool is the same however often the run was interrupted.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol, TypeVar
@@ -44,6 +44,12 @@ from rayfactory.reports.summary import StopReason
 from rayfactory.tools.statistics import Statistics
 
 T = TypeVar("T")
+
+_BLOCKS_AT_ONCE = 6
+"""Blocks of a round that are judged while the rest of it is being written; starting the stages takes as long as one."""
+
+_LOOK_S = 0.1
+"""How long to wait between two looks at what has been written."""
 
 RULE_AUTHORS = frozenset({generation.OFFLINE_MODEL, expansion.OFFLINE_MODEL})
 """What `model` says of a query that a rule wrote: it cost nothing."""
@@ -84,8 +90,8 @@ class _Counted:
 class Workers(PlanningAgents, Protocol):
     """What the loop asks of the agents, wherever they run; `cluster.crew.Crew` has them on Ray."""
 
-    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Answer]:
-        """Have the authors answer the requests of a round, in their order."""
+    def produce(self, requests: Sequence[Request], on_answer: Callable[[int, Answer], None]) -> list[Answer]:
+        """Have the authors answer the requests of a round; return their answers in order."""
 
     def take_tallies(self) -> list[Tally]:
         """Return what happened between the planning agents and their models since the last call."""
@@ -97,9 +103,12 @@ class Workers(PlanningAgents, Protocol):
         """Return the newest that is known of the models; None where all agents keep to their rules."""
 
     def judge(
-        self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
+        self,
+        chunks: Iterable[Sequence[Candidate]],
+        first_id: int,
+        on_verdicts: Callable[[Sequence[Verdict]], None],
     ) -> list[Verdict]:
-        """Judge the candidates of a round."""
+        """Judge the candidates of a round, which come in order, some at a time."""
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Learn which query_id each admitted position of the round has got."""
@@ -138,10 +147,15 @@ class Produced:
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A round in the background: first it is planned, then it is written."""
+    """A round in the background: first it is planned, then it is written.
+
+    Attributes:
+        answers: those that have come in so far, by the place of their request.
+    """
 
     plan: Future[Plan]
     produced: Future[Produced]
+    answers: dict[int, Answer]
 
 
 class _Stopwatch:
@@ -223,14 +237,12 @@ class Loop:
                 # What is known now is what a resumed run would know: everything before the round that is under way.
                 self._learn_up_to(plan.round - 1)
                 following = None if out_of_budget else self._start_producing(crew, background)
-                self._progress.activity = f"writing round {plan.round}" if plan.round else "writing the first round"
+                verdicts, judge_s = self._judge(crew, plan, current)
                 produced = self._wait_for(crew, current.produced)
                 out_of_budget = out_of_budget or produced.out_of_budget
                 if produced.out_of_budget and not produced.candidates:
                     return "max_cost"
-                started = time.monotonic()
-                verdicts = self._judge(crew, produced)
-                self._commit(crew, produced, verdicts, time.monotonic() - started)
+                self._commit(crew, produced, verdicts, judge_s)
                 reason = _stop_reason(self._config, self._pool, self._counted)
                 if reason is not None:
                     return reason
@@ -264,11 +276,14 @@ class Loop:
         if most is not None and most <= 0:
             return None
         plan: Future[Plan] = Future()
-        return _UnderWay(plan, background.submit(self._produce, crew, most, plan))
+        answers: dict[int, Answer] = {}
+        return _UnderWay(plan, background.submit(self._produce, crew, most, plan, answers), answers)
 
-    def _produce(self, crew: Workers, max_queries: int | None, planned: Future[Plan]) -> Produced:
+    def _produce(
+        self, crew: Workers, max_queries: int | None, planned: Future[Plan], coming: dict[int, Answer]
+    ) -> Produced:
         with self._writing.running():
-            plan, answers, tallies = self._plan_and_answer(crew, max_queries, planned)
+            plan, answers, tallies = self._plan_and_answer(crew, max_queries, planned, coming)
         phase_s = {
             "plan": self._planning.take_s(),
             "produce": self._answering.take_s(),
@@ -277,7 +292,7 @@ class Loop:
         return Produced(plan, tuple(answers), tuple(tallies), phase_s)
 
     def _plan_and_answer(
-        self, crew: Workers, max_queries: int | None, planned: Future[Plan]
+        self, crew: Workers, max_queries: int | None, planned: Future[Plan], coming: dict[int, Answer]
     ) -> tuple[Plan, list[Answer], list[Tally]]:
         try:
             with self._planning.running():
@@ -288,8 +303,13 @@ class Loop:
             raise
         # From here on what is known may change: whoever waits for the plan learns.
         planned.set_result(plan)
+
+        def on_answer(place: int, answer: Answer) -> None:
+            self._progress.answer(len(answer.candidates))
+            coming[place] = answer
+
         with self._answering.running():
-            answers = crew.produce(plan.requests, self._on_answer)
+            answers = crew.produce(plan.requests, on_answer)
         return plan, answers, tallies
 
     def _remember(self, plan: Plan) -> None:
@@ -315,18 +335,18 @@ class Loop:
             limits.append(missing)
         return min(limits, default=None)
 
-    def _on_answer(self, num_candidates: int) -> None:
-        self._progress.answer(num_candidates)
-
     def _wait_for(self, crew: Workers, future: Future[T]) -> T:
-        while True:
-            try:
-                return future.result(timeout=0.5)
-            except TimeoutError:
-                if future.done():
-                    raise
-                self.show_models(crew)
-                self._monitor.tick()
+        while not self._is_done(crew, future, 0.5):
+            pass
+        return future.result()
+
+    def _is_done(self, crew: Workers, future: Future[T], patience_s: float) -> bool:
+        """Wait a little for something in the background, and show how things are if it is not there yet."""
+        if wait([future], patience_s).done:
+            return True
+        self.show_models(crew)
+        self._monitor.tick()
+        return False
 
     def _learn_up_to(self, last_round: int) -> None:
         """Let the next plan rest on the committed rounds up to `last_round`."""
@@ -336,16 +356,48 @@ class Loop:
 
     # -- judge and commit -------------------------------------------------------
 
-    def _judge(self, crew: Workers, produced: Produced) -> list[Verdict]:
+    def _judge(self, crew: Workers, plan: Plan, written: _UnderWay) -> tuple[list[Verdict], float]:
+        """Return the verdicts of a round, which may still be being written, and the seconds of judging alone."""
+
         def on_verdicts(verdicts: Sequence[Verdict]) -> None:
             self._progress.judge(list(verdicts))
             self.show_models(crew)
             self._monitor.tick()
 
-        plan = produced.plan
-        self._progress.begin_round(plan.round, plan.state, len(produced.candidates))
-        self._monitor.tick()
-        return crew.judge(produced.candidates, self._pool.num_rows, on_verdicts)
+        waited_s = 0.0
+
+        def chunks() -> Iterator[list[Candidate]]:
+            """Yield the candidates in order, as they come: as many blocks as make up for the start of their stages."""
+            nonlocal waited_s
+            chunk: list[Candidate] = []
+            place, block_size = 0, self._config.embedding.batch_size
+            while place < len(plan.requests):
+                # In this order: what comes in between is there for the next look.
+                is_written = written.produced.done()
+                while (answer := written.answers.get(place)) is not None:
+                    chunk += answer.candidates
+                    place += 1
+                if is_written:
+                    written.produced.result()
+                    break
+                num_whole = len(chunk) // block_size * block_size
+                if num_whole >= _BLOCKS_AT_ONCE * block_size:
+                    self._progress.hand_over(num_whole)
+                    yield chunk[:num_whole]
+                    del chunk[:num_whole]
+                    continue
+                self._progress.activity = f"writing round {plan.round}" if plan.round else "writing the first round"
+                started = time.monotonic()
+                self._is_done(crew, written.produced, _LOOK_S)
+                waited_s += time.monotonic() - started
+            if chunk:
+                self._progress.hand_over(len(chunk))
+                yield chunk
+
+        self._progress.begin_round(plan.round, plan.state, plan.num_queries)
+        started = time.monotonic()
+        verdicts = crew.judge(chunks(), self._pool.num_rows, on_verdicts)
+        return verdicts, time.monotonic() - started - waited_s
 
     def _commit(self, crew: Workers, produced: Produced, verdicts: Sequence[Verdict], judge_s: float) -> None:
         plan = produced.plan

@@ -11,6 +11,7 @@ from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.crew import as_verdict
 from rayfactory.cluster.critic import Contender, CriticalAgent
 from rayfactory.cluster.tool_worker import ToolWorker
+from rayfactory.records import Verdict
 from rayfactory.tools.execution import examine
 
 
@@ -55,14 +56,15 @@ class LocalCrew:
             return [await self._authors[request.origin].answer(request) for request in requests]
 
         answers = asyncio.run(ask())
-        for answer in answers:
-            on_answer(len(answer.candidates))
+        for i, answer in enumerate(answers):
+            on_answer(i, answer)
         return answers
 
-    def judge(self, candidates, first_id, on_verdicts):
-        verdicts = []
-        for start in range(0, len(candidates), self._block_size):
-            block = candidates[start : start + self._block_size]
+    def judge(self, chunks, first_id, on_verdicts):
+        verdicts: list[Verdict] = []
+        blocks = (chunk[i : i + self._block_size] for chunk in chunks for i in range(0, len(chunk), self._block_size))
+        for block in blocks:
+            start = len(verdicts)
             work = [(c.database, c.sql, examine(c.sql, c.dialect)) for c in block]
             executions = self._tools.execute(work)
             ran = [i for i, execution in enumerate(executions) if execution.reason is None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfactory import runs
+from rayfactory import factory, runs
 from rayfactory.agents.planning import Plan, requests_after_warmup
 from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
@@ -66,7 +66,7 @@ class StoppedError(Exception):
     """Raised where a test lets a run die."""
 
 
-def grow(config, *, die_in_round=None, die_in="judge", produce=None):
+def grow(config, *, die_in_round=None, die_in="judge", produce=None, judge=None):
     """Run the loop without Ray; return its stop reason."""
     config = runs.with_encoder(runs.with_round_size(config))
     databases, schemas = open_databases(config)
@@ -85,6 +85,8 @@ def grow(config, *, die_in_round=None, die_in="judge", produce=None):
         setattr(crew, die_in, dying)
         if produce is not None:
             setattr(crew, "produce", functools.partial(produce, crew.produce))  # noqa: B010 - a method, for this one
+        if judge is not None:
+            setattr(crew, "judge", functools.partial(judge, crew.judge))  # noqa: B010
         return loop.run(crew)
 
 
@@ -181,6 +183,40 @@ def test_each_second_of_writing_counts_once(config):
     rounding = 0.002 * len(phases)
     assert max(total["plan"], total["produce"]) - rounding <= total["write"]
     assert total["write"] <= total["plan"] + total["produce"] + rounding
+
+
+def test_a_round_is_judged_while_the_rest_of_it_is_written(config, tmp_path, monkeypatch):
+    """In whole blocks, so that the pool is the one of a run in which each round is there at once."""
+    config.embedding.batch_size = 3
+    grow(config)
+    plain, config.run_dir = config.run_dir, str(tmp_path / "in parts")
+    first_verdicts, sizes = threading.Event(), []
+
+    def in_parts(inner, requests, on_answer):
+        answers = inner(requests, lambda *_: None)
+        for place, answer in [*enumerate(answers)][::-1][1:]:
+            on_answer(place, answer)
+        if requests[0].round == 0:
+            assert first_verdicts.wait(60), "nothing is judged before all is written"
+        on_answer(len(answers) - 1, answers[-1])
+        return answers
+
+    def judge(inner, chunks, first_id, on_verdicts):
+        def counted():
+            for chunk in chunks:
+                sizes.append(len(chunk))
+                yield chunk
+
+        def noted(verdicts):
+            first_verdicts.set()
+            on_verdicts(verdicts)
+
+        return inner(counted(), first_id, noted)
+
+    monkeypatch.setattr(factory, "_BLOCKS_AT_ONCE", 2)
+    assert grow(config, produce=in_parts, judge=judge) == "target"
+    assert sizes[:2] == [15, 5]
+    assert rows_of(config.run_dir) == rows_of(plain)
 
 
 def test_rows_do_not_depend_on_which_round_is_written_first(config, tmp_path):

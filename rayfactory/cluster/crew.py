@@ -197,14 +197,14 @@ class Crew:
 
     # -- produce --------------------------------------------------------------
 
-    def produce(self, requests: Sequence[Request], on_answer: Callable[[int], None]) -> list[Answer]:
+    def produce(self, requests: Sequence[Request], on_answer: Callable[[int, Answer], None]) -> list[Answer]:
         """Have the authors answer the requests; return the answers in the order of the requests.
 
         Two rounds may be produced at a time, each in a thread of its own.
 
         Args:
             requests: of one round.
-            on_answer: called with the number of candidates of each answer as it comes in.
+            on_answer: called with the place of each request, and its answer, as it comes in.
 
         Raises:
             UserError: a model endpoint refuses for a reason that the user can change.
@@ -243,7 +243,7 @@ class Crew:
                 waiting.append(index)
                 continue
             answers[index] = answer
-            on_answer(len(answer.candidates))
+            on_answer(index, answer)
         return [answer for answer in answers if answer is not None]
 
     def leave(self) -> None:
@@ -276,12 +276,15 @@ class Crew:
     # -- judge ----------------------------------------------------------------
 
     def judge(
-        self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
+        self,
+        chunks: Iterable[Sequence[Candidate]],
+        first_id: int,
+        on_verdicts: Callable[[Sequence[Verdict]], None],
     ) -> list[Verdict]:
         """Judge the candidates of one round; return a verdict for each, in order.
 
         Args:
-            candidates: in order.
+            chunks: the candidates in order, some at a time: whole blocks of `embedding.batch_size`, but for the last.
             first_id: query_id that follows those of the pool.
             on_verdicts: called with verdicts as they come in; a round that is judged again starts over.
 
@@ -290,11 +293,19 @@ class Crew:
         """
         import ray
 
+        coming, there = iter(chunks), list[Candidate]()
+
+        def from_the_start() -> Iterator[Sequence[Candidate]]:
+            yield list(there)
+            for chunk in coming:
+                there.extend(chunk)
+                yield chunk
+
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 if not self._critics:
                     self._start_critics()
-                return self._judge(candidates, first_id, on_verdicts)
+                return self._judge(from_the_start(), first_id, on_verdicts)
             except ray.exceptions.RayError as error:
                 if not _is_loss(error) or attempt == MAX_ATTEMPTS:
                     raise _as_own(error, "the round could not be judged") from error
@@ -303,10 +314,14 @@ class Crew:
         raise AssertionError("unreachable")
 
     def _judge(
-        self, candidates: Sequence[Candidate], first_id: int, on_verdicts: Callable[[Sequence[Verdict]], None]
+        self,
+        chunks: Iterable[Sequence[Candidate]],
+        first_id: int,
+        on_verdicts: Callable[[Sequence[Verdict]], None],
     ) -> list[Verdict]:
         import ray
 
+        candidates: list[Candidate] = []
         pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]]]] = []
         verdicts: list[Verdict] = []
 
@@ -323,7 +338,14 @@ class Crew:
             on_verdicts(block)
 
         tools, block_size = self._actors("tools"), self._config.embedding.batch_size
-        for positions, executions, vectors in run_and_embed(candidates, tools, self._encoders, block_size):
+
+        def blocks() -> Iterator[tuple[list[int], list[Execution], list[Any]]]:
+            for chunk in chunks:
+                start = len(candidates)
+                candidates.extend(chunk)
+                yield from run_and_embed(chunk, start, tools, self._encoders, block_size)
+
+        for positions, executions, vectors in blocks():
             by_shard: dict[int, list[Contender]] = {}
             for position, execution, vector in zip(positions, executions, vectors, strict=True):
                 if execution.reason is None:

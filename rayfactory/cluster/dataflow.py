@@ -52,12 +52,13 @@ _EXECUTION = pa.schema(
 
 
 def run_and_embed(
-    candidates: Sequence[Candidate], workers: Sequence[Any], encoders: Mapping[str, Any], block_size: int
+    candidates: Sequence[Candidate], first: int, workers: Sequence[Any], encoders: Mapping[str, Any], block_size: int
 ) -> Iterator[tuple[list[int], list[Execution], list[npt.NDArray[np.float32] | None]]]:
     """Yield (positions, executions, vectors) of one block after the other, in the order of the candidates.
 
     Args:
         candidates: of one round, in order.
+        first: position of the first of them in the round: that of the beginning of a block.
         workers: handles of `ToolWorker` actors.
         encoders: handles of `Encoder` actors, by the id of their node.
         block_size: candidates in a block.
@@ -67,7 +68,7 @@ def run_and_embed(
     blocks = [
         pa.Table.from_pylist(
             [
-                {"block": start // block_size, "position": start + i, **_columns(candidate)}
+                {"block": (first + start) // block_size, "position": first + start + i, **_columns(candidate)}
                 for i, candidate in enumerate(candidates[start : start + block_size])
             ],
             schema=_INPUT,

@@ -61,10 +61,13 @@ class Progress:
     first_verdict: float | None = None
 
     def begin_round(self, number: int, state: State, asked: int) -> None:
-        """A round goes to the critics."""
-        self.written_ahead -= asked
+        """A round begins to be judged; `asked` queries were asked for."""
         self.round, self.state, self.round_asked = number, state, asked
         self.round_admitted = self.round_judged = 0
+
+    def hand_over(self, num_candidates: int) -> None:
+        """Candidates of the round go to the critics."""
+        self.written_ahead -= num_candidates
         self.activity = "judging"
 
     def answer(self, num_candidates: int) -> None:

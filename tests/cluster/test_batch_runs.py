@@ -43,7 +43,7 @@ def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(
         ]
         with connected(config.cluster) as session:
             crew = Crew(config, session, databases, schemas, list)
-            answers = crew.produce(requests, lambda num_candidates: None)
+            answers = crew.produce(requests, lambda place, answer: None)
             crew.close()
         assert [batch["request_counts"]["total"] for batch in server.batches.values()] == [num_requests]
     assert {candidate.model for answer in answers for candidate in answer.candidates} == {"test-model"}

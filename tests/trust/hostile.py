@@ -408,7 +408,10 @@ def _bombs(dialect: str) -> dict[str, list[str]]:
     }
     if dialect == "sqlite":
         bombs["text"] += ["SELECT printf('%.*c', 1000000000, 'x')", "SELECT hex(zeroblob(400000000))"]
-        bombs["json"] = [f"SELECT json('{'[' * 50_000}{']' * 50_000}')", "SELECT json_group_array(a.s) FROM t a, t b, t c"]
+        bombs["json"] = [
+            f"SELECT json('{'[' * 50_000}{']' * 50_000}')",
+            "SELECT json_group_array(a.s) FROM t a, t b, t c",
+        ]
     if dialect == "duckdb":
         bombs["text"] += [
             "SELECT length(repeat('x', 4000000000))",

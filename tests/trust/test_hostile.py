@@ -86,8 +86,8 @@ def of(dialect: str, bait: Bait) -> list[Hostile]:
 
 
 def schema_of(database: Database) -> Schema:
-    from rayfactory.databases.benchmark import load_schemas, open_benchmark
     from rayfactory.config import BenchmarkConfig
+    from rayfactory.databases.benchmark import load_schemas, open_benchmark
 
     folder = Path(database.path).parent
     benchmark = open_benchmark(BenchmarkConfig(name="custom", root=database.path), folder / "cache")
