@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.retrieval --run runs/tpcds
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.judge --run runs/tpcds
+	$(BIN)/python -m benchmarks.isolation --run runs/tpcds
 	$(BIN)/python -m benchmarks.pool_growth --run runs/tpcds
 	$(BIN)/python -m benchmarks.resume --run runs/tpcds
 

@@ -82,6 +82,9 @@ _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
 }
 """Further functions that sqlglot knows only by name."""
 
+_OF_THE_DATABASE = ("sqlite_", "pragma_", "dbstat")
+"""How the names of tables begin in which SQLite tells of itself."""
+
 MAX_TEXT_CHARACTERS = 1_000
 """Longest text that padding may make: a million characters would be a memory bomb that no interrupt stops."""
 
@@ -119,7 +122,7 @@ def _check_table(table: exp.Table) -> None:
         raise StatementError("refused", f"the table function {_spelling(table.this)} is not allowed in FROM")
     if table.catalog or table.db.casefold() not in {"", "main"}:
         raise StatementError("refused", f"{table.sql()} lies outside the database's own schema")
-    if table.name.casefold().startswith("sqlite_"):
+    if table.name.casefold().startswith(_OF_THE_DATABASE):
         raise StatementError("refused", f"{table.name} is not a table of the database")
 
 
