@@ -45,7 +45,7 @@ from rayfactory.tools.statistics import Statistics
 
 T = TypeVar("T")
 
-_BLOCKS_AT_ONCE = 6
+_BLOCKS_AT_ONCE = 4
 """Blocks of a round that are judged while the rest of it is being written; starting the stages takes as long as one."""
 
 _LOOK_S = 0.1

@@ -244,13 +244,19 @@ async def _corrected(
     """Return the queries with those that failed corrected, where the model can; and what came of it."""
     kept = list(drafts)
     failed: list[tuple[int, Execution]] = []
-    for place, draft in enumerate(drafts):
-        if not draft.by_rule:
-            execution = await desk.in_thread(partial(desk.run, request.database, draft.sql))
-            if execution.reason is not None:
-                failed.append((place, execution))
-                if execution.reason in NEVER_AGAIN:
-                    kept[place] = replace(draft, ended=(execution.reason, execution.detail))
+    by_model = [(place, draft) for place, draft in enumerate(drafts) if not draft.by_rule]
+
+    def run_all() -> list[Execution]:
+        return [desk.run(request.database, draft.sql) for _, draft in by_model]
+
+    # In one go: where requests take turns with each query, all of them are answered at the end, and judging waits for
+    # the first.
+    executions = await desk.in_thread(run_all) if by_model else []
+    for (place, draft), execution in zip(by_model, executions, strict=True):
+        if execution.reason is not None:
+            failed.append((place, execution))
+        if execution.reason in NEVER_AGAIN:
+            kept[place] = replace(draft, ended=(execution.reason, execution.detail))
     prompt = _correction_prompt(request, drafts, failed, player, desk)
     if prompt is None:
         return kept, None
