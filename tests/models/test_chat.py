@@ -256,10 +256,10 @@ def test_limit_comes_down_to_what_the_endpoint_takes(tmp_path):
 def test_plan_does_not_wait_behind_the_calls_of_another_round(agent, tmp_path):
     async def body(chat, server):
         writing = [asyncio.create_task(chat.complete("strong", key(i), PROMPT)) for i in range(20)]
-        await asyncio.sleep(0.1)
-        num_answered = sum(task.done() for task in writing)
+        await asyncio.sleep(0)
         await chat.complete("strong", CallKey(1, agent, 1, 0), PROMPT)
-        assert sum(task.done() for task in writing) <= num_answered + 4 < len(writing)
+        # Behind the others it would be one of the last two.
+        assert sum(task.done() for task in writing) < len(writing) / 2
         await asyncio.gather(*writing)
 
     with_chat(tmp_path, body, server=EndpointServer(delay_s=0.05), max_in_flight=2)
