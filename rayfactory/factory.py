@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from rayfactory.agents import expansion, generation
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
@@ -27,20 +26,15 @@ from rayfactory.databases.schema import Schema
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool import PlannedRequest, Pool
 from rayfactory.records import (
-    E_SCHEMA,
-    R_SCHEMA,
-    REJECTS_SCHEMA,
-    S_SCHEMA,
     Answer,
     Candidate,
     Request,
     Tally,
     Verdict,
-    add_tallies,
-    canonical_digest,
 )
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.reports.summary import StopReason
+from rayfactory.rounds import Produced, round_tables, row_costs, without_surplus
 from rayfactory.tools.statistics import Statistics
 
 T = TypeVar("T")
@@ -50,9 +44,6 @@ _BLOCKS_AT_ONCE = 4
 
 _LOOK_S = 0.1
 """How long to wait between two looks at what has been written."""
-
-RULE_AUTHORS = frozenset({generation.OFFLINE_MODEL, expansion.OFFLINE_MODEL})
-"""What `model` says of a query that a rule wrote: it cost nothing."""
 
 
 class Clock:
@@ -112,37 +103,6 @@ class Workers(PlanningAgents, Protocol):
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Learn which query_id each admitted position of the round has got."""
-
-
-@dataclass(frozen=True, slots=True)
-class Produced:
-    """A round that is planned and written.
-
-    Attributes:
-        answers: one for each request, in order.
-        planning: what happened between the planning agents and their models.
-        phase_s: seconds that planning, writing, and either of them took.
-    """
-
-    plan: Plan
-    answers: tuple[Answer, ...]
-    planning: tuple[Tally, ...]
-    phase_s: dict[str, float]
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """What was written, in order."""
-        return tuple(candidate for answer in self.answers for candidate in answer.candidates)
-
-    @property
-    def tallies(self) -> tuple[Tally, ...]:
-        """What happened between the agents and their models, one for each agent."""
-        return add_tallies([*self.planning, *(tally for answer in self.answers for tally in answer.tallies)])
-
-    @property
-    def out_of_budget(self) -> bool:
-        """Whether requests stayed unanswered because `max_cost_usd` was reached."""
-        return any(answer.out_of_budget for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,40 +324,39 @@ class Loop:
             self.show_models(crew)
             self._monitor.tick()
 
-        waited_s = 0.0
-
-        def chunks() -> Iterator[list[Candidate]]:
-            """Yield the candidates in order, as they come: as many blocks as make up for the start of their stages."""
-            nonlocal waited_s
-            chunk: list[Candidate] = []
-            place, block_size = 0, self._config.embedding.batch_size
-            while place < len(plan.requests):
-                # In this order: what comes in between is there for the next look.
-                is_written = written.produced.done()
-                while (answer := written.answers.get(place)) is not None:
-                    chunk += answer.candidates
-                    place += 1
-                if is_written:
-                    written.produced.result()
-                    break
-                num_whole = len(chunk) // block_size * block_size
-                if num_whole >= _BLOCKS_AT_ONCE * block_size:
-                    self._progress.hand_over(num_whole)
-                    yield chunk[:num_whole]
-                    del chunk[:num_whole]
-                    continue
-                self._progress.activity = f"writing round {plan.round}" if plan.round else "writing the first round"
-                started = time.monotonic()
-                self._is_done(crew, written.produced, _LOOK_S)
-                waited_s += time.monotonic() - started
-            if chunk:
-                self._progress.hand_over(len(chunk))
-                yield chunk
-
         self._progress.begin_round(plan.round, plan.state, plan.num_queries)
+        waiting = _Stopwatch()
         started = time.monotonic()
-        verdicts = crew.judge(chunks(), self._pool.num_rows, on_verdicts)
-        return verdicts, time.monotonic() - started - waited_s
+        verdicts = crew.judge(self._as_it_comes(crew, plan, written, waiting), self._pool.num_rows, on_verdicts)
+        return verdicts, time.monotonic() - started - waiting.take_s()
+
+    def _as_it_comes(
+        self, crew: Workers, plan: Plan, written: _UnderWay, waiting: _Stopwatch
+    ) -> Iterator[list[Candidate]]:
+        """Yield the candidates of a round in order: as many blocks as are worth starting their stages for."""
+        block_size = self._config.embedding.batch_size
+        chunk: list[Candidate] = []
+        place, is_written = 0, False
+        while not is_written:
+            # In this order: what comes in between is there for the next look.
+            is_written = written.produced.done()
+            while (answer := written.answers.get(place)) is not None:
+                chunk += answer.candidates
+                place += 1
+            if is_written:
+                written.produced.result()  # where it went wrong, there is nothing more to judge
+                num_ready = len(chunk)
+            else:
+                num_ready = len(chunk) // block_size * block_size
+                if num_ready < _BLOCKS_AT_ONCE * block_size:
+                    self._progress.activity = f"writing round {plan.round}" if plan.round else "writing the first round"
+                    with waiting.running():
+                        self._is_done(crew, written.produced, _LOOK_S)
+                    continue
+            if num_ready:
+                self._progress.hand_over(num_ready)
+                yield chunk[:num_ready]
+                del chunk[:num_ready]
 
     def _commit(self, crew: Workers, produced: Produced, verdicts: Sequence[Verdict], judge_s: float) -> None:
         plan = produced.plan
@@ -478,107 +437,3 @@ def _stop_reason(config: Config, pool: Pool, counted: _Counted) -> StopReason | 
 
 def _is_saturated(config: Config, counted: _Counted) -> bool:
     return is_saturated(counted.statistics.expansion_ratio, counted.pool_similarities, config.management)
-
-
-def without_surplus(verdicts: Sequence[Verdict], room: int | None) -> list[Verdict]:
-    """Return the verdicts with all admitted ones after the first `room` rejected as ``surplus``; None: no limit."""
-    kept = 0
-    result = []
-    for verdict in verdicts:
-        if verdict.reason is None:
-            kept += 1
-            if room is not None and kept > room:
-                verdict = replace(verdict, reason="surplus", detail="the target was reached")
-        result.append(verdict)
-    return result
-
-
-def row_costs(produced: Produced, verdicts: Sequence[Verdict]) -> dict[int, float]:
-    """Return what each admitted position of a round cost, in US dollars: together, all that the round's replies cost.
-
-    The admitted queries that a model wrote share what their request cost. What planning cost, and the requests of which
-    nothing was admitted, all of them share; rows that rules wrote bear it only where there are no others.
-    """
-    admitted = [position for position, verdict in enumerate(verdicts) if verdict.reason is None]
-    by_model = [position for position in admitted if verdicts[position].candidate.model not in RULE_AUTHORS]
-    bearers = by_model or admitted
-    of_request: dict[int, list[int]] = {}
-    for position in by_model:
-        of_request.setdefault(verdicts[position].candidate.request, []).append(position)
-    costs = dict.fromkeys(admitted, 0.0)
-
-    def share(cost_usd: float, positions: Sequence[int]) -> None:
-        for position in positions:
-            costs[position] += cost_usd / len(positions)
-
-    share(sum(tally.cost_usd for tally in produced.planning), bearers)
-    for request, answer in zip(produced.plan.requests, produced.answers, strict=True):
-        share(answer.cost_usd, of_request.get(request.index, bearers))
-    return costs
-
-
-def round_tables(
-    verdicts: Sequence[Verdict], ids: Mapping[int, int], costs: Mapping[int, float]
-) -> dict[str, pa.Table]:
-    """Return R, E, S and rejects of one round.
-
-    Args:
-        verdicts: one for each candidate, in order.
-        ids: query_id of each position that is admitted.
-        costs: as `row_costs` gives them.
-    """
-    rows, vectors, signatures, rejects = [], [], [], []
-    for position, verdict in enumerate(verdicts):
-        candidate, execution = verdict.candidate, verdict.execution
-        origin = {"database": candidate.database, "sql": candidate.sql, "origin": candidate.origin}
-        if position not in ids:
-            rejects.append(
-                {
-                    **origin,
-                    "round": candidate.round,
-                    "reason": verdict.reason,
-                    "detail": verdict.detail,
-                    "model": candidate.model,
-                }
-            )
-            continue
-        assert execution.features is not None
-        assert verdict.vector is not None
-        nearest = verdict.nearest
-        rows.append(
-            {
-                **origin,
-                "query_id": ids[position],
-                "dialect": candidate.dialect,
-                "tables": list(execution.tables),
-                "round": candidate.round,
-                "model": candidate.model,
-                "prompt_sha256": candidate.prompt_sha256,
-                "seed_ids": list(candidate.seed_ids),
-                "row_count": execution.row_count,
-                "execution_ms": execution.execution_ms,
-                "similarity": verdict.similarity,
-                "nearest_id": ids[nearest] if nearest is not None and verdict.nearest_in_round else nearest,
-                "nearest_similarity": verdict.nearest_similarity,
-                **asdict(execution.features),
-                "cost_usd": costs[position],
-            }
-        )
-        assert execution.tree is not None
-        signatures.append(
-            {
-                "query_id": ids[position],
-                "database": candidate.database,
-                "words": execution.words,
-                "labels": execution.tree.labels,
-                "leftmost": execution.tree.leftmost,
-                "canonical_digest": canonical_digest(execution.canonical),
-            }
-        )
-        vectors.append({"query_id": ids[position], "database": candidate.database, "vector": verdict.vector})
-    return {
-        "R": pa.Table.from_pylist(rows, schema=R_SCHEMA),
-        "E": pa.Table.from_pylist(vectors, schema=E_SCHEMA),
-        "S": pa.Table.from_pylist(signatures, schema=S_SCHEMA),
-        "rejects": pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA),
-    }

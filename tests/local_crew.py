@@ -8,8 +8,8 @@ from rayfactory.agents.management import ManagementAgent
 from rayfactory.agents.seed_selection import SeedSelectionAgent
 from rayfactory.agents.table_selection import TableSelectionAgent
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
-from rayfactory.cluster.crew import as_verdict
 from rayfactory.cluster.critic import Contender, CriticalAgent
+from rayfactory.cluster.judges import as_verdict
 from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.records import Verdict
 from rayfactory.tools.execution import examine

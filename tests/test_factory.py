@@ -14,11 +14,12 @@ from rayfactory.agents.planning import Plan, requests_after_warmup
 from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import ConfigError, RunDirError
-from rayfactory.factory import Clock, Loop, Produced, row_costs, without_surplus
+from rayfactory.factory import Clock, Loop
 from rayfactory.identity import check_run_dir
 from rayfactory.pool import connect, opened, read_manifests
 from rayfactory.records import Answer, Candidate, Execution, Request, Tally, Verdict
 from rayfactory.reports.monitor import Monitor, Progress
+from rayfactory.rounds import Produced, row_costs, without_surplus
 from rayfactory.runs import open_databases, run_identity
 from rayfactory.tools.embedding import Embedder
 from tests.local_crew import LocalCrew

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 # Each room may import itself and what stands left of it.
 LAW = (
     "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity", "pool",
-    "reports", "cluster", "factory", "runs", "downstream", "__main__",
+    "reports", "cluster", "rounds", "factory", "runs", "downstream", "__main__",
 )  # fmt: skip
 
 # The only modules that may import a heavy library, as patterns over the dotted name.

@@ -21,14 +21,13 @@ from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
 from rayfactory.agents.table_selection import Ask, Use, expect
 from rayfactory.config import Config, ModelConfig
 from rayfactory.databases.schema import Schema
+from rayfactory.models.completion import PLANNERS
 from rayfactory.records import DID_NOT_RUN, Evaluation, Failure, Request, Seed, State
 from rayfactory.tools.statistics import Statistics
 
 _TELLING_CANDIDATES = 200
 """As many of the newest candidates tell what share of the next ones will be admitted."""
 
-
-_PLANNERS = ("management", "table_selection", "seed_selection")
 
 _QUERIES_LIKE_A_PLAN = 5
 """A call that writes as many queries or more takes longer than the two that a plan waits for."""
@@ -223,7 +222,7 @@ def requests_after_warmup(config: Config) -> int:
     a day, are large.
     """
     sizes = [config.round.requests]
-    is_planned_by_models = any(getattr(config.models, agent).model != "rule" for agent in _PLANNERS)
+    is_planned_by_models = any(getattr(config.models, agent).model != "rule" for agent in PLANNERS)
     for agent in ("generation", "expansion"):
         slot = getattr(config.models, agent).model
         if slot == "rule":

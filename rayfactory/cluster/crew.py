@@ -5,36 +5,31 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from rayfactory.agents.management import Situation
 from rayfactory.agents.seed_selection import PoolSeed
 from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
-from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
-from rayfactory.cluster.dataflow import run_and_embed
 from rayfactory.cluster.encoder import start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
+from rayfactory.cluster.judges import Judges, LoadPool
+from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
-from rayfactory.cluster.vector_actor import check_index_gpu, options_with_gpu
+from rayfactory.cluster.vector_actor import check_index_gpu
 from rayfactory.cluster.waiting import Waiting
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
-from rayfactory.errors import EngineError, RayfactoryError
 from rayfactory.models.chat import ChatStatus
-from rayfactory.records import Answer, Candidate, Execution, Failure, Request, State, Tally, Verdict
+from rayfactory.records import Answer, Failure, Request, State, Tally
 from rayfactory.validate import used_slots
-
-MAX_ATTEMPTS = 3
-"""How often a round is judged, or a request answered, when actors are lost."""
 
 REQUESTS_PER_AUTHOR = 2
 """Requests in flight for each author that keeps to its rule: one that is answered and one that waits."""
@@ -56,9 +51,6 @@ take turns on the CPUs; held shares would leave a small cluster without a CPU fo
 """
 
 logger = logging.getLogger("rayfactory.cluster")
-
-LoadPool = Callable[[], Iterable[tuple[pa.Table, pa.Table]]]
-"""Gives (S, E) of the committed rounds, for an index that has to be built."""
 
 
 class Crew:
@@ -86,9 +78,7 @@ class Crew:
         import ray
 
         self._config = config
-        self._load_pool = load_pool
         self._waiting = Waiting()
-        self._dialects = {name: schema.dialect for name, schema in schemas.items()}
         num_workers = config.cluster.workers or session.num_cpus
         # Held for as long as the crew is, since an actor that is restarted takes them again.
         self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
@@ -125,10 +115,9 @@ class Crew:
         if config.cluster.address or self._models:
             # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
             _check_warm(warm)
-        self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(schemas)}
-        self._critics: list[Any] = []
-        with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
-            self._start_critics()
+        dialects = {name: schema.dialect for name, schema in schemas.items()}
+        judges = Judges(config, dialects, load_pool, partial(self._actors, "tools"), self._encoders)
+        self.judge, self.commit = judges.judge, judges.commit
 
     def _actors(self, kind: str) -> list[Any]:
         """Return the actors of a kind, after starting them where this is the first call for them.
@@ -188,8 +177,8 @@ class Crew:
             try:
                 result, tallies = ray.get(self._waiting.for_one([getattr(agent, method).remote(*args)]))
             except ray.exceptions.RayError as error:
-                if not _is_loss(error) or attempt == MAX_ATTEMPTS:
-                    raise _as_own(error, "an agent could not answer") from error
+                if not is_loss(error) or attempt == MAX_ATTEMPTS:
+                    raise as_own(error, "an agent could not answer") from error
                 continue
             self._tallies += tallies
             return result
@@ -235,11 +224,11 @@ class Crew:
                 answer: Answer = ray.get(done)
             except ray.exceptions.RayError as error:
                 attempts[index] += 1
-                if not _is_loss(error) or attempts[index] >= MAX_ATTEMPTS:
-                    raise _as_own(
+                if not is_loss(error) or attempts[index] >= MAX_ATTEMPTS:
+                    raise as_own(
                         error, f"request {index} of round {requests[index].round} could not be answered"
                     ) from error
-                logger.warning("an author was lost (%s); its request is asked again", _brief(error))
+                logger.warning("an author was lost (%s); its request is asked again", brief(error))
                 waiting.append(index)
                 continue
             answers[index] = answer
@@ -273,134 +262,6 @@ class Crew:
                 self._status = ray.get(self._gateway.close.remote(), timeout=10)
             self._gateway = None
 
-    # -- judge ----------------------------------------------------------------
-
-    def judge(
-        self,
-        chunks: Iterable[Sequence[Candidate]],
-        first_id: int,
-        on_verdicts: Callable[[Sequence[Verdict]], None],
-    ) -> list[Verdict]:
-        """Judge the candidates of one round; return a verdict for each, in order.
-
-        Args:
-            chunks: the candidates in order, some at a time: whole blocks of `embedding.batch_size`, but for the last.
-            first_id: query_id that follows those of the pool.
-            on_verdicts: called with verdicts as they come in; a round that is judged again starts over.
-
-        Raises:
-            EngineError: the round could not be judged although it was tried several times.
-        """
-        import ray
-
-        coming, there = iter(chunks), list[Candidate]()
-
-        def from_the_start() -> Iterator[Sequence[Candidate]]:
-            yield list(there)
-            for chunk in coming:
-                there.extend(chunk)
-                yield chunk
-
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                if not self._critics:
-                    self._start_critics()
-                return self._judge(from_the_start(), first_id, on_verdicts)
-            except ray.exceptions.RayError as error:
-                if not _is_loss(error) or attempt == MAX_ATTEMPTS:
-                    raise _as_own(error, "the round could not be judged") from error
-                logger.warning("an actor was lost (%s); the round is judged again", _brief(error))
-                self._drop_critics()
-        raise AssertionError("unreachable")
-
-    def _judge(
-        self,
-        chunks: Iterable[Sequence[Candidate]],
-        first_id: int,
-        on_verdicts: Callable[[Sequence[Verdict]], None],
-    ) -> list[Verdict]:
-        import ray
-
-        candidates: list[Candidate] = []
-        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]]]] = []
-        verdicts: list[Verdict] = []
-
-        def collect() -> None:
-            positions, executions, vectors, decisions = pending.pop(0)
-            decided: dict[int, Decision] = {}
-            for places, reference in decisions:
-                decided.update(zip(places, ray.get(reference), strict=True))
-            block = [
-                as_verdict(candidates[position], execution, vector, decided.get(position), first_id)
-                for position, execution, vector in zip(positions, executions, vectors, strict=True)
-            ]
-            verdicts.extend(block)
-            on_verdicts(block)
-
-        tools, block_size = self._actors("tools"), self._config.embedding.batch_size
-
-        def blocks() -> Iterator[tuple[list[int], list[Execution], list[Any]]]:
-            for chunk in chunks:
-                start = len(candidates)
-                candidates.extend(chunk)
-                yield from run_and_embed(chunk, start, tools, self._encoders, block_size)
-
-        for positions, executions, vectors in blocks():
-            by_shard: dict[int, list[Contender]] = {}
-            for position, execution, vector in zip(positions, executions, vectors, strict=True):
-                if execution.reason is None:
-                    assert vector is not None
-                    contender = Contender(position, candidates[position], execution, vector)
-                    by_shard.setdefault(self._shard_of[contender.candidate.database], []).append(contender)
-            # A critic takes calls in the order in which they were made, so blocks meet the index in order.
-            decisions = [
-                ([c.position for c in contenders], self._critics[shard].admit.remote(contenders, first_id))
-                for shard, contenders in by_shard.items()
-            ]
-            pending.append((positions, executions, vectors, decisions))
-            if len(pending) > 1:
-                collect()
-        while pending:
-            collect()
-        return verdicts
-
-    # -- commit ---------------------------------------------------------------
-
-    def commit(self, ids: Mapping[int, int]) -> None:
-        """Tell the critics which query_id each admitted position of the round has got."""
-        import ray
-
-        try:
-            ray.get([critic.commit.remote(dict(ids)) for critic in self._critics])
-        except ray.exceptions.RayError as error:
-            if not _is_loss(error):
-                raise _as_own(error, "the round could not be taken into the index") from error
-            logger.warning("a critic was lost (%s); its index is built again from the pool", _brief(error))
-            self._drop_critics()
-
-    def _drop_critics(self) -> None:
-        import ray
-
-        for critic in self._critics:
-            ray.kill(critic)
-        self._critics = []
-
-    def _start_critics(self) -> None:
-        """Start the critics and give them what is committed. They are not restarted by Ray, which cannot do that."""
-        import ray
-
-        shards = range(self._config.cluster.index_shards)
-        critics: list[Any] = [
-            ray.remote(CriticalAgent)
-            .options(**options_with_gpu(self._config.cluster))
-            .remote(self._config, {name: self._dialects[name] for name, i in self._shard_of.items() if i == shard})
-            for shard in shards
-        ]
-        for rows, vectors in self._load_pool():
-            tables = ray.put(rows), ray.put(vectors)
-            ray.get([critic.load.remote(*tables) for critic in critics])
-        self._critics = critics
-
 
 def _check_warm(warm: list[Any]) -> None:
     """Wait for the encoders.
@@ -413,8 +274,8 @@ def _check_warm(warm: list[Any]) -> None:
     try:
         ray.get(warm)
     except ray.exceptions.RayError as error:
-        if not _is_loss(error):  # one that is lost is started again
-            raise _as_own(error, "an encoder could not start") from error
+        if not is_loss(error):  # one that is lost is started again
+            raise as_own(error, "an encoder could not start") from error
 
 
 def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: int) -> int:
@@ -443,64 +304,3 @@ def _with_shared(agent: type, shared: list[Any]) -> type:
 
     Actor.__name__ = Actor.__qualname__ = agent.__name__
     return Actor
-
-
-def as_verdict(
-    candidate: Candidate, execution: Execution, vector: Any, decision: Decision | None, first_id: int
-) -> Verdict:
-    if decision is None:
-        return Verdict(candidate, execution.reason, execution.detail, execution)
-    in_round = decision.nearest is not None and decision.nearest >= first_id
-    return Verdict(
-        candidate,
-        decision.reason,
-        decision.detail,
-        execution,
-        vector,
-        decision.similarity,
-        decision.nearest - first_id if decision.nearest is not None and in_round else decision.nearest,
-        in_round,
-        decision.nearest_similarity,
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what caused it, the original last."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-
-
-def _is_loss(error: Exception) -> bool:
-    """Return whether an actor, a worker or a node was lost, so that asking again may help."""
-    import ray
-
-    losses = (
-        ray.exceptions.RayActorError,
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.ObjectLostError,
-    )
-    return any(isinstance(cause, losses) for cause in _causes(error))
-
-
-def _as_own(error: Exception, what: str) -> RayfactoryError:
-    """Return an error of ours that was raised on a worker as it is, and everything else as a fault of the engine."""
-    import ray
-
-    for cause in _causes(error):
-        # Ray raises an error that is both its own and ours, with a traceback for a message; the one inside is meant.
-        if isinstance(cause, RayfactoryError) and not isinstance(cause, ray.exceptions.RayError):
-            return cause
-    return EngineError(f"{what}: {_brief(error)}")
-
-
-def _brief(error: Exception) -> str:
-    """Return the original cause in one line."""
-    *_, cause = _causes(error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0][:300] if lines else ''}"

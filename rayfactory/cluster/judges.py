@@ -1,0 +1,197 @@
+"""Those of a crew who judge: tools, encoders and critics, over the blocks of a round; and the index that they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+
+from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
+from rayfactory.cluster.dataflow import run_and_embed
+from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
+from rayfactory.cluster.vector_actor import options_with_gpu
+from rayfactory.config import Config
+from rayfactory.records import Candidate, Execution, Verdict
+
+LoadPool = Callable[[], Iterable[tuple[pa.Table, pa.Table]]]
+"""Gives (S, E) of the committed rounds, for an index that has to be built."""
+
+logger = logging.getLogger("rayfactory.cluster")
+
+
+class Judges:
+    """The judging actors of one run, and the critics among them, which it starts.
+
+    Args:
+        config: of the run.
+        dialects: of its databases, by name.
+        load_pool: reads the committed rounds.
+        tools: gives the handles of the `ToolWorker` actors.
+        encoders: handles of the `Encoder` actors, by the id of their node.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dialects: Mapping[str, str],
+        load_pool: LoadPool,
+        tools: Callable[[], list[Any]],
+        encoders: Mapping[str, Any],
+    ) -> None:
+        import ray
+
+        self._config = config
+        self._dialects = dialects
+        self._load_pool = load_pool
+        self._tools = tools
+        self._encoders = encoders
+        self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(dialects)}
+        self._critics: list[Any] = []
+        with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
+            self._start_critics()
+
+    def judge(
+        self,
+        chunks: Iterable[Sequence[Candidate]],
+        first_id: int,
+        on_verdicts: Callable[[Sequence[Verdict]], None],
+    ) -> list[Verdict]:
+        """Judge the candidates of one round; return a verdict for each, in order.
+
+        Args:
+            chunks: the candidates in order, some at a time: whole blocks of `embedding.batch_size`, but for the last.
+            first_id: query_id that follows those of the pool.
+            on_verdicts: called with verdicts as they come in; a round that is judged again starts over.
+
+        Raises:
+            EngineError: the round could not be judged although it was tried several times.
+        """
+        import ray
+
+        coming, there = iter(chunks), list[Candidate]()
+
+        def from_the_start() -> Iterator[Sequence[Candidate]]:
+            yield list(there)
+            for chunk in coming:
+                there.extend(chunk)
+                yield chunk
+
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                if not self._critics:
+                    self._start_critics()
+                return self._judge(from_the_start(), first_id, on_verdicts)
+            except ray.exceptions.RayError as error:
+                if not is_loss(error) or attempt == MAX_ATTEMPTS:
+                    raise as_own(error, "the round could not be judged") from error
+                logger.warning("an actor was lost (%s); the round is judged again", brief(error))
+                self._drop_critics()
+        raise AssertionError("unreachable")
+
+    def _judge(
+        self,
+        chunks: Iterable[Sequence[Candidate]],
+        first_id: int,
+        on_verdicts: Callable[[Sequence[Verdict]], None],
+    ) -> list[Verdict]:
+        import ray
+
+        candidates: list[Candidate] = []
+        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]]]] = []
+        verdicts: list[Verdict] = []
+
+        def collect() -> None:
+            positions, executions, vectors, decisions = pending.pop(0)
+            decided: dict[int, Decision] = {}
+            for places, reference in decisions:
+                decided.update(zip(places, ray.get(reference), strict=True))
+            block = [
+                as_verdict(candidates[position], execution, vector, decided.get(position), first_id)
+                for position, execution, vector in zip(positions, executions, vectors, strict=True)
+            ]
+            verdicts.extend(block)
+            on_verdicts(block)
+
+        tools, block_size = self._tools(), self._config.embedding.batch_size
+
+        def blocks() -> Iterator[tuple[list[int], list[Execution], list[Any]]]:
+            for chunk in chunks:
+                start = len(candidates)
+                candidates.extend(chunk)
+                yield from run_and_embed(chunk, start, tools, self._encoders, block_size)
+
+        for positions, executions, vectors in blocks():
+            by_shard: dict[int, list[Contender]] = {}
+            for position, execution, vector in zip(positions, executions, vectors, strict=True):
+                if execution.reason is None:
+                    assert vector is not None
+                    contender = Contender(position, candidates[position], execution, vector)
+                    by_shard.setdefault(self._shard_of[contender.candidate.database], []).append(contender)
+            # A critic takes calls in the order in which they were made, so blocks meet the index in order.
+            decisions = [
+                ([c.position for c in contenders], self._critics[shard].admit.remote(contenders, first_id))
+                for shard, contenders in by_shard.items()
+            ]
+            pending.append((positions, executions, vectors, decisions))
+            if len(pending) > 1:
+                collect()
+        while pending:
+            collect()
+        return verdicts
+
+    def commit(self, ids: Mapping[int, int]) -> None:
+        """Tell the critics which query_id each admitted position of the round has got."""
+        import ray
+
+        try:
+            ray.get([critic.commit.remote(dict(ids)) for critic in self._critics])
+        except ray.exceptions.RayError as error:
+            if not is_loss(error):
+                raise as_own(error, "the round could not be taken into the index") from error
+            logger.warning("a critic was lost (%s); its index is built again from the pool", brief(error))
+            self._drop_critics()
+
+    def _drop_critics(self) -> None:
+        import ray
+
+        for critic in self._critics:
+            ray.kill(critic)
+        self._critics = []
+
+    def _start_critics(self) -> None:
+        """Start the critics and give them what is committed. They are not restarted by Ray, which cannot do that."""
+        import ray
+
+        shards = range(self._config.cluster.index_shards)
+        critics: list[Any] = [
+            ray.remote(CriticalAgent)
+            .options(**options_with_gpu(self._config.cluster))
+            .remote(self._config, {name: self._dialects[name] for name, i in self._shard_of.items() if i == shard})
+            for shard in shards
+        ]
+        for rows, vectors in self._load_pool():
+            tables = ray.put(rows), ray.put(vectors)
+            ray.get([critic.load.remote(*tables) for critic in critics])
+        self._critics = critics
+
+
+def as_verdict(
+    candidate: Candidate, execution: Execution, vector: Any, decision: Decision | None, first_id: int
+) -> Verdict:
+    if decision is None:
+        return Verdict(candidate, execution.reason, execution.detail, execution)
+    in_round = decision.nearest is not None and decision.nearest >= first_id
+    return Verdict(
+        candidate,
+        decision.reason,
+        decision.detail,
+        execution,
+        vector,
+        decision.similarity,
+        decision.nearest - first_id if decision.nearest is not None and in_round else decision.nearest,
+        in_round,
+        decision.nearest_similarity,
+    )

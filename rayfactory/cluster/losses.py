@@ -1,0 +1,52 @@
+"""What Ray's errors mean: an actor that is lost and can be asked again, an error of ours, or a fault of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rayfactory.errors import EngineError, RayfactoryError
+
+MAX_ATTEMPTS = 3
+"""How often an agent is asked, a request answered or a round judged, when actors are lost."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what caused it, the original last."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+
+
+def is_loss(error: Exception) -> bool:
+    """Return whether an actor, a worker or a node was lost, so that asking again may help."""
+    import ray
+
+    losses = (
+        ray.exceptions.RayActorError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.ObjectLostError,
+    )
+    return any(isinstance(cause, losses) for cause in causes(error))
+
+
+def as_own(error: Exception, what: str) -> RayfactoryError:
+    """Return an error of ours that was raised on a worker as it is, and everything else as a fault of the engine."""
+    import ray
+
+    for cause in causes(error):
+        # Ray raises an error that is both its own and ours, with a traceback for a message; the one inside is meant.
+        if isinstance(cause, RayfactoryError) and not isinstance(cause, ray.exceptions.RayError):
+            return cause
+    return EngineError(f"{what}: {brief(error)}")
+
+
+def brief(error: Exception) -> str:
+    """Return the original cause in one line."""
+    *_, cause = causes(error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:300] if lines else ''}"
