@@ -138,6 +138,9 @@ def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> list[E
         logger.warning("a worker was lost; what it ran is run once more, one statement at a time: %s", error)
     executions = []
     for item in work:
+        if item[2].reason is not None:  # it was not to run at all
+            executions.append(item[2])
+            continue
         ray.get(worker.ready.options(max_task_retries=-1).remote())
         try:
             executions += execute([item])

@@ -47,7 +47,9 @@ from tests.cluster.test_dataflow import KILL, LOST, Mortal
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 worker = ray.remote(Mortal).options(max_restarts=-1, max_task_retries=1).remote(sys.argv[1])
-work = [("shop", sql, Execution(None, "", "")) for sql in ("SELECT 1", f"SELECT 2 {LOST}", f"SELECT 3 {KILL}", "SELECT 4")]
+statements = ("SELECT 1", f"SELECT 2 {LOST}", f"SELECT 3 {KILL}", "SELECT 4")
+work = [("shop", sql, Execution(None, "", "")) for sql in statements]
+work += [("shop", "DROP", Execution("refused", "DROP is not a SELECT", ""))]
 print([(execution.reason, execution.row_count) for execution in _executed(worker, work)])
 ray.shutdown()
 """
@@ -64,7 +66,7 @@ def test_statement_whose_worker_is_lost_runs_once_more_alone(tmp_path: Path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert "[(None, 1), (None, 1), ('crashed', 0), (None, 1)]" in done.stdout
+    assert "[(None, 1), (None, 1), ('crashed', 0), (None, 1), ('refused', 0)]" in done.stdout
     counts = {mark.name: int(mark.read_text()) for mark in tmp_path.iterdir()}
     assert counts == {"SELECT_1": 2, "SELECT_2_--_kill_once": 2, "SELECT_3_--_kill": 1, "SELECT_4": 1}
 
