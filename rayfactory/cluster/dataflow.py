@@ -21,8 +21,9 @@ from rayfactory.tools.execution import examine
 
 logger = logging.getLogger("rayfactory.cluster")
 
-TASK_CPUS = 0.25
-"""CPU share of a stage's task: it parses for a few milliseconds, then waits for an actor."""
+TASK_CPUS = 0.5
+"""CPU share of a block's task, which parses for a moment and then waits for actors. So there are two blocks at work for
+each CPU: with more of them the first is ready when the last is, and the critic has nothing to do until then."""
 
 _INPUT = pa.schema(
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ import numpy.typing as npt
 from rayfactory.cluster.session import check_gpu_room
 from rayfactory.config import Config
 from rayfactory.tools.embedding import ENCODERS, Embedder
+
+_NICENESS = 5
+"""By how much the encoder, the hungriest of the stages, makes way for the critic, which takes one query at a time and
+would be left with the last blocks while the other cores idle."""
 
 MAX_CALLS = 16
 """Blocks that one encoder has in hand at a time, so that each stream finds a text."""
@@ -31,6 +36,7 @@ class Encoder:
         self._num_streams = num_streams
         self._loading = threading.Lock()
         self._embedder: Embedder | None = None
+        os.nice(_NICENESS)
 
     def warm_up(self) -> int:
         """Load the model; return the dimension of its vectors.

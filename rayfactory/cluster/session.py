@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rayfactory.config import ClusterConfig
@@ -60,7 +60,7 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
             "start one with `ray start --head`, or leave cluster.address out to have one started here"
         ) from None
     try:
-        _quieten_ray_data()
+        _set_up_ray_data()
         url = context.dashboard_url or ""
         cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         yield Session(max(1, cpus), f"http://{url}" if url else "")
@@ -94,8 +94,12 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def _quieten_ray_data() -> None:
-    """Keep Ray Data's own progress bars and notices off the terminal, which the panel owns."""
+_LIMITS_INTERVAL_S = 0.1
+"""Seconds after which a dataset asks again what the cluster has for it."""
+
+
+def _set_up_ray_data() -> None:
+    """Have datasets use the cluster from their beginning, in order; keep their notices off the panel's terminal."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -104,3 +108,9 @@ def _quieten_ray_data() -> None:
     context.execution_options.preserve_order = True
     for name in ("ray.data", "ray.serve", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # The first answer to a dataset's question what the cluster has is always nothing, so that it runs one task at a
+    # time until it asks again: for a whole second, if it is left to itself, of the few that a round is judged in.
+    with suppress(ImportError):  # not part of what Ray promises
+        from ray.data._internal.execution.resource_manager import ResourceManager
+
+        ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S  # type: ignore[assignment]
