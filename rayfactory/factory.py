@@ -42,6 +42,9 @@ T = TypeVar("T")
 _BLOCKS_AT_ONCE = 4
 """Blocks of a round that are judged while the rest of it is being written; starting the stages takes as long as one."""
 
+_ROUNDS_AT_ONCE = 32
+"""Rounds of the pool that are read and given to an index together."""
+
 _LOOK_S = 0.1
 """How long to wait between two looks at what has been written."""
 
@@ -70,7 +73,7 @@ class _Counted:
         self.statistics = Statistics()
         self.pool_similarities: list[float] = []
         for manifest in pool.manifests:
-            self.add(pool.rows(manifest.round, manifest.round))
+            self.add(pool.rows(manifest.round, manifest.round, Statistics.COLUMNS))
 
     def add(self, rows: pa.Table) -> None:
         self.statistics.add(rows)
@@ -378,9 +381,9 @@ class Loop:
         self._monitor.tick(now=True)
 
     def committed_tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Yield (S, E) of each committed round, for an index that has to be built."""
-        for manifest in self._pool.manifests:
-            yield self._pool.compared(manifest.round)
+        """Yield (S, E) of the committed rounds, some at a time, for an index that has to be built."""
+        for first in range(0, self._pool.next_round, _ROUNDS_AT_ONCE):
+            yield self._pool.compared(first, min(first + _ROUNDS_AT_ONCE, self._pool.next_round) - 1)
 
     def _show_counts(self) -> None:
         statistics = self._counted.statistics
@@ -418,16 +421,17 @@ def _knowledge_before(pool: Pool) -> Knowledge:
 
 def reason_to_stop(config: Config, pool: Pool) -> StopReason | None:
     """Return why a run needs no more rounds than are committed, or None where it goes on."""
-    return _stop_reason(config, pool, _Counted(pool))
+    # Where there is a target, what the rows are like decides nothing; a run that goes on counts them for itself.
+    return _stop_reason(config, pool, _Counted(pool) if config.target is None else None)
 
 
-def _stop_reason(config: Config, pool: Pool, counted: _Counted) -> StopReason | None:
+def _stop_reason(config: Config, pool: Pool, counted: _Counted | None) -> StopReason | None:
     """Return why the run is over after the committed rounds, or None where it goes on."""
     if config.target is not None and pool.num_rows >= config.target:
         return "target"
     if is_exhausted([manifest.evaluation for manifest in pool.manifests], config.management):
         return "exhausted"
-    if config.target is None and _is_saturated(config, counted):
+    if config.target is None and counted is not None and _is_saturated(config, counted):
         return "saturated"
     requested = sum(request.num_queries for manifest in pool.manifests for request in manifest.plan)
     if config.max_candidates is not None and requested >= config.max_candidates:

@@ -220,19 +220,26 @@ class Pool:
         self.manifests.append(manifest)
         return manifest
 
-    def rows(self, first_round: int, last_round: int) -> pa.Table:
-        """Return the rows of R of rounds `first_round` .. `last_round`, both included."""
-        paths = [self._rounds_dir / _round_name(i) / "R.parquet" for i in range(first_round, last_round + 1)]
-        return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else R_SCHEMA.empty_table()
+    def rows(self, first_round: int, last_round: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of R of rounds `first_round` .. `last_round`, both included; of all columns, or of some."""
+        return self._read("R", first_round, last_round, columns)
 
     def rejects(self, number: int) -> pa.Table:
         """Return the rejects of a round."""
-        return pq.read_table(self._rounds_dir / _round_name(number) / "rejects.parquet")
+        return self._read("rejects", number, number)
 
-    def compared(self, number: int) -> tuple[pa.Table, pa.Table]:
-        """Return the rows of S and of E of a round: what they are compared by."""
-        directory = self._rounds_dir / _round_name(number)
-        return pq.read_table(directory / "S.parquet", schema=S_SCHEMA), pq.read_table(directory / "E.parquet")
+    def compared(self, first_round: int, last_round: int) -> tuple[pa.Table, pa.Table]:
+        """Return the rows of S and of E of rounds `first_round` .. `last_round`: what they are compared by."""
+        return self._read("S", first_round, last_round), self._read("E", first_round, last_round)
+
+    def _read(self, name: str, first_round: int, last_round: int, columns: Sequence[str] | None = None) -> pa.Table:
+        schema = _SCHEMAS[name] if columns is None else pa.schema([_SCHEMAS[name].field(each) for each in columns])
+        tables = [schema.empty_table()]
+        for number in range(first_round, last_round + 1):
+            # Not by `read_table`, which takes as long again to find out what kinds of files there are.
+            with pq.ParquetFile(self._rounds_dir / _round_name(number) / f"{name}.parquet") as file:
+                tables.append(file.read(schema.names).select(schema.names).cast(schema))
+        return pa.concat_tables(tables)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`.

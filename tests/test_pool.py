@@ -106,7 +106,7 @@ def test_reopened_run_goes_on_where_it_was(tmp_path):
         assert pool.manifests == [first]
         assert (pool.next_round, pool.num_rows, pool.wall_s) == (1, 3, 1.5)
         assert pool.rows(0, 0)["query_id"].to_pylist() == [0, 1, 2]
-        signatures, vectors = pool.compared(0)
+        signatures, vectors = pool.compared(0, 0)
         assert signatures["words"].to_pylist() == ["1 select"] * 3
         assert vectors["vector"].to_pylist()[1] == [1.0] * 4
 

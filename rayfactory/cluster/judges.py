@@ -17,7 +17,10 @@ from rayfactory.config import Config
 from rayfactory.records import Candidate, Execution, Verdict
 
 LoadPool = Callable[[], Iterable[tuple[pa.Table, pa.Table]]]
-"""Gives (S, E) of the committed rounds, for an index that has to be built."""
+"""Gives (S, E) of the committed rounds in order, some at a time, for an index that has to be built."""
+
+_LOADS_AT_ONCE = 2
+"""Of what a pool gives: what critics have in hand, while more is read."""
 
 logger = logging.getLogger("rayfactory.cluster")
 
@@ -172,9 +175,14 @@ class Judges:
             .remote(self._config, {name: self._dialects[name] for name, i in self._shard_of.items() if i == shard})
             for shard in shards
         ]
+        loading: list[list[Any]] = []
         for rows, vectors in self._load_pool():
             tables = ray.put(rows), ray.put(vectors)
-            ray.get([critic.load.remote(*tables) for critic in critics])
+            loading.append([critic.load.remote(*tables) for critic in critics])
+            if len(loading) == _LOADS_AT_ONCE:
+                ray.get(loading.pop(0))
+        for each in loading:
+            ray.get(each)
         self._critics = critics
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -30,8 +31,11 @@ class Statistics:
     similarity_sum: float = 0.0
     similarity_count: int = 0
 
+    COLUMNS: ClassVar = ("database", "tables", "origin", "similarity")
+    """Columns of R that are counted."""
+
     def add(self, rows: pa.Table) -> None:
-        """Count rows of R."""
+        """Count rows of R, of which it takes `COLUMNS`."""
         databases = rows["database"].to_pylist()
         self.rows.update(databases)
         for database, tables in zip(databases, rows["tables"].to_pylist(), strict=True):
