@@ -191,6 +191,7 @@ class Pool:
         try:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
+            _sync_directory(self._rounds_dir)  # a manifest is never there before the folder that it speaks of
             files = {}
             for name, schema in _SCHEMAS.items():
                 path = directory / f"{name}.parquet"
@@ -214,8 +215,9 @@ class Pool:
             _write_durably(self._rounds_dir / f"{directory.name}.json", _to_json(_manifest_to_json(manifest)))
         except OSError as error:
             raise RunDirError(
-                f"round {number} could not be written to {str(self.run_dir)!r}: {error.strerror or error}; the "
-                f"{number} rounds before it are intact; make room or restore access, then run the same command again"
+                f"round {number} could not be written to {str(self.run_dir)!r}: {error.strerror or error}; what was "
+                f"committed before it is intact ({number} round{'s' * (number != 1)}); make room or restore access, "
+                "then run the same command again"
             ) from error
         self.manifests.append(manifest)
         return manifest

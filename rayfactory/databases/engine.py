@@ -330,7 +330,7 @@ def _open_sqlite(database: Database, path: Path, limits: ExecutionConfig) -> sql
         connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         _check_size(connection, path)
-    except (sqlite3.Error, MemoryError) as error:
+    except (sqlite3.Error, MemoryError, UnicodeDecodeError) as error:  # the last one over SQLite's own message
         if connection is not None:
             connection.close()
         raise DatabaseError(f"database {database.name!r} ({path}): {_sqlite_remedy(path, error)}") from error
