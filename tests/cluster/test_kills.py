@@ -1,0 +1,104 @@
+"""kill -9 of anything, at any moment: what was committed stays as it was, and the run ends with the rows that it owes.
+
+`RAYFACTORY_KILLS` is how many; a hundred take most of an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.test_run import ROOT, TARGET, command, command_line, descendants, rows_of, run
+from tests.shop import make_shop
+
+KILLS = int(os.environ.get("RAYFACTORY_KILLS", "100"))
+
+VICTIMS = (
+    "driver",
+    "raylet/raylet",
+    "gcs_server",
+    "sandboxed",
+    "ray::",
+    "ToolWorker",
+    "Encoder",
+    "CriticalAgent",
+    "GenerationAgent",
+    "ExpansionAgent",
+    "SeedSelector",
+)
+
+
+def victims(process: subprocess.Popen[bytes], kind: str) -> list[int]:
+    """Return the processes of a kind below the driver; the driver itself stands for all of them."""
+    if kind == "driver":
+        return [process.pid]
+    with suppress(OSError):  # one of them ends at this moment
+        return [pid for pid in descendants(process.pid) if kind in command_line(pid)]
+    return []
+
+
+def kills(process: subprocess.Popen[bytes], rng: random.Random) -> Iterator[str]:
+    """Kill one process after the other, a moment apart, until the driver has ended; yield what each was."""
+    while process.poll() is None:
+        time.sleep(rng.uniform(0, 8))
+        kind = rng.choice(VICTIMS)
+        found = victims(process, kind)
+        if process.poll() is not None or not found:
+            continue
+        with suppress(ProcessLookupError):
+            if kind == "driver":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                os.kill(rng.choice(found), signal.SIGKILL)
+            yield kind
+        if kind in ("driver", "raylet/raylet", "gcs_server"):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=60)
+                return
+            pytest.fail(f"the run goes on a minute after {kind} was killed")
+
+
+@pytest.mark.slow
+def test_any_process_at_any_moment(tmp_path: Path):
+    make_shop(tmp_path / "shop.sqlite")
+    assert run(tmp_path, "undisturbed").returncode == 0
+    undisturbed = rows_of(tmp_path / "undisturbed")
+    rng = random.Random(11)
+    counts: Counter[str] = Counter()
+    for number in range(1_000):
+        if counts.total() >= KILLS:
+            break
+        name = f"run{number}"
+        committed: list[tuple[object, ...]] = []
+        for _ in range(4):
+            process = subprocess.Popen(
+                command(tmp_path, name),
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            for kind in kills(process, rng):
+                counts[kind] += 1
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what a killed raylet has left
+            process.wait()
+            now = rows_of(tmp_path / name) if (tmp_path / name / "run.json").exists() else []
+            assert now[: len(committed)] == committed
+            committed = now
+            if process.returncode == 0 or counts.total() >= KILLS:
+                break
+        done = run(tmp_path, name)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert rows_of(tmp_path / name) == undisturbed
+        assert len(undisturbed) == TARGET
+    assert counts.total() >= KILLS
