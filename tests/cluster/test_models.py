@@ -334,4 +334,4 @@ def wait_for_replies(server, number, process):
     while process.poll() is None and server.ledger()["billed"]["replies"] < number:
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.05)
-    assert process.poll() is None, "the run was over before it could be killed"
+    assert process.poll() is None, f"the run was over before it could be killed: {process.communicate()[0]}"
