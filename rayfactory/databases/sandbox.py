@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -139,8 +138,6 @@ class Sandbox:
                 ours.close()
                 raise DatabaseError(f"no process can be started for statements ({error})") from error
         self._connection = Connection(ours.detach())
-        self._poller = select.poll()  # once: what a connection makes of its own for each wait takes longer
-        self._poller.register(self._connection.fileno(), select.POLLIN)
 
     def _tell(self, message: list[str]) -> None:
         assert self._connection is not None
@@ -151,7 +148,7 @@ class Sandbox:
         assert self._connection is not None
         try:
             self._tell(message)
-            if not await_message(self._poller, timeout_s):
+            if not await_message(self._connection, timeout_s):
                 return None
             # JSON, and no more than so much: the process is not trusted to send what Python would unpickle.
             answer: dict[str, Any] = json.loads(self._connection.recv_bytes(_MAX_ANSWER_BYTES))

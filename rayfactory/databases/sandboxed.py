@@ -60,12 +60,14 @@ def give_up_rights() -> None:
             resource.setrlimit(limit, (most, most))
 
 
-def await_message(poller: select.poll, timeout_s: float | None = None) -> bool:
+def await_message(connection: Connection, timeout_s: float | None = None) -> bool:
     """Return whether there is something to read, after waiting for it; None: however long it takes.
 
     The two ends take turns, and most statements are short: so it looks a few times before it sleeps, since to be woken
-    on another core takes longer than such a statement.
+    on another core takes longer than such a statement. (`Connection.poll` would take as long to prepare its wait.)
     """
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
     until = time.perf_counter() + _LOOKING_S
     while time.perf_counter() < until:
         if poller.poll(0):
@@ -120,11 +122,9 @@ def main() -> None:
     # A Ctrl-C at the terminal is for the parent to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
     room = _Room(ExecutionConfig(**json.loads(sys.argv[2])))
     with suppress(EOFError, ConnectionError):
-        while await_message(poller):
+        while await_message(connection):
             answer = room.answer(json.loads(connection.recv_bytes()))
             if answer is not None:
                 connection.send_bytes(json.dumps(answer).encode())
