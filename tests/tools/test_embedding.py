@@ -20,7 +20,6 @@ from rayfactory.tools import embedding
 from rayfactory.tools.embedding import Embedder, decided, packaged_model_dir
 from rayfactory.tools.openvino_encoder import OpenVINOEncoder, cpu_has_bf16, read_network
 from rayfactory.tools.sentence_encoder import SentenceEncoder, has_gpu
-from tests.conftest import as_nobody
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -314,12 +313,11 @@ def test_a_damaged_folder_is_made_again(tmp_path: Path, cache: Path, embedder: E
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
-    open_path: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
 ):
-    locked = open_path / "locked"
-    locked.mkdir(mode=0o555)
-    with as_nobody():
-        vectors_ND = Embedder(EmbeddingConfig(device="cpu"), locked / "encoders").encode(TEXTS)
+    """Below a file there is no folder for anybody; whom permissions stop may not be able to read the packages either."""
+    (tmp_path / "file").touch()
+    vectors_ND = Embedder(EmbeddingConfig(device="cpu"), tmp_path / "file" / "encoders").encode(TEXTS)
     assert vectors_ND.tobytes() == embedder.encode(TEXTS).tobytes()
     assert "cannot be kept" in caplog.text
 

@@ -52,7 +52,8 @@ class Scene:
         return sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in self.folder.iterdir())
 
     def _content(self) -> dict[str, str]:
-        return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in self.folder.iterdir()}
+        files = [each for each in self.folder.iterdir() if each.is_file()]
+        return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
 
     def take_stock(self) -> None:
         """Take what is there now for what has to stay."""
