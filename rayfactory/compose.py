@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from rayfactory.config import SLOTS, Config
 from rayfactory.errors import ConfigError
@@ -77,8 +78,19 @@ def compose(overrides: Sequence[str]) -> Config:
     if len(named) > 1:
         raise ConfigError(f"a run works on one benchmark, not on {' and '.join(named)}. Start one run for each")
     config = _merge(words)
+    _put_away_password(config)
     config.data_dir = config.data_dir or default_data_dir()
     return absolute(config)
+
+
+def _put_away_password(config: Config) -> None:
+    """Move a password out of `benchmark.url` into the environment variable where it is looked for."""
+    parts = urlsplit(config.benchmark.url)
+    user_info, _, host = parts.netloc.rpartition("@")
+    user, colon, password = user_info.partition(":")
+    if colon:
+        config.benchmark.url = urlunsplit(parts._replace(netloc=f"{user}@{host}"))
+        os.environ[config.benchmark.password_env] = unquote(password)
 
 
 def default_data_dir() -> str:

@@ -43,6 +43,11 @@ class BenchmarkConfig:
     name: str = "???"
     # Folder or file that holds the databases. Empty: where `task=download` puts them, under `data_dir`.
     root: str = ""
+    # Of `custom`: a database on a server, instead of `root`: postgresql://USER@HOST:PORT/DATABASE, with ?schema=NAME if
+    # that is not public, or mysql://USER@HOST:PORT/DATABASE. A password in it is taken out before anything is written.
+    url: str = ""
+    # Environment variable that holds the password for `url`.
+    password_env: str = "RAYFACTORY_DATABASE_PASSWORD"  # noqa: S105  the name of a variable
     # TPC-DS only: size of the generated data, 1 is 1 GB. 0.01 makes 24 tables in under a second.
     scale_factor: float = 0.01
     # Names of the databases to use, out of those found; empty: all of them.

@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import duckdb
 import duckdb_extension_tpcds
 import pytest
 from hypothesis import settings
+
+from tests import servers
 
 # Where nobody watches, the same examples every time: a rare one is for a developer to find, not for a gate to stumble on.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -46,6 +48,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared corpora at {folder}; RAYFACTORY_SHARED_DATA names another place")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[servers.Server]:
+    """Yield a PostgreSQL of the session's own, or skip where it is not installed."""
+    yield from _served("postgres", servers.postgresql)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[servers.Server]:
+    """Yield a MariaDB of the session's own, or skip where it is not installed."""
+    yield from _served("mariadbd", servers.mariadb)
+
+
+def _served(program: str, serving: Callable[[], AbstractContextManager[servers.Server]]) -> Iterator[servers.Server]:
+    if servers.program(program) is None:
+        pytest.skip(f"the program {program} is not installed; make servers installs it")
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,9 +24,17 @@ from rayfactory.databases.fingerprint import content_sha256, quick_sha256
 from rayfactory.databases.folders import benchmark_folders, dialect_of, own_databases, published_databases
 from rayfactory.databases.keys import infer_foreign_keys
 from rayfactory.databases.metadata import Metadata, read_descriptions, read_tables_files
-from rayfactory.databases.profile import TableContent, profile_table
+from rayfactory.databases.profile import TableContent, num_rows, profile_table
 from rayfactory.databases.roles import Facts, role_of
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
+from rayfactory.databases.server import (
+    ServerConnection,
+    ServerError,
+    database_at,
+    is_server,
+    open_server,
+    warn_of_rights,
+)
 from rayfactory.databases.tabular import is_tabular, load_files, table_files
 from rayfactory.errors import BenchmarkError, DatabaseError
 
@@ -63,7 +72,9 @@ def open_benchmark(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
         ) from error
     # Absolute, because a worker may run in another folder.
     by_name = {
-        database.name: dataclasses.replace(database, path=str(Path(database.path).absolute()))
+        database.name: database
+        if is_server(database.dialect)
+        else dataclasses.replace(database, path=str(Path(database.path).absolute()))
         for database in benchmark.databases
     }
     return dataclasses.replace(benchmark, databases=tuple(by_name[name] for name in _choose(config, by_name)))
@@ -90,11 +101,16 @@ def _open(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
             return _open_published(config, root)
         case "imdb":
             return _open_imdb(config, root, data_dir)
+        case "custom" if config.url:
+            if config.root:
+                raise BenchmarkError("benchmark.root and benchmark.url name two databases; leave one of them out")
+            return Benchmark("custom", (database_at(config.url, os.environ.get(config.password_env, "")),))
         case "custom":
             if not config.root:
                 raise BenchmarkError(
                     "benchmark.root is not set; give an SQLite or DuckDB file, a folder of them, or a folder of CSV or "
-                    "Parquet files: benchmark.root=PATH"
+                    "Parquet files: benchmark.root=PATH. A database on a server: "
+                    "benchmark.url=postgresql://USER@HOST/DATABASE"
                 )
             return _open_own(config, root, data_dir)
         case _:
@@ -232,8 +248,10 @@ def load_schema(
     Raises:
         DatabaseError: it cannot be read.
     """
-    path = Path(database.path)
     metadata = benchmark.metadata.get(database.name, Metadata())
+    if is_server(database.dialect):
+        return _load_from_server(database, metadata, profile, limits, data_dir)
+    path = Path(database.path)
     if (folder := path.parent / "database_description").is_dir():
         metadata = dataclasses.replace(metadata, descriptions=read_descriptions(folder))
     if not path.is_file():
@@ -253,6 +271,55 @@ def load_schema(
     return schema
 
 
+MAX_GROWTH = 0.1
+"""A database on a server is described anew once a table has this share of rows more or less than when it was read."""
+
+
+def _load_from_server(
+    database: Database, metadata: Metadata, profile: ProfileConfig, limits: ExecutionConfig, data_dir: Path
+) -> Schema:
+    """Return what is in a database on a server.
+
+    Its content may change at any time. What stands for it is its structure: a run can then be gone on with while the
+    database is in use. The description that a run began with is kept while the tables are about as large as they were,
+    so that what was asked of a model before an interruption is not asked in other words, and paid for, again.
+    """
+    connection = open_server(database, limits.timeout_s)
+    try:
+        warn_of_rights(database, connection)
+        catalogue = connection.catalogue()
+        structure = _digest(connection.dialect, asdict(catalogue))
+        key = _digest(CACHE_VERSION, database.name, database.path, structure, asdict(profile), metadata.to_json())
+        cached_path = data_dir / "schemas" / f"{key}.json"
+        cached = read_cached(cached_path)
+        if cached is not None and _is_as_large(cached, connection):
+            return cached
+    except ServerError as error:
+        raise _unreadable(database, error) from error
+    finally:
+        connection.close()
+    schema = read_schema(database, metadata, profile, limits, fingerprint=_digest(structure, metadata.to_json()))
+    write_cached(cached_path, schema)
+    return schema
+
+
+def _is_as_large(schema: Schema, connection: ServerConnection) -> bool:
+    """Return whether every table has about as many rows as the schema says."""
+    return all(
+        abs(num_rows(connection, table.name) - table.num_rows) <= MAX_GROWTH * table.num_rows for table in schema.tables
+    )
+
+
+def _unreadable(database: Database, error: Exception) -> DatabaseError:
+    remedy = (
+        "check that its user may read it" if is_server(database.dialect) else "it may be damaged: give a whole copy"
+    )
+    return DatabaseError(
+        f"database {database.name!r} ({database.path}): its content cannot be read ({error}); {remedy}, or leave it "
+        "out with benchmark.databases"
+    )
+
+
 def read_schema(
     database: Database, metadata: Metadata, profile: ProfileConfig, limits: ExecutionConfig, *, fingerprint: str
 ) -> Schema:
@@ -269,11 +336,8 @@ def read_schema(
         if not metadata.keys_are_complete:
             inferred = infer_foreign_keys(connection, catalogue, contents)
             catalogue = dataclasses.replace(catalogue, foreign_keys=(*catalogue.foreign_keys, *inferred))
-    except (sqlite3.Error, duckdb.Error, MemoryError) as error:
-        raise DatabaseError(
-            f"database {database.name!r} ({database.path}): its content cannot be read ({error}); it may be damaged: "
-            "give a whole copy, or leave it out with benchmark.databases"
-        ) from error
+    except (sqlite3.Error, duckdb.Error, ServerError, MemoryError) as error:
+        raise _unreadable(database, error) from error
     finally:
         connection.close()
     return Schema(

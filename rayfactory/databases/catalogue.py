@@ -63,11 +63,13 @@ class Catalogue:
 
 def read_catalogue(connection: Connection) -> Catalogue:
     """Return what a database declares."""
-    return _read_sqlite(connection) if isinstance(connection, sqlite3.Connection) else _read_duckdb(connection)
+    if isinstance(connection, sqlite3.Connection):
+        return _read_sqlite(connection)
+    return _read_duckdb(connection) if isinstance(connection, duckdb.DuckDBPyConnection) else connection.catalogue()
 
 
 def quote(name: str) -> str:
-    """Return a name as both dialects accept it in a statement."""
+    """Return a name as every raw connection accepts it in a statement."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -121,7 +123,7 @@ def _read_sqlite(connection: sqlite3.Connection) -> Catalogue:
         for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view' ORDER BY rowid")
     }
     names = [table.name for table in tables]
-    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), _views(definitions, names, "sqlite"))
+    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), views_of(definitions, names, "sqlite"))
 
 
 def _read_sqlite_table(connection: sqlite3.Connection, name: str, *, has_rowid: bool) -> TableStructure:
@@ -209,10 +211,10 @@ def _read_duckdb(connection: duckdb.DuckDBPyConnection) -> Catalogue:
         ).fetchall()
     )
     names = [table.name for table in tables]
-    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), _views(definitions, names, "duckdb"))
+    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), views_of(definitions, names, "duckdb"))
 
 
-def _views(definitions: dict[str, str], table_names: list[str], dialect: str) -> tuple[View, ...]:
+def views_of(definitions: dict[str, str], table_names: list[str], dialect: str) -> tuple[View, ...]:
     """Return the views with the base tables that they read, through other views where need be."""
     reads = {name.casefold(): _names_read(sql, dialect) for name, sql in definitions.items()}
     spelling = {name.casefold(): name for name in table_names}

@@ -1,8 +1,8 @@
 """One open database, read-only, and a bounded way to run one statement in it.
 
-DuckDB and SQLite stand behind one door. What a statement may say is decided before it comes here
-(`rayfactory.sql`); this module is the second wall: nothing is written, no file or network is reached,
-and time, memory and rows are bounded.
+DuckDB, SQLite and the servers (`databases/server.py`) stand behind one door. What a statement may say is decided before
+it comes here (`rayfactory.sql`); this module is the second wall: nothing is written, no file or network is reached, and
+time, memory and rows are bounded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import duckdb
@@ -21,10 +22,16 @@ import duckdb
 from rayfactory.config import ExecutionConfig
 from rayfactory.errors import DatabaseError, StatementError
 
+if TYPE_CHECKING:
+    from rayfactory.databases.server import ServerConnection
+
 logger = logging.getLogger(__name__)
 
-Connection = duckdb.DuckDBPyConnection | sqlite3.Connection
-"""A raw connection of either kind; both have ``execute(sql).fetchall()``."""
+Connection: TypeAlias = "duckdb.DuckDBPyConnection | sqlite3.Connection | ServerConnection"
+"""A raw connection of any kind; all have ``execute(sql).fetchall()`` and take names in double quotes."""
+
+FILE_DIALECTS = ("duckdb", "sqlite")
+"""Databases that are a file; the others are servers."""
 
 FETCH_ROWS = 2_048
 """Rows taken from a result at a time: DuckDB's vector size."""
@@ -44,13 +51,15 @@ class Database:
 
     Attributes:
         name: unique within a benchmark.
-        dialect: ``duckdb`` or ``sqlite``.
-        path: of its one file.
+        dialect: ``duckdb``, ``sqlite``, ``postgres`` or ``mysql``; the last one is MariaDB's too.
+        path: of its one file; of a server the address, without a password.
+        secret: the password of a server's user; in no file and no message.
     """
 
     name: str
     dialect: str
     path: str
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,7 @@ class Engine:
     """One open read-only connection, used by one thread at a time.
 
     Attributes:
-        dialect: ``duckdb`` or ``sqlite``.
+        dialect: of the database.
     """
 
     def __init__(self, database: Database, limits: ExecutionConfig) -> None:
@@ -160,13 +169,18 @@ class Engine:
             # ValueError and TypeError: text that is no UTF-8, values that Python cannot hold.
             raise StatementError("error", _line(error)) from error
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is there; one to a server may be lost."""
+        return True
+
     def close(self) -> None:
         """Close the connection. Closing twice does nothing."""
         self._watchdog.close()
         self._connection.close()
 
     def _open(self) -> None:
-        self._connection = open_connection(self._database, self._limits)
+        self._connection = _open_file(self._database, self._limits)
         if isinstance(self._connection, sqlite3.Connection):
             self._connection.set_authorizer(_authorize)
         self._watchdog = Watchdog(self._connection.interrupt)
@@ -207,12 +221,7 @@ class Engine:
                 row_count += len(chunk)
                 if len(rows) < keep_rows:
                     rows.extend(chunk[: keep_rows - len(rows)])
-                if row_count > self._limits.max_rows:
-                    raise StatementError("too_many_rows", f"more than {self._limits.max_rows} rows")
-                if row_count * len(columns) > self._limits.max_cells:
-                    raise StatementError(
-                        "too_many_rows", f"more than {self._limits.max_cells} values in rows of {len(columns)}"
-                    )
+                check_size(row_count, len(columns), self._limits)
         except Exception as error:  # noqa: BLE001  it is raised below, once the clock is stopped
             failure = error
         finally:
@@ -227,21 +236,45 @@ class Engine:
         return Result(columns, tuple(rows), row_count, elapsed_ms)
 
 
+def check_size(row_count: int, num_columns: int, limits: ExecutionConfig) -> None:
+    """Return if a result of so many rows is within the limits.
+
+    Raises:
+        StatementError: reason ``too_many_rows``.
+    """
+    if row_count > limits.max_rows:
+        raise StatementError("too_many_rows", f"more than {limits.max_rows} rows")
+    if row_count * num_columns > limits.max_cells:
+        raise StatementError("too_many_rows", f"more than {limits.max_cells} values in rows of {num_columns}")
+
+
 def connect(database: Database, limits: ExecutionConfig) -> Engine:
     """Open a database for running statements.
 
     Raises:
-        DatabaseError: the file is missing, is no database of its dialect, or is locked.
+        DatabaseError: the file is missing, is no database of its dialect, or is locked; the server does not answer.
     """
-    return Engine(database, limits)
+    if database.dialect in FILE_DIALECTS:
+        return Engine(database, limits)
+    from rayfactory.databases.server import ServerEngine
+
+    return ServerEngine(database, limits)
 
 
 def open_connection(database: Database, limits: ExecutionConfig) -> Connection:
     """Open a raw read-only connection, for reading a database's own catalogue and content.
 
     Raises:
-        DatabaseError: the file is missing, is no database of its dialect, or is locked.
+        DatabaseError: the file is missing, is no database of its dialect, or is locked; the server does not answer.
     """
+    if database.dialect in FILE_DIALECTS:
+        return _open_file(database, limits)
+    from rayfactory.databases.server import open_server
+
+    return open_server(database, limits.timeout_s)
+
+
+def _open_file(database: Database, limits: ExecutionConfig) -> duckdb.DuckDBPyConnection | sqlite3.Connection:
     path = Path(database.path)
     if not path.is_file():
         raise DatabaseError(f"database {database.name!r}: there is no file {str(path)!r}; check benchmark.root")

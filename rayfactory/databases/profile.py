@@ -10,14 +10,23 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from typing import TYPE_CHECKING
+
+import duckdb
 
 from rayfactory.config import ProfileConfig
 from rayfactory.databases.catalogue import TableStructure, quote
 from rayfactory.databases.engine import Connection
 from rayfactory.databases.schema import ColumnProfile, Kind, Value
 
+if TYPE_CHECKING:
+    from rayfactory.databases.server import ServerConnection
+
 MAX_SAMPLED_CELLS = 4_000_000
 """Rows times columns of one sample, which bounds memory for wide tables."""
+
+MAX_ROWS_READ = 5_000_000
+"""A larger table on a server is not read whole for its sample, nor counted where the server has an estimate."""
 
 NUM_BLOCKS = 1_000
 """A table of SQLite that is not read whole is read in this many short runs of rows."""
@@ -50,6 +59,27 @@ _DUCKDB_KINDS: dict[str, Kind] = {
 }
 """DuckDB types that authors can write constants of; all others (nested, binary, time zones, UUID) are ``other``."""
 
+_POSTGRES_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("smallint", "integer", "bigint"), "integer"),
+    **dict.fromkeys(("real", "double precision", "numeric"), "real"),
+    **dict.fromkeys(("text", "character varying", "character", "citext", "name"), "text"),
+    "date": "date",
+    "timestamp without time zone": "timestamp",
+    "time without time zone": "time",
+    "boolean": "boolean",
+}
+"""The same of PostgreSQL. A type of the user's own (an enumeration, a domain) is ``other``."""
+
+_MYSQL_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "year"), "integer"),
+    **dict.fromkeys(("float", "double", "decimal"), "real"),
+    **dict.fromkeys(("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"), "text"),
+    "date": "date",
+    **dict.fromkeys(("datetime", "timestamp"), "timestamp"),
+    "time": "time",
+}
+"""The same of MySQL and MariaDB; ``tinyint(1)``, which both call BOOLEAN, is a number like the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableContent:
@@ -67,19 +97,35 @@ class TableContent:
 
 def profile_table(connection: Connection, table: TableStructure, settings: ProfileConfig) -> TableContent:
     """Count a table's rows, sample them and describe each column."""
-    (num_rows,) = connection.execute(f"SELECT count(*) FROM {quote(table.name)}").fetchall()[0]
+    rows_in_table = num_rows(connection, table.name)
     max_rows = max(1, min(settings.max_rows, MAX_SAMPLED_CELLS // len(table.columns)))
     if isinstance(connection, sqlite3.Connection):
-        rows = _sample_sqlite(connection, table, num_rows, max_rows)
+        rows = _sample_sqlite(connection, table, rows_in_table, max_rows)
         values = _columns(rows, len(table.columns))
         kinds = [sqlite_kind(column.declared_type, own) for column, own in zip(table.columns, values, strict=True)]
         values = [_as_kind(own, kind) for own, kind in zip(values, kinds, strict=True)]
     else:
-        kinds = [duckdb_kind(column.declared_type) for column in table.columns]
-        rows = _sample_duckdb(connection, table, kinds, num_rows, max_rows)
+        kind_of = (
+            duckdb_kind if isinstance(connection, duckdb.DuckDBPyConnection) else _SERVER_KINDS[connection.dialect]
+        )
+        kinds = [kind_of(column.declared_type) for column in table.columns]
+        if isinstance(connection, duckdb.DuckDBPyConnection):
+            rows = _sample_duckdb(connection, table, kinds, rows_in_table, max_rows)
+        else:
+            rows = _sample_server(connection, table, kinds, rows_in_table, max_rows)
         values = _columns(rows, len(table.columns))
     profiles = [profile_column(own, kind) for own, kind in zip(values, kinds, strict=True)]
-    return TableContent(num_rows, tuple(kinds), tuple(profiles))
+    return TableContent(rows_in_table, tuple(kinds), tuple(profiles))
+
+
+def num_rows(connection: Connection, table: str) -> int:
+    """Return the number of rows; of a large table on a server, about as many as it is known to have."""
+    if not isinstance(connection, (sqlite3.Connection, duckdb.DuckDBPyConnection)):
+        estimate = connection.estimated_rows(table)
+        if estimate > MAX_ROWS_READ:
+            return estimate
+    (rows,) = connection.execute(f"SELECT count(*) FROM {quote(table)}").fetchall()[0]
+    return int(rows)
 
 
 def profile_column(values: Sequence[object], kind: Kind) -> ColumnProfile:
@@ -153,6 +199,22 @@ def duckdb_kind(declared_type: str) -> Kind:
     if declared_type.endswith("]"):
         return "other"
     return _DUCKDB_KINDS.get(declared_type.partition("(")[0], "other")
+
+
+def postgres_kind(declared_type: str) -> Kind:
+    """Return what a PostgreSQL column holds, from its type as ``format_type`` writes it."""
+    if declared_type.endswith("]"):
+        return "other"
+    # The number of digits stands in the middle of some: timestamp(3) without time zone.
+    return _POSTGRES_KINDS.get(re.sub(r"\([^)]*\)", "", declared_type), "other")
+
+
+def mysql_kind(declared_type: str) -> Kind:
+    """Return what a column of MySQL or MariaDB holds, from its type with size and attributes: ``int(10) unsigned``."""
+    return _MYSQL_KINDS.get(re.split(r"[( ]", declared_type.lower(), maxsplit=1)[0], "other")
+
+
+_SERVER_KINDS = {"postgres": postgres_kind, "mysql": mysql_kind}
 
 
 def _declared_sqlite_kind(declared_type: str) -> Kind:
@@ -271,7 +333,7 @@ def _is_sampled(position: int, share: float) -> bool:
 
 
 def _sample_duckdb(
-    connection: Connection, table: TableStructure, kinds: Sequence[Kind], num_rows: int, max_rows: int
+    connection: duckdb.DuckDBPyConnection, table: TableStructure, kinds: Sequence[Kind], num_rows: int, max_rows: int
 ) -> Iterable[Sequence[object]]:
     selected = ", ".join(
         _duckdb_expression(quote(column.name), kind) for column, kind in zip(table.columns, kinds, strict=True)
@@ -284,7 +346,51 @@ def _sample_duckdb(
     return _stream(connection, source)
 
 
-def _stream(connection: Connection, sql: str) -> Iterable[Sequence[object]]:
+def _sample_server(
+    connection: ServerConnection, table: TableStructure, kinds: Sequence[Kind], num_rows: int, max_rows: int
+) -> Iterable[Sequence[object]]:
+    expression = _postgres_expression if connection.dialect == "postgres" else _mysql_expression
+    selected = ", ".join(expression(quote(own.name), kind) for own, kind in zip(table.columns, kinds, strict=True))
+    source = f"SELECT {selected} FROM {quote(table.name)}"
+    if num_rows > max_rows:
+        share = max_rows / num_rows
+        if connection.dialect == "postgres":
+            # Whole pages of a large table, single rows of one that is soon read; the same ones every time.
+            method = "SYSTEM" if num_rows > MAX_ROWS_READ else "BERNOULLI"
+            source += f" TABLESAMPLE {method} ({100 * share:.6f}) REPEATABLE (0)"
+        else:
+            source += f" WHERE rand(0) < {share:.8f}"
+    return connection.execute(source)
+
+
+def _postgres_expression(name: str, kind: Kind) -> str:
+    if kind == "other":
+        return f"CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
+    if kind == "real":
+        return f"CAST({name} AS DOUBLE PRECISION)"
+    if kind == "text":
+        # Of the type character the blanks at its end are no part of the value.
+        return f"substr(CAST({name} AS TEXT), 1, {_KEPT_CHARS})"
+    if kind in ("date", "timestamp"):
+        # Years before the first or after 9999 are no date to Python, and none that anybody would ask about.
+        return f"CASE WHEN {name} BETWEEN '0001-01-01' AND '9999-12-31' THEN CAST({name} AS TEXT) END"
+    return f"CAST({name} AS TEXT)" if kind == "time" else name
+
+
+def _mysql_expression(name: str, kind: Kind) -> str:
+    if kind == "other":
+        return f"CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
+    if kind == "real":
+        return f"({name} + 0e0)"
+    if kind == "text":
+        return f"substr({name}, 1, {_KEPT_CHARS})"
+    if kind in ("date", "timestamp"):
+        # There may be a day 0 of a month 0.
+        return f"CASE WHEN dayofmonth({name}) > 0 AND month({name}) > 0 THEN CAST({name} AS CHAR) END"
+    return f"CAST({name} AS CHAR)" if kind == "time" else name
+
+
+def _stream(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterable[Sequence[object]]:
     cursor = connection.execute(sql)
     while rows := cursor.fetchmany(2_048):
         yield from rows

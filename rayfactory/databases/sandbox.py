@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rayfactory.config import ExecutionConfig
-from rayfactory.databases.engine import Database
+from rayfactory.databases.engine import FILE_DIALECTS, Database
 from rayfactory.databases.sandboxed import await_message
 from rayfactory.errors import DatabaseError, StatementError
 
@@ -38,6 +38,9 @@ _CHILD = "rayfactory.databases.sandboxed"
 
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 """What the process knows of the environment: keys and tokens are none of its business."""
+
+_OF_SERVERS = ("HOME", "PGPASSFILE", "PGSSLROOTCERT", "PGSSLMODE", "PGSSLCERT", "PGSSLKEY")
+"""Where a client library finds certificates and passwords; for runs that have a database on a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,9 @@ class Sandbox:
             raise StatementError("timeout", f"ran longer than {self._limits.timeout_s:g} s, and could not be stopped")
         if isinstance(found, int):
             raise StatementError("crashed", f"the database's process ended while it ran ({_ending(found)})")
+        if "closed" in found:
+            # The connection to a server is gone. To wait for it is no part of the next statement's time.
+            del self._open[database]
         if "reason" in found:
             raise StatementError(str(found["reason"]), str(found["message"]))
         return Counted(int(found["row_count"]), float(found["elapsed_ms"]))
@@ -108,7 +114,7 @@ class Sandbox:
         if len(self._open) >= MAX_OPEN_DATABASES:
             self._tell(["close", self._open.popitem(last=False)[0]])
         wanted = self._databases[database]
-        found = self._ask(["open", database, wanted.dialect, wanted.path], _OPEN_TIMEOUT_S)
+        found = self._ask(["open", database, wanted.dialect, wanted.path, wanted.secret], _OPEN_TIMEOUT_S)
         if isinstance(found, dict) and "unavailable" not in found:
             self._open[database] = None
             return
@@ -120,7 +126,9 @@ class Sandbox:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        on_servers = any(database.dialect not in FILE_DIALECTS for database in self._databases.values())
+        kept = _KEPT_VARIABLES + (_OF_SERVERS if on_servers else ())
+        variables = {name: os.environ[name] for name in kept if name in os.environ}
         variables["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with theirs:
             try:

@@ -85,9 +85,9 @@ class _Room:
 
     def answer(self, message: list[str]) -> dict[str, object] | None:
         match message:
-            case ["open", name, dialect, path]:
+            case ["open", name, dialect, path, secret]:
                 try:
-                    self.engines[name] = connect(Database(name, dialect, path), self.limits)
+                    self.engines[name] = connect(Database(name, dialect, path, secret), self.limits)
                 except DatabaseError as error:
                     return {"unavailable": str(error)}
                 self._bound_memory()
@@ -96,7 +96,11 @@ class _Room:
                 self.engines.pop(name).close()
                 return None
             case ["run", name, sql]:
-                return self._run(name, sql)
+                answer = self._run(name, sql)
+                if not self.engines[name].is_open:
+                    self.engines.pop(name)
+                    answer["closed"] = True
+                return answer
         raise ValueError(message)
 
     def _run(self, name: str, sql: str) -> dict[str, object]:

@@ -1,0 +1,253 @@
+"""Real database servers for tests: started on loopback with a folder of their own, and ended with the tests.
+
+Their programs are the system's (`make servers` installs them). Neither runs as root, so root starts them as `nobody`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pymysql
+
+from rayfactory.databases.engine import Database
+from rayfactory.databases.server import database_at
+
+NOBODY = 65534
+
+SERVANT = NOBODY if os.geteuid() == 0 else None
+"""Whom the servers run as; None: whoever runs the tests."""
+
+OWNER_PASSWORD = "owner-of-it"
+READER_PASSWORD = "only-reads"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server with two users: `owner`, who may do anything, and `reader`, who may read what `owner` lets him.
+
+    Attributes:
+        dialect: ``postgres`` or ``mysql``.
+        port: on 127.0.0.1.
+        folder: of its files.
+        pid: of its first process.
+    """
+
+    dialect: str
+    port: int
+    folder: Path
+    pid: int
+
+    def url(self, database: str, user: str = "reader") -> str:
+        """Return the address of a database, without a password."""
+        scheme = "postgresql" if self.dialect == "postgres" else "mysql"
+        return f"{scheme}://{user}@127.0.0.1:{self.port}/{database}"
+
+    def database(self, name: str, user: str = "reader") -> Database:
+        """Return a database of the server."""
+        return database_at(self.url(name, user), READER_PASSWORD if user == "reader" else OWNER_PASSWORD)
+
+    def execute(self, database: str, *statements: str) -> None:
+        """Run statements as `owner`, each by itself."""
+        if self.dialect == "postgres":
+            with closing(
+                psycopg.connect(self.url(database, "owner"), password=OWNER_PASSWORD, autocommit=True)
+            ) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+            return
+        with (
+            closing(
+                pymysql.connect(
+                    host="127.0.0.1",
+                    port=self.port,
+                    user="owner",
+                    password=OWNER_PASSWORD,
+                    database=database or None,
+                    charset="utf8mb4",
+                    autocommit=True,
+                )
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            for statement in statements:
+                cursor.execute(statement)
+
+    def make(self, database: str, *statements: str) -> Database:
+        """Make a database with the statements, all of it to be read by `reader`, and return it."""
+        if self.dialect == "postgres":
+            self.execute("postgres", f'CREATE DATABASE "{database}"')
+            reading = (
+                "GRANT USAGE ON SCHEMA public TO reader",
+                "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader",
+            )
+            self.execute(database, *statements, *reading)
+        else:
+            self.execute("", f"CREATE DATABASE `{database}`", f"GRANT SELECT, SHOW VIEW ON `{database}`.* TO reader")
+            self.execute(database, *statements)
+        return self.database(database)
+
+
+def program(name: str) -> str | None:
+    """Return the path of a server's program, also where Debian hides it; None where it is not installed."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return found or (str(versions[-1]) if versions else None)
+
+
+@contextmanager
+def postgresql() -> Iterator[Server]:
+    """Start PostgreSQL, and end it."""
+    with _folder() as folder:
+        data = folder / "data"
+        password = folder / "password"
+        password.write_text(OWNER_PASSWORD, encoding="ascii")
+        _hand_over(password)
+        _run(
+            [
+                str(program("initdb")),
+                *("-D", str(data), "-U", "owner", "-E", "UTF8", "--no-locale", "--no-sync"),
+                *("-A", "scram-sha-256", "--pwfile", str(password)),
+            ],
+            folder,
+        )
+        port = free_port()
+        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
+        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        with _started([str(program("postgres")), "-D", str(data), *words], folder) as pid:
+            server = Server("postgres", port, folder, pid)
+            _wait_for(server, "postgres")
+            server.execute("postgres", f"CREATE ROLE reader LOGIN PASSWORD '{READER_PASSWORD}'")
+            yield server
+
+
+@contextmanager
+def mariadb() -> Iterator[Server]:
+    """Start MariaDB, and end it."""
+    with _folder() as folder:
+        data = folder / "data"
+        _run(
+            [
+                str(program("mariadb-install-db")),
+                *("--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"),
+            ],
+            folder,
+        )
+        users = folder / "users.sql"
+        users.write_text(
+            f"CREATE USER owner IDENTIFIED BY '{OWNER_PASSWORD}';\n"
+            "GRANT ALL ON *.* TO owner WITH GRANT OPTION;\n"
+            f"CREATE USER reader IDENTIFIED BY '{READER_PASSWORD}';\n",
+            encoding="ascii",
+        )
+        _hand_over(users)
+        port = free_port()
+        command = [
+            str(program("mariadbd")),
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={folder / 'socket'}",
+            f"--pid-file={folder / 'pid'}",
+            f"--init-file={users}",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-buffer-pool-size=64M",
+            "--skip-name-resolve",
+        ]
+        with _started(command, folder) as pid:
+            server = Server("mysql", port, folder, pid)
+            _wait_for(server, "")
+            yield server
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    # Not below the folder of the tests, which its owner alone may enter.
+    folder = Path(tempfile.mkdtemp(prefix="rayfactory-server-"))
+    try:
+        _hand_over(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hand_over(path: Path) -> None:
+    if SERVANT is not None:
+        os.chown(path, NOBODY, NOBODY)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=_environment(folder),
+        capture_output=True,
+        check=False,
+        user=SERVANT,
+        group=SERVANT,
+        extra_groups=None if SERVANT is None else [],
+    )
+    assert done.returncode == 0, f"{command[0]}: {done.stdout.decode()}\n{done.stderr.decode()}"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "LC_ALL": "C"}
+
+
+@contextmanager
+def _started(command: list[str], folder: Path) -> Iterator[int]:
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=_environment(folder),
+        stdout=log,
+        stderr=log,
+        user=SERVANT,
+        group=SERVANT,
+        extra_groups=None if SERVANT is None else [],
+    )
+    try:
+        yield process.pid
+    except BaseException:
+        sys.stderr.write((folder / "log").read_text(errors="replace")[-2_000:])
+        raise
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def _wait_for(server: Server, database: str) -> None:
+    give_up_at = time.monotonic() + 60
+    while True:
+        try:
+            server.execute(database, "SELECT 1")
+        except (psycopg.OperationalError, pymysql.OperationalError):
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.1)
+        else:
+            return
