@@ -12,15 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import psycopg
 import pymysql
 
 from rayfactory.databases.engine import Database
+from rayfactory.databases.schema import ForeignKey
 from rayfactory.databases.server import database_at
 
 NOBODY = 65534
@@ -66,22 +69,36 @@ class Server:
                 for statement in statements:
                     connection.execute(statement)
             return
-        with (
-            closing(
-                pymysql.connect(
-                    host="127.0.0.1",
-                    port=self.port,
-                    user="owner",
-                    password=OWNER_PASSWORD,
-                    database=database or None,
-                    charset="utf8mb4",
-                    autocommit=True,
-                )
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
+        with closing(self._mariadb(database)) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+
+    def fill(self, database: str, table: str, num_columns: int, rows: Sequence[tuple[object, ...]]) -> None:
+        """Put rows into a table as `owner`."""
+        if self.dialect == "postgres":
+            with (
+                psycopg.connect(self.url(database, "owner"), password=OWNER_PASSWORD) as connection,
+                connection.cursor() as cursor,
+                cursor.copy(f"COPY {table} FROM STDIN") as copy,
+            ):
+                for row in rows:
+                    copy.write_row(row)
+            return
+        places = ", ".join(["%s"] * num_columns)
+        with closing(self._mariadb(database)) as connection, connection.cursor() as cursor:
+            cursor.execute("SET FOREIGN_KEY_CHECKS = 0")
+            cursor.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
+
+    def _mariadb(self, database: str) -> pymysql.Connection[Any]:
+        return pymysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="owner",
+            password=OWNER_PASSWORD,
+            database=database or None,
+            charset="utf8mb4",
+            autocommit=True,
+        )
 
     def make(self, database: str, *statements: str) -> Database:
         """Make a database with the statements, all of it to be read by `reader`, and return it."""
@@ -96,6 +113,14 @@ class Server:
             self.execute("", f"CREATE DATABASE `{database}`", f"GRANT SELECT, SHOW VIEW ON `{database}`.* TO reader")
             self.execute(database, *statements)
         return self.database(database)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of the tables of a database."""
+
+    primary: Mapping[str, tuple[str, ...]]
+    foreign: Sequence[ForeignKey]
 
 
 def program(name: str) -> str | None:
@@ -251,3 +276,37 @@ def _wait_for(server: Server, database: str) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def copy_tables(source: Path, server: Server, name: str, keys: Keys) -> Database:
+    """Make a database on the server with the tables of a DuckDB file, and their keys; the data need not obey these."""
+    # One type for whole numbers: the ends of a key have to be of the same one for MySQL.
+    types = {"INTEGER": "INTEGER", "BIGINT": "INTEGER", "DOUBLE": "DOUBLE PRECISION", "DATE": "DATE"}
+    with duckdb.connect(str(source), read_only=True) as connection:
+        tables: dict[str, list[tuple[str, str]]] = {}
+        for table, column, declared_type in connection.execute(
+            "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal "
+            "ORDER BY table_oid, column_index"
+        ).fetchall():
+            decimal = declared_type if declared_type.startswith("DECIMAL") else "VARCHAR(250)"
+            tables.setdefault(table, []).append((column, types.get(declared_type, decimal)))
+        statements = []
+        for table, columns in tables.items():
+            parts = [f"{column} {own}" for column, own in columns]
+            if key := keys.primary.get(table):
+                parts.append(f"PRIMARY KEY ({', '.join(key)})")
+            statements.append(f"CREATE TABLE {table} ({', '.join(parts)})")
+        if server.dialect == "mysql":
+            statements.insert(0, "SET FOREIGN_KEY_CHECKS = 0")
+        for number, foreign in enumerate(keys.foreign):
+            unchecked = " NOT VALID" if server.dialect == "postgres" else ""
+            statements.append(
+                f"ALTER TABLE {foreign.table} ADD CONSTRAINT fk_{number} FOREIGN KEY ({', '.join(foreign.columns)}) "
+                f"REFERENCES {foreign.referenced_table} ({', '.join(foreign.referenced_columns)}){unchecked}"
+            )
+        made = server.make(name, *[statement for statement in statements if "FOREIGN KEY" not in statement])
+        for table, columns in tables.items():
+            rows = connection.execute(f"SELECT * FROM {table}").fetchall()
+            server.fill(name, table, len(columns), rows)
+        server.execute(name, *[each for each in statements if "FOREIGN" in each])
+    return made

@@ -13,17 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
+from sqlglot.errors import SqlglotError
+
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
 from rayfactory.models.grammar.cfg import Grammar, GrammarBuilder
 from rayfactory.models.grammar.draft import DeadEndError, Draft
-from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, measures
+from rayfactory.models.grammar.expressions import aggregates, dimensions, measures
 from rayfactory.models.grammar.predicates import column_weight, comparisons, predicates
 from rayfactory.models.grammar.questions import QUESTIONS, plainest
 from rayfactory.models.grammar.scope import base_scope
 from rayfactory.models.grammar.skeleton import KeyGraph
 from rayfactory.models.grammar.syntax import quote_name
+from rayfactory.sql import spelled
 
 __all__ = ["Grammar", "scope_grammar", "write_queries"]
 
@@ -65,7 +68,7 @@ def write_queries(
         for name in tables_used:
             use[name] += 1
         written.append(sql)
-    return written
+    return [spelled(sql, schema.dialect) for sql in written]
 
 
 def _relative_use(schema: Schema, table_use: Mapping[str, int]) -> defaultdict[str, float]:
@@ -141,8 +144,8 @@ def _without_idle_limit(sql: str, num_rows: int) -> str:
 def _look(engine: Engine, sql: str) -> tuple[int, bool]:
     """Return the number of rows of a query, and whether each of its columns says something in the first of them."""
     try:
-        result = engine.run(sql, keep_rows=LOOKED_AT_ROWS)
-    except StatementError:
+        result = engine.run(spelled(sql, engine.dialect), keep_rows=LOOKED_AT_ROWS)
+    except (StatementError, SqlglotError):
         return 0, True
     columns = list(zip(*result.rows, strict=True))
     return result.row_count, not any(all(value in (None, 0) for value in values) for values in columns)
@@ -235,6 +238,7 @@ def _define_expressions(
         total = sum(predicate.weight for predicate in found)
         conditions.extend((column_weight(field) * predicate.weight / total, predicate.sql) for predicate in found)
     conditions.extend((0.2, predicate.sql) for predicate in comparisons(scope.fields))
+    conditions = [(weight, spelled(sql, schema.dialect)) for weight, sql in conditions]
     conditions = _thinned(conditions, rng)
     if conditions:
         predicate = builder.define(f"predicate{suffix}", conditions)
@@ -248,21 +252,21 @@ def _define_expressions(
         ("aggregate", aggregates(scope)),
     ):
         if expressions:
-            builder.define(f"{symbol}{suffix}", _thinned(_weighted(expressions), rng))
+            weighted = [(each.weight, spelled(each.sql, schema.dialect)) for each in expressions]
+            builder.define(f"{symbol}{suffix}", _thinned(weighted, rng))
     sortable = [field for field in scope.fields if field.column.role not in ("opaque", "key")]
     if sortable:
         builder.define(
             f"ordering{suffix}",
-            _thinned([(1.0, f"{field.sql} {way}") for field in sortable for way in ("ASC", "DESC")], rng),
+            _thinned(
+                [(1.0, f"{spelled(field.sql, schema.dialect)} {way}") for field in sortable for way in ("ASC", "DESC")],
+                rng,
+            ),
         )
 
 
 MAX_ALTERNATIVES = 150
 """Alternatives of one symbol of a scope."""
-
-
-def _weighted(expressions: list[Expression]) -> list[tuple[float, str]]:
-    return [(expression.weight, expression.sql) for expression in expressions]
 
 
 def _thinned(alternatives: list[tuple[float, str]], rng: Random) -> list[tuple[float, str]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TypeVar
 
+from sqlglot.errors import SqlglotError
+
 from rayfactory.databases.engine import Engine
 from rayfactory.databases.schema import ForeignKey, Table
 from rayfactory.errors import StatementError
@@ -32,6 +34,7 @@ from rayfactory.models.grammar.scope import (
 )
 from rayfactory.models.grammar.skeleton import Join, KeyGraph, Skeleton, draw_skeleton
 from rayfactory.models.grammar.syntax import KEYWORDS, fresh_name, named, quote_name, snake
+from rayfactory.sql import spelled
 
 T = TypeVar("T")
 
@@ -361,7 +364,7 @@ class Draft:
             f" ON {equality(join.key, aliases[join.child], aliases[join.parent])}"
             for join in skeleton.joins
         )
-        for few in few_rows(grain, self.rng):
+        for few in few_rows(grain, self.rng, self.dialect):
             sql = f"SELECT {columns} FROM ({few}) AS {first}{joins} LIMIT {NUM_SAMPLED_ROWS}"
             rows = self.rows(sql)
             if rows:
@@ -375,8 +378,8 @@ class Draft:
         if self.engine is None:
             return ()
         try:
-            return self.engine.run(sql, keep_rows=NUM_SAMPLED_ROWS).rows
-        except StatementError:
+            return self.engine.run(spelled(sql, self.dialect), keep_rows=NUM_SAMPLED_ROWS).rows
+        except (StatementError, SqlglotError):
             return ()
 
     def fixed(self, text: str) -> str:

@@ -20,7 +20,16 @@ from rayfactory.models.grammar.quantities import (
     share_name,
 )
 from rayfactory.models.grammar.scope import Field, Scope, with_role
-from rayfactory.models.grammar.syntax import date_part, date_period, literal, number, quotient, snake
+from rayfactory.models.grammar.syntax import (
+    HAS_QUANTILES,
+    HAS_STDDEV,
+    date_part,
+    date_period,
+    literal,
+    number,
+    quotient,
+    snake,
+)
 
 MAX_GROUPS = 60
 """A grouping into more groups than this does not fit on a page."""
@@ -353,10 +362,10 @@ def _of_measure(measure: Expression, dialect: str) -> list[Expression]:
     ]
     if measure.additive:
         found.append(Expression(f"SUM({measure.sql})", prefixed("total", name), 9, uses, 2.2 * w))
-    if dialect == "duckdb":
+    if dialect in HAS_QUANTILES:
         found.append(Expression(f"MEDIAN({measure.sql})", f"median_{name}", 9, uses, 0.25 * w))
         found.append(Expression(f"QUANTILE_CONT({measure.sql}, 0.9)", f"p90_{name}", 9, uses, 0.1 * w))
-    if dialect == "duckdb" and measure.kind == "integer":  # of floats that are infinite it is an error
+    if dialect in HAS_STDDEV and measure.kind == "integer":  # of floats that are infinite it is an error
         found.append(Expression(f"STDDEV_SAMP({measure.sql})", f"stddev_{name}", 9, uses, 0.08 * w))
     return found
 

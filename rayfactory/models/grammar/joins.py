@@ -71,8 +71,12 @@ def equality(key: ForeignKey, child: str, parent: str) -> str:
     )
 
 
-def few_rows(table: Table, rng: Random) -> list[str]:
-    """Return queries for some rows of a table: evenly spread by row number, or where that finds none, the first."""
+MAX_ROWS_DRAWN = 200_000
+"""On a server, rows of a larger table are not looked at one by one to find some."""
+
+
+def few_rows(table: Table, rng: Random, dialect: str) -> list[str]:
+    """Return queries for some rows of a table: evenly spread if there is a way, else the first."""
     name = quote_name(table.name)
     first = f"SELECT * FROM {name} LIMIT 2000"
     if table.num_rows <= 2 * NUM_SAMPLED_ROWS:
@@ -80,5 +84,13 @@ def few_rows(table: Table, rng: Random) -> list[str]:
     count = 2 * NUM_SAMPLED_ROWS
     step = table.num_rows / count
     offset = rng.random() * step
+    if dialect == "postgres":
+        method = "SYSTEM" if table.num_rows > MAX_ROWS_DRAWN else "BERNOULLI"
+        share = f"{100 * count / table.num_rows:.6f}"
+        return [f"SELECT * FROM {name} TABLESAMPLE {method} ({share} PERCENT) REPEATABLE ({int(offset)})", first]
+    if dialect == "mysql":
+        # A run of rows: there is no number to jump to, and what stands before it is walked over.
+        skipped = int(rng.random() * max(0, min(table.num_rows, MAX_ROWS_DRAWN) - count))
+        return [f"SELECT * FROM {name} LIMIT {count} OFFSET {skipped}", first]
     numbers = ", ".join(str(int(offset + step * position)) for position in range(count))
     return [f"SELECT * FROM {name} WHERE rowid IN ({numbers})", first]

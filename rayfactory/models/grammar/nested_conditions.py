@@ -8,7 +8,7 @@ from rayfactory.databases.schema import ForeignKey
 from rayfactory.models.grammar.conditions import draw_conditions
 from rayfactory.models.grammar.draft import Draft, Spine
 from rayfactory.models.grammar.scope import Field, Scope, fields_of, with_role
-from rayfactory.models.grammar.syntax import quote_name
+from rayfactory.models.grammar.syntax import JOINS_NESTED, quote_name
 
 MAX_CORRELATED = 4_000_000
 """Rows outside times rows inside of a correlated query, for a database that runs it once for each row outside."""
@@ -58,7 +58,7 @@ def existence(draft: Draft, spine: Spine) -> str:
     outer_rows = draft.schema.table(key.referenced_table).num_rows
     child = draft.schema.table(key.table)
     correlated = draft.chance(0.5)
-    if draft.dialect == "sqlite" and outer_rows * child.num_rows > MAX_CORRELATED:
+    if draft.dialect not in JOINS_NESTED and outer_rows * child.num_rows > MAX_CORRELATED:
         correlated = False
     inner = draft.spine(1, must=key.table, grain=key.table)
     own = {f.column.name: f for f in inner.scope.fields}
@@ -127,7 +127,7 @@ def above_group_average(draft: Draft, spine: Spine) -> str:
     chosen = draft.pick([(1.0, f) for f in options])
     table = spine.scope.grain
     rows = float(table.num_rows)
-    if draft.dialect == "sqlite" and rows * rows > MAX_CORRELATED:
+    if draft.dialect not in JOINS_NESTED and rows * rows > MAX_CORRELATED:
         return ""
     if rows > 400_000:
         return ""

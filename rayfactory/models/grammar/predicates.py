@@ -17,7 +17,7 @@ from itertools import combinations
 from rayfactory.databases.schema import Value
 from rayfactory.models.grammar.quantities import code_weight, difference_name, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import MIN_SAMPLE, Field, Missing
-from rayfactory.models.grammar.syntax import date_part, literal, number
+from rayfactory.models.grammar.syntax import HAS_DATES, date_part, literal, number
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
@@ -333,7 +333,7 @@ def _dates(field: Field, value: Value, dialect: str) -> list[Predicate]:
         start, end = literal(f"{value[:4]}-01-01", "date", dialect), literal(f"{value[:4]}-12-31", "date", dialect)
         if kind == "date":
             found.append(Predicate(f"{field.sql} BETWEEN {start} AND {end}", share, 1.0))
-        if dialect == "duckdb" and value[5:7].isdigit():
+        if dialect in HAS_DATES and value[5:7].isdigit():
             months = sum(v[5:7] == value[5:7] for v in values) / len(values)
             found.append(Predicate(f"{date_part('month', field.sql, dialect)} = {int(value[5:7])}", months, 0.5))
     return found

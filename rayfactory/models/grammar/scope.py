@@ -82,7 +82,7 @@ class Scope:
     """The sources of one SELECT.
 
     Attributes:
-        dialect: ``duckdb`` or ``sqlite``.
+        dialect: of the database.
         from_sql: what follows FROM.
         joins: join conditions that stand in WHERE (comma joins), to go before all others.
         fields: columns of all sources, in their order.

@@ -228,7 +228,7 @@ def _can_join(schema: Schema, key: ForeignKey) -> bool:
         a, b = child.column(own), parent.column(other)
         if not (is_plain(own) and is_plain(other)):
             return False
-        if schema.dialect == "duckdb" and a.declared_type != b.declared_type:
+        if schema.dialect != "sqlite" and a.declared_type != b.declared_type:
             # Comparing a text with a number is an error there as soon as one text is no number.
             numbers = ("integer", "real")
             if not ((a.kind in numbers and b.kind in numbers) or (a.kind == b.kind and a.kind != "other")):

@@ -1,4 +1,7 @@
-"""How names, constants and functions are spelled in the two dialects."""
+"""How names, constants and functions are written, and what there is in which dialect.
+
+What is not for SQLite is written as DuckDB has it; `rayfactory.sql.spelling` says it in the dialect of a server.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,20 @@ from functools import lru_cache
 from typing import Literal
 
 from rayfactory.databases.schema import Kind, Value
+
+HAS_QUALIFY = frozenset({"duckdb"})
+HAS_GROUP_BY_ALL = frozenset({"duckdb"})
+HAS_FULL_JOIN = frozenset({"duckdb", "postgres"})
+HAS_SUBTOTALS = frozenset({"duckdb", "postgres"})
+"""With ROLLUP, CUBE and GROUPING SETS."""
+HAS_QUANTILES = frozenset({"duckdb", "postgres"})
+HAS_STDDEV = frozenset({"duckdb", "postgres", "mysql"})
+HAS_DATES = frozenset({"duckdb", "postgres", "mysql"})
+"""With a type for them, where others keep them as text."""
+HAS_BOOLEANS = frozenset({"duckdb", "postgres"})
+"""With a type for them, where others have numbers."""
+JOINS_NESTED = frozenset({"duckdb"})
+"""Runs a query that looks back into the one around it as a join; others run it once a row."""
 
 DatePart = Literal["year", "quarter", "month", "weekday", "day"]
 
@@ -79,13 +96,13 @@ def fresh_name(wanted: str, taken: Collection[str]) -> str:
 def literal(value: Value, kind: Kind, dialect: str) -> str:
     """Return a constant of a column of that kind as it stands in a statement."""
     if isinstance(value, bool):
-        return ("TRUE" if value else "FALSE") if dialect == "duckdb" else str(int(value))
+        return ("TRUE" if value else "FALSE") if dialect in HAS_BOOLEANS else str(int(value))
     if isinstance(value, (int, float)):
-        if kind == "boolean" and dialect == "duckdb":
+        if kind == "boolean" and dialect in HAS_BOOLEANS:
             return "TRUE" if value else "FALSE"
         return number(value)
     text = "'" + value.replace("'", "''") + "'"
-    if dialect == "duckdb" and kind in ("date", "timestamp"):
+    if dialect in HAS_DATES and kind in ("date", "timestamp"):
         return f"{kind.upper()} {text}"
     return text
 
@@ -103,7 +120,7 @@ def number(value: float) -> str:
 
 def date_part(part: DatePart, date: str, dialect: str) -> str:
     """Return an expression for a part of a date: a whole number."""
-    if dialect == "duckdb":
+    if dialect in HAS_DATES:
         return {
             "year": f"EXTRACT(YEAR FROM {date})",
             "quarter": f"EXTRACT(QUARTER FROM {date})",
@@ -119,7 +136,13 @@ def date_part(part: DatePart, date: str, dialect: str) -> str:
 
 def date_period(period: DatePart, date: str, dialect: str) -> str:
     """Return an expression for the year, quarter, month or day that a date lies in; it sorts in time."""
-    if dialect == "duckdb":
+    if dialect == "mysql":
+        return {
+            "year": f"EXTRACT(YEAR FROM {date})",
+            "quarter": f"CONCAT_WS('-Q', YEAR({date}), QUARTER({date}))",
+            "month": f"DATE_FORMAT({date}, '%Y-%m')",
+        }.get(period, f"CAST({date} AS DATE)")
+    if dialect in HAS_DATES:
         return f"DATE_TRUNC('{period}', {date})"
     if period == "year":
         return f"STRFTIME('%Y', {date})"

@@ -36,7 +36,7 @@ from rayfactory.models.variation.blocks import Context, blocks, is_connected
 from rayfactory.models.variation.clauses import spell_out_joins
 from rayfactory.models.variation.nodes import normalise
 from rayfactory.models.variation.resolution import UnresolvedError, resolve
-from rayfactory.sql import base_tables, check_safe, parse
+from rayfactory.sql import base_tables, check_safe, parse, spell
 
 Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]
 
@@ -163,7 +163,7 @@ def write_variations(
             odd.append(tree)
             continue
         if engine is None:
-            written.append(tree.sql(dialect=schema.dialect))
+            written.append(spell(tree, schema.dialect))
             continue
         looked = _look(tree, schema, engine, single)
         if looked is None:
@@ -179,9 +179,7 @@ def write_variations(
     for tree in odd:
         if len(written) + sum(flaw < _EMPTY for flaw, _ in spare) >= num_queries:
             break
-        looked = (
-            _look(tree, schema, engine, single) if engine is not None else (tree.sql(dialect=schema.dialect), 1, _ODD)
-        )
+        looked = _look(tree, schema, engine, single) if engine is not None else (spell(tree, schema.dialect), 1, _ODD)
         if looked is not None:
             spare.append((max(_ODD, looked[2]), looked[0]))
     spare.sort(key=lambda flawed: flawed[0])  # for want of better
@@ -195,12 +193,12 @@ _SINGLE, _LITTLE, _MANY, _ODD, _EMPTY = 1.0, 2.0, 3.0, 4.0, 5.0
 def _look(tree: exp.Expr, schema: Schema, engine: Engine, single: Collection[str]) -> tuple[str, int, float] | None:
     """Return a query as it is written, how many rows it has, and its flaw, 0 for none; None where it does not run."""
     try:
-        result = engine.run(tree.sql(dialect=schema.dialect), keep_rows=LOOKED_AT_ROWS)
+        result = engine.run(spell(tree, schema.dialect), keep_rows=LOOKED_AT_ROWS)
         if isinstance(tree, exp.Select) and tree.args.get("having") is not None and result.row_count > 1:
             without = tree.copy()
             without.set("having", None)
             without.set("limit", None)
-            if engine.run(without.sql(dialect=schema.dialect)).row_count == result.row_count:
+            if engine.run(spell(without, schema.dialect)).row_count == result.row_count:
                 tree.set("having", None)  # every group meets it
     except StatementError:
         return None
@@ -213,7 +211,7 @@ def _look(tree: exp.Expr, schema: Schema, engine: Engine, single: Collection[str
         flaw = _MANY
     elif sense.says_little(tree, result.rows, single):
         flaw = _LITTLE
-    return tree.sql(dialect=schema.dialect), num_rows, flaw
+    return spell(tree, schema.dialect), num_rows, flaw
 
 
 def _read(seed: str, schema: Schema) -> exp.Expr | None:

@@ -24,6 +24,7 @@ from rayfactory.models.variation.clauses import (
 from rayfactory.models.variation.naming import column, identifier, plain_name
 from rayfactory.models.variation.nodes import normalise, own_nodes, table_name
 from rayfactory.models.variation.resolution import Source, sources_of
+from rayfactory.sql import written_in
 
 MAX_JOINED_ROWS = 400_000
 """Estimated rows of a join beyond which no table is added."""
@@ -45,8 +46,8 @@ class Context:
 
 
 def parsed(sql: str, dialect: str) -> exp.Expr:
-    """Return the tree of an expression."""
-    return normalise(sqlglot.parse_one(sql, dialect=dialect))
+    """Return the tree of an expression that is written for a dialect."""
+    return normalise(sqlglot.parse_one(sql, dialect=written_in(dialect)))
 
 
 def reference(alias: str, name: str) -> str:

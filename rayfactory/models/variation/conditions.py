@@ -22,14 +22,16 @@ from rayfactory.models.grammar.scope import (
     say_the_same,
 )
 from rayfactory.models.grammar.skeleton import is_calendar_table
+from rayfactory.models.grammar.syntax import JOINS_NESTED
 from rayfactory.models.variation.blocks import Block, Context, nested_queries, parsed
 from rayfactory.models.variation.clauses import add_conjunct, conjuncts, joins_of, plain_keys
 from rayfactory.models.variation.naming import column, identifier
 from rayfactory.models.variation.nodes import own_nodes
 from rayfactory.models.variation.terms import measures
+from rayfactory.sql import spell
 
-MAX_PROBED_ROWS = {"duckdb": 2_000_000, "sqlite": 200_000}
-"""A query over tables with more rows in all than this is not looked into, by dialect: SQLite has no hash join."""
+MAX_PROBED_ROWS = {"duckdb": 2_000_000, "postgres": 2_000_000, "mysql": 200_000, "sqlite": 200_000}
+"""A query over tables with more rows in all than this is not looked into, by dialect: not all have a hash join."""
 
 WITNESS_ROWS = 60
 
@@ -125,7 +127,7 @@ def sample_rows(block: Block, shown: Sequence[exp.Expr], context: Context, limit
 
 def _look_up(query: exp.Select, limit: int, engine: Engine) -> tuple[tuple[object, ...], ...] | None:
     try:
-        return engine.run(query.sql(dialect=engine.dialect), keep_rows=limit).rows
+        return engine.run(spell(query, engine.dialect), keep_rows=limit).rows
     except StatementError:
         return None
 
@@ -136,7 +138,7 @@ def selects_rows(block: Block, context: Context) -> bool:
     if query is None or context.engine is None:
         return True
     try:
-        return context.engine.run(query.sql(dialect=context.schema.dialect)).row_count > 0
+        return context.engine.run(spell(query, context.schema.dialect)).row_count > 0
     except StatementError:
         return False
 
@@ -176,8 +178,8 @@ def _probe(block: Block, shown: Sequence[exp.Expr], limit: int, context: Context
     for condition in conjuncts(select):
         if not {part.table.casefold() for part in own_nodes(condition) if isinstance(part, exp.Column)} <= own:
             return None
-        # SQLite runs a query that looks back into this one once a row.
-        if dialect == "sqlite" and any(_looks_back(query, own) for query in nested_queries(condition)):
+        # Most databases run a query that looks back into this one once a row.
+        if dialect not in JOINS_NESTED and any(_looks_back(query, own) for query in nested_queries(condition)):
             continue
         kept.append(condition.copy())
     probe = exp.Select(expressions=list(shown), from_=select.args["from_"].copy())
@@ -266,7 +268,7 @@ def above_average(block: Block, context: Context, rng: random.Random) -> exp.Exp
         if own.role == "category" and 2 <= own.profile.num_distinct <= 20 and own.kind == "text"
     ]
     # One average a group is computed once a row where a database cannot turn it into a join.
-    is_affordable = context.schema.dialect == "duckdb" or table.num_rows <= 2_000
+    is_affordable = context.schema.dialect in JOINS_NESTED or table.num_rows <= 2_000
     if groups and is_affordable and rng.random() < 0.4:
         group = rng.choice(groups)
         average = average.where(

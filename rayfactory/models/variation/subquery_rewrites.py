@@ -62,7 +62,7 @@ def join_to_subquery(tree: exp.Expr, context: Context, rng: random.Random) -> ex
     query = exp.Select(expressions=[inner.copy()], from_=exp.From(this=join.this.copy()))
     remove_join(select, join)
     # IN is computed once, whatever the database; EXISTS only where it is turned into a join.
-    if context.schema.dialect == "duckdb" and rng.random() < 0.4:
+    if context.schema.dialect != "sqlite" and rng.random() < 0.4:
         query.set("expressions", [exp.Literal.number(1)])
         set_conjuncts(query, [exp.EQ(this=inner.copy(), expression=outer.copy()), *filters])
         condition: exp.Expr = exp.Exists(this=query)
@@ -133,7 +133,7 @@ def anti_join(tree: exp.Expr, context: Context, rng: random.Random) -> exp.Expr 
             return None
         add_conjunct(inner, condition)
     outer = column(partner.alias, partner.key.referenced_columns[0])
-    if context.schema.dialect == "duckdb" and rng.random() < 0.5:
+    if context.schema.dialect != "sqlite" and rng.random() < 0.5:
         key = inner.expressions[0]
         inner.set("expressions", [exp.Literal.number(1)])
         set_conjuncts(inner, [exp.EQ(this=key.copy(), expression=outer), *conjuncts(inner)])

@@ -21,7 +21,7 @@ from rayfactory.models.grammar.expressions import (
 )
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, names_a_thing
 from rayfactory.models.grammar.scope import Field, determines, say_the_same
-from rayfactory.models.grammar.syntax import named, quotient, snake
+from rayfactory.models.grammar.syntax import HAS_FULL_JOIN, named, quotient, snake
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,7 @@ def side_by_side(draft: Draft) -> str:
         values.append(value)
         texts.append(select.sql())
     join = draft.pick(
-        [(3, "JOIN"), (2, "LEFT JOIN"), (1, "FULL OUTER JOIN" if draft.dialect == "duckdb" else "LEFT JOIN")]
+        [(3, "JOIN"), (2, "LEFT JOIN"), (1, "FULL OUTER JOIN" if draft.dialect in HAS_FULL_JOIN else "LEFT JOIN")]
     )
     if len(two) > 2:
         join = "JOIN" if draft.chance(0.5) else "LEFT JOIN"

@@ -23,7 +23,7 @@ from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import Expression, aggregates, dimensions, measures, plural
 from rayfactory.models.grammar.quantities import code_weight, is_calendar
 from rayfactory.models.grammar.scope import with_role
-from rayfactory.models.grammar.syntax import literal, snake
+from rayfactory.models.grammar.syntax import HAS_GROUP_BY_ALL, HAS_SUBTOTALS, literal, snake
 
 
 def summary(draft: Draft) -> str:
@@ -34,7 +34,7 @@ def summary(draft: Draft) -> str:
         draft, spine, draft.pick([(5, 1), (4, 2), (1, 3)]), draft.pick([(3, 1), (4, 2), (3, 3), (1, 4)]), conditions
     )
     select = grouping.select
-    if draft.dialect == "duckdb" and draft.chance(0.15):
+    if draft.dialect in HAS_GROUP_BY_ALL and draft.chance(0.15):
         _list_members(draft, spine, grouping)
     if draft.chance(0.55):
         select.having = having(draft, grouping)
@@ -140,7 +140,7 @@ def subtotals(draft: Draft) -> str:
     if not telling:
         raise DeadEndError
     names = [*(key.name for key in outputs), *(value.name for value in grouping.values)]
-    if draft.dialect == "duckdb":
+    if draft.dialect in HAS_SUBTOTALS:
         # The name of a table's only row is of every group.
         always = "".join(f"{sql}, " for sql in keys[len(telling) :])
         forms = [(4, f"{always}ROLLUP ({', '.join(telling)})"), (1, f"{always}CUBE ({', '.join(telling)})")]

@@ -11,7 +11,7 @@ from rayfactory.models.grammar.draft import DeadEndError, Draft, Spine
 from rayfactory.models.grammar.expressions import bands, measures, plural, reads_as_name
 from rayfactory.models.grammar.quantities import code_weight, is_calendar, is_record_date, names_a_thing
 from rayfactory.models.grammar.scope import Field, with_role
-from rayfactory.models.grammar.syntax import date_part, date_period, snake
+from rayfactory.models.grammar.syntax import HAS_QUALIFY, JOINS_NESTED, date_part, date_period, snake
 
 _SHOWN_WEIGHT = {"text": 2.0, "category": 2.0, "identifier": 1.5, "date": 1.5, "measure": 1.5, "code": 0.7, "key": 0.1}
 
@@ -145,7 +145,11 @@ def without_partner(draft: Draft) -> str:
     conditions = draw_conditions(draft, inner.scope, draft.pick([(2, 0), (3, 1), (2, 2)]))
     plain = where(draft, spine, draft.pick([(2, 0), (3, 1), (2, 2)]), nested=0)
     how = draft.pick([(3, "left"), (3, "exists"), (2, "in")])
-    if draft.dialect == "sqlite" and how == "exists" and spine.scope.num_rows * inner.scope.num_rows > 4_000_000:
+    if (
+        draft.dialect not in JOINS_NESTED
+        and how == "exists"
+        and spine.scope.num_rows * inner.scope.num_rows > 4_000_000
+    ):
         how = "in"
     if len(key.columns) > 1 and how == "in":
         how = "exists"
@@ -268,7 +272,7 @@ def newest_record(draft: Draft) -> str:
     columns = [draft.named(f.sql, name) for f, name in zip((*leading, *fields), names, strict=True)]
     rank = draft.output(draft.pick([(1, "rn"), (1, "row_num"), (1, "position_in_group")]), taken)
     select.items = [*columns, f"{window} AS {rank}"]
-    if draft.dialect == "duckdb" and draft.chance(0.35):
+    if draft.dialect in HAS_QUALIFY and draft.chance(0.35):
         select.items = columns
         select.qualify = f"{window} = 1"
         select.order = ", ".join(names)

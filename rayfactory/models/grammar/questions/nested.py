@@ -20,7 +20,7 @@ from rayfactory.models.grammar.nested_conditions import MAX_CORRELATED
 from rayfactory.models.grammar.quantities import names_a_thing
 from rayfactory.models.grammar.questions.listing import shown_fields
 from rayfactory.models.grammar.scope import with_role
-from rayfactory.models.grammar.syntax import named, snake
+from rayfactory.models.grammar.syntax import JOINS_NESTED, named, snake
 
 
 def counts_beside(draft: Draft) -> str:
@@ -56,7 +56,7 @@ def counts_beside(draft: Draft) -> str:
     if not fields:
         raise DeadEndError
     shown = [f.qualified for f in fields]
-    big = draft.dialect == "sqlite" and spine.scope.num_rows * inner.scope.num_rows > MAX_CORRELATED
+    big = draft.dialect not in JOINS_NESTED and spine.scope.num_rows * inner.scope.num_rows > MAX_CORRELATED
     if big or draft.chance(0.5):
         alias = draft.alias(draft.pick([(1, "per_key"), (1, "child_totals"), (1, "counts")]))
         member = draft.output(f"{child.label}_ref", taken)

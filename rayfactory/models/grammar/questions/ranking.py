@@ -20,7 +20,7 @@ from rayfactory.models.grammar.expressions import Expression, can_subtract, dime
 from rayfactory.models.grammar.quantities import is_additive, is_record_date, orders_time
 from rayfactory.models.grammar.questions.listing import readable_key, shown_fields
 from rayfactory.models.grammar.scope import Field, Scope, with_role
-from rayfactory.models.grammar.syntax import snake
+from rayfactory.models.grammar.syntax import HAS_QUALIFY, snake
 
 MAX_WINDOW_ROWS = 200_000
 """Rows that a window function over single rows is given."""
@@ -55,7 +55,7 @@ def top_of_each_group(draft: Draft) -> str:
     count = draft.builder.choice("top", [(1, "<= 3"), (1, "= 1"), (1, "<= 5"), (0.5, "<= 10"), (0.5, "<= 2")])
     order = ", ".join([grouping.keys[0].name, rank, *(key.name for key in grouping.keys[1:])])
     select.items.append(f"{window} AS {rank}")
-    how = draft.pick([(5, "cte"), (2, "derived"), (2 if draft.dialect == "duckdb" else 0, "qualify"), (1, "all")])
+    how = draft.pick([(5, "cte"), (2, "derived"), (2 if draft.dialect in HAS_QUALIFY else 0, "qualify"), (1, "all")])
     if how == "qualify":
         select.qualify = f"{window} {count}"
         if draft.chance(0.5):
