@@ -40,7 +40,7 @@ from rayfactory.errors import BenchmarkError, DatabaseError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 7
+CACHE_VERSION = 8
 """Part of the name of every cached schema: raised whenever the reading of a schema changes."""
 
 
@@ -349,6 +349,7 @@ def read_schema(
         foreign_keys=catalogue.foreign_keys,
         views=catalogue.views,
         fingerprint=fingerprint,
+        server=connection.version if isinstance(connection, ServerConnection) else "",
     )
 
 

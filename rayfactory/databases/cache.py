@@ -40,6 +40,7 @@ def schema_from_json(data: dict[str, Any]) -> Schema:
         ),
         views=tuple(View(view["name"], tuple(view["base_tables"])) for view in data["views"]),
         fingerprint=data["fingerprint"],
+        server=data["server"],
     )
 
 

@@ -156,10 +156,12 @@ class Schema:
 
     Attributes:
         database: its name within the benchmark; unique within a run.
-        dialect: sqlglot's name of its SQL dialect (``duckdb`` or ``sqlite``).
+        dialect: sqlglot's name of its SQL dialect: ``duckdb``, ``sqlite``, ``postgres`` or ``mysql``.
         tables: base tables in the database's own order.
         foreign_keys: among `tables`; no duplicates; composite keys are one entry.
-        fingerprint: sha256 hex digest that changes whenever the content may have.
+        fingerprint: sha256 hex digest that changes whenever the content may have; of a database on a server, which may
+            change at any time, whenever its structure has.
+        server: name and release of the server, such as ``PostgreSQL 15.18``; empty for a file.
     """
 
     database: str
@@ -168,6 +170,7 @@ class Schema:
     foreign_keys: tuple[ForeignKey, ...]
     views: tuple[View, ...] = ()
     fingerprint: str = ""
+    server: str = ""
     _by_name: dict[str, Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

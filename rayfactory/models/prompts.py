@@ -70,7 +70,7 @@ class Prompts:
 
         Args:
             template: name of an agent, or ``correction``.
-            dialect: of the database, ``duckdb`` or ``sqlite``; None for a template that is about no database.
+            dialect: of the database; None for a template that is about no database.
             values: of the template's variables.
         """
         if template not in self._templates:
@@ -127,6 +127,8 @@ class Prompts:
             "schema_text": found.text,
             "foreign_keys": found.foreign_keys,
         }
+        if schema.server:
+            about["engine"] = schema.server
         return self.render(template, schema.dialect, {**about, **values})
 
     def tell_cut(self, template: str, model: ModelConfig, database: str | None, kind: str, without: str) -> None:
@@ -150,6 +152,10 @@ class Prompts:
             logger.warning("%s%s", f"database {database!r}: " if database is not None else "", what)
 
 
+_SERVERS = {"postgres": "PostgreSQL", "mysql": "MySQL"}
+"""Of which release a server is, its schema tells."""
+
+
 def _about_engine(dialect: str) -> dict[str, Any]:
     return {
         "dialect": dialect,
@@ -159,7 +165,9 @@ def _about_engine(dialect: str) -> dict[str, Any]:
 
 
 def engine_name(dialect: str) -> str:
-    """Return the name and version of the database engine that runs the queries."""
+    """Return the name of the database engine that runs the queries, and its version where that is a package's."""
+    if dialect in _SERVERS:
+        return _SERVERS[dialect]
     if dialect == "sqlite":
         return f"SQLite {sqlite3.sqlite_version}"
     import duckdb

@@ -81,7 +81,8 @@ _OPEN_END = re.compile(
     re.IGNORECASE,
 )
 _LANGUAGE = re.compile(
-    r"[^\S\n]{0,20}([A-Za-z0-9+_-]{0,20})[^\S\n]{0,20}\n|[^\S\n]{0,20}(?:sql|sqlite|duckdb)\s", re.IGNORECASE
+    r"[^\S\n]{0,20}([A-Za-z0-9+_-]{0,20})[^\S\n]{0,20}\n|[^\S\n]{0,20}(?:sql|sqlite|duckdb|postgres(?:ql)?|mysql|mariadb)\s",
+    re.IGNORECASE,
 )
 # A backslash outside a text is passed over with what follows, so that no quote after it is tried as a beginning.
 _JSON_TEXT = re.compile(r'\\.|"(?:[^"\\\n]|\\.)*+"', re.DOTALL)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from uuid import uuid4
 
 import duckdb
 
@@ -14,6 +16,7 @@ from rayfactory.databases.benchmark import read_schema
 from rayfactory.databases.engine import Database
 from rayfactory.databases.metadata import Metadata
 from rayfactory.databases.schema import Schema
+from tests.servers import Server
 
 DDL = """
 CREATE TABLE customer (customer_id INTEGER PRIMARY KEY, name VARCHAR, city VARCHAR, segment VARCHAR, born DATE);
@@ -29,16 +32,47 @@ CREATE TABLE refund (refund_id INTEGER PRIMARY KEY, customer_id INTEGER REFERENC
 TABLES = ("sale", "refund", "customer", "product", "category")
 
 
-def make_store(folder: Path, dialect: str) -> tuple[Database, Schema]:
-    """Write the database and read its schema back as the program does."""
+def make_store(folder: Path, dialect: str, server: Server | None = None) -> tuple[Database, Schema]:
+    """Make the database, in a file or on a server, and read its schema back as the program does."""
+    # A category points to one before it, so that order of insertion satisfies the keys.
+    contents = {table: _rows()[table] for table in ("customer", "category", "product", "sale", "refund")}
+    database = _on_server(server, contents) if server is not None else _in_file(folder, dialect, contents)
+    return database, read_schema(database, Metadata(), ProfileConfig(), ExecutionConfig(), fingerprint="")
+
+
+def _on_server(server: Server, contents: dict[str, list[tuple[object, ...]]]) -> Database:
+    ddl = DDL.replace("VARCHAR", "VARCHAR(80)")
+    ddl = ddl.replace('"', "`") if server.dialect == "mysql" else ddl
+    name = f"store_{uuid4().hex[:8]}"
+    database = server.make(name, *[statement for statement in ddl.split(";") if statement.strip()])
+    for table, rows in contents.items():
+        server.fill(name, table, len(rows[0]), rows)
+    return replace(database, name="store")
+
+
+def _in_file(folder: Path, dialect: str, contents: dict[str, list[tuple[object, ...]]]) -> Database:
     path = folder / f"store.{dialect}"
+    connection: sqlite3.Connection | duckdb.DuckDBPyConnection
+    connection = sqlite3.connect(path) if dialect == "sqlite" else duckdb.connect(str(path))
+    for statement in DDL.split(";"):
+        if statement.strip():
+            connection.execute(statement)
+    for table, rows in contents.items():
+        marks = ", ".join("?" * len(rows[0]))
+        connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+    connection.commit()
+    connection.close()
+    return Database("store", dialect, str(path))
+
+
+def _rows() -> dict[str, list[tuple[object, ...]]]:
     rng = Random(7)
     start = dt.date(2021, 1, 1)
 
     def day() -> str:
         return (start + dt.timedelta(days=rng.randrange(900))).isoformat()
 
-    rows: dict[str, list[tuple[object, ...]]] = {
+    return {
         "customer": [
             (
                 i,
@@ -71,16 +105,3 @@ def make_store(folder: Path, dialect: str) -> tuple[Database, Schema]:
             for i in range(1, 301)
         ],
     }
-    connection: sqlite3.Connection | duckdb.DuckDBPyConnection
-    connection = sqlite3.connect(path) if dialect == "sqlite" else duckdb.connect(str(path))
-    for statement in DDL.split(";"):
-        if statement.strip():
-            connection.execute(statement)
-    # A category points to one before it, so that order of insertion satisfies the keys.
-    for table in ("customer", "category", "product", "sale", "refund"):
-        marks = ", ".join("?" * len(rows[table][0]))
-        connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows[table])
-    connection.commit()
-    connection.close()
-    database = Database("store", dialect, str(path))
-    return database, read_schema(database, Metadata(), ProfileConfig(), ExecutionConfig(), fingerprint="")
