@@ -18,6 +18,17 @@ from rayfactory.config import Config
 from rayfactory.errors import ConfigError
 from rayfactory.validate import RULES, TASKS, validate
 
+
+def test_a_password_in_an_address_is_put_away(monkeypatch):
+    """No file and no message has it; it is where passwords are looked for, whatever is in it."""
+    monkeypatch.delenv("RAYFACTORY_DATABASE_PASSWORD", raising=False)
+    config = compose(["+benchmark=custom", "benchmark.url=postgresql://ann:p%40s%3As@host:5433/shop?schema=s"])
+    assert config.benchmark.url == "postgresql://ann@host:5433/shop?schema=s"
+    assert os.environ["RAYFACTORY_DATABASE_PASSWORD"] == "p@s:s"
+    compose(["+benchmark=custom", "benchmark.url=mysql://ann@host/shop"])
+    assert os.environ["RAYFACTORY_DATABASE_PASSWORD"] == "p@s:s"
+
+
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 

@@ -32,14 +32,14 @@ def spell(tree: exp.Expr, dialect: str, *, copy: bool = True) -> str:
     """
     if dialect in WRITTEN_DIRECTLY:
         return tree.sql(dialect=dialect)
-    tree = tree.copy() if copy else tree
-    for node in reversed(list(tree.walk(bfs=True))):
+    root = exp.Paren(this=tree.copy() if copy else tree)  # a parent for every node, so that replacing the root works
+    for node in reversed(list(root.walk(bfs=True))):
         if dialect == "postgres":
             _for_postgres(node)
         elif dialect == "mysql":
             _for_mysql(node)
     # What has no name of its own in the dialect is an error of whoever wrote it, which running it tells.
-    return tree.sql(dialect=dialect, unsupported_level=sqlglot.ErrorLevel.IGNORE)
+    return str(root.this.sql(dialect=dialect, unsupported_level=sqlglot.ErrorLevel.IGNORE))
 
 
 def _for_postgres(node: exp.Expr) -> None:

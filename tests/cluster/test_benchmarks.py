@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from rayfactory.compose import compose
+from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.pool import connect
 from rayfactory.runs import open_databases
 from tests.databases.make_bird_folder import make_bird_folder
 from tests.databases.make_imdb_files import make_imdb_files
+from tests.models.store import make_store
+from tests.servers import READER_PASSWORD
 from tests.shop import make_shop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +72,39 @@ def test_imdb(tmp_path, shared_data):
     summary, _ = grow(tmp_path, "imdb", tmp_path / "imdb", 120, "round.requests=10")
     assert summary["tables"] == 21
     assert summary["executability"] >= 0.98
+
+
+@pytest.mark.parametrize("server", ["postgresql_server", "mariadb_server"])
+def test_database_on_a_server(tmp_path, request, server):
+    """An address is enough. Its password is in no file of the run, and the server keeps nothing of it."""
+    server = request.getfixturevalue(server)
+    database, _ = make_store(tmp_path, "", server)
+    address = database.path.replace("reader@", f"reader:{READER_PASSWORD}@")
+    done = start(tmp_path, f"benchmark.url={address}", "target=30", "round.requests=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "30 rows of" in done.stdout
+    assert "could" not in done.stderr  # its user may only read
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if READER_PASSWORD.encode() in path.read_bytes()]
+    assert READER_PASSWORD not in done.stdout + done.stderr
+    engine = connect_database(database, ExecutionConfig())
+    for sql, row_count in connect(tmp_path / "run").sql("SELECT sql, row_count FROM R").fetchall():
+        assert engine.run(sql).row_count == row_count, sql
+    engine.close()
+    again = start(tmp_path, f"benchmark.url={address}", "target=30", "round.requests=4")
+    assert "is complete: 30 rows" in again.stdout, again.stdout + again.stderr
+
+
+def start(tmp_path, *overrides):
+    """Run the command line over a database of one's own to its end."""
+    words = [
+        "+benchmark=custom", f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}", "cluster.dashboard=false",
+        "cluster.workers=1", "display.mode=lines", *overrides,
+    ]  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "rayfactory", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
 def test_folder_of_csv_files(tmp_path):
