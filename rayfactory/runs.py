@@ -55,7 +55,7 @@ _NOT_IN_MODEL_IDENTITY = tuple(
 _NOT_IN_EMBEDDING_IDENTITY = ("gpu_share",)
 
 # Of the benchmark: where it lies and comes from. What is in it has a fingerprint.
-_NOT_IN_BENCHMARK_IDENTITY = ("root", "downloads", "manual")
+_NOT_IN_BENCHMARK_IDENTITY = ("root", "url", "password_env", "downloads", "manual")
 
 
 def run(config: Config, command: str) -> int:
