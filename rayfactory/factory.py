@@ -323,8 +323,14 @@ class Loop:
 
     def _judge(self, crew: Workers, plan: Plan, written: _UnderWay) -> tuple[list[Verdict], float]:
         """Return the verdicts of a round, which may still be being written, and the seconds of judging alone."""
+        last = (-1, -1)
 
         def on_verdicts(verdicts: Sequence[Verdict]) -> None:
+            nonlocal last
+            ends = [(verdict.candidate.request, verdict.candidate.ordinal) for verdict in (verdicts[0], verdicts[-1])]
+            if ends[0] <= last:  # the round is judged again
+                self._progress.begin_round(plan.round, plan.state, plan.num_queries)
+            last = ends[1]
             self._progress.judge(list(verdicts))
             self.show_models(crew)
             self._monitor.tick()
