@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -20,10 +21,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import resume
 from rayfactory.compose import compose
 from rayfactory.databases.engine import connect as connect_database
+from rayfactory.identity import read_identity
 from rayfactory.models.grammar import write_queries
-from rayfactory.pool import connect
+from rayfactory.pool import connect, opened
 from rayfactory.runs import open_databases
 from tests.cluster.processes import command_line, descendants
 from tests.models.endpoint_server import serving
@@ -264,3 +267,54 @@ def test_own_raylet_lost_ends_the_run_and_a_second_start_goes_on(folder, server,
     run = Run(folder, server, f"own-{phase}", *on(nodes))
     assert run.end() == 0, run.said
     assert rows_of(run.run_dir) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def large(folder, undisturbed):
+    """Return a run of as many rows as make an index that is too large for the store, and how many they are."""
+    num_rows = 38_400
+    identity = read_identity(folder / "undisturbed")
+    assert identity is not None
+    del identity["format"]
+    with pytest.MonkeyPatch.context() as patch, opened(folder / "undisturbed", identity) as pool:
+        # So that what is read at once for an index is larger than the store.
+        patch.setattr(resume, "ROWS_PER_ROUND", 1_200)
+        resume.grown(pool, folder / "large", num_rows)
+    return folder / "large", num_rows
+
+
+@pytest.fixture
+def small_store():
+    """Return the environment of a Ray whose object store is as small as can be, and where it keeps its files."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as ray_files:  # the path of a socket has to be short
+        small = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(75 * 1024**2), "RAY_verbose_spill_logs": "1"}
+        yield {"RAY_TMPDIR": ray_files, **small}, Path(ray_files)
+
+
+def test_objects_go_to_disk_where_the_store_is_full(folder, server, large, small_store):
+    """A run whose index goes through a store that it does not fit into goes on, with every row."""
+    run_dir, num_rows = large
+    before = connect(run_dir).sql("SELECT sum(hash(R)) FROM R").fetchall()
+    environment, ray_files = small_store
+    run = Run(folder, server, "large", f"target={num_rows + 1}", **environment)
+    assert run.end() == 0, run.said
+    written = "".join(path.read_text(errors="replace") for path in ray_files.glob("ray/session_*/logs/*"))
+    assert re.search(r"Spilled \d\d+ MiB", written)
+    after = connect(run_dir)
+    assert after.sql(f"SELECT sum(hash(R)) FROM R WHERE query_id < {num_rows}").fetchall() == before
+    assert after.sql("SELECT count(*), count(DISTINCT query_id) FROM R").fetchone() == (num_rows + 1, num_rows + 1)
+
+
+def test_store_and_disk_without_room_end_the_run_with_the_remedy(folder, server, large, small_store):
+    """Exit code 2 and a message; what was committed is there."""
+    run_dir, _ = large
+    environment, _ = small_store
+    (num_rows,) = connect(run_dir).sql("SELECT count(*) FROM R").fetchall()[0]
+    run = Run(
+        folder, server, "large", f"target={num_rows + 1}", RAY_local_fs_capacity_threshold="0.00001", **environment
+    )
+    assert run.end() == 2, run.said
+    assert re.search(r"object store is full, .*make room where .*--object-store-memory.*is intact", run.said), run.said
+    assert "Traceback" not in run.said
+    assert connect(run_dir).sql("SELECT count(*) FROM R").fetchone() == (num_rows,)
+    assert summary_of(run_dir)["stop_reason"] == "interrupted"
