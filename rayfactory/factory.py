@@ -23,6 +23,7 @@ from rayfactory.agents.management import LAG, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
+from rayfactory.errors import RunDirError
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool import PlannedRequest, Pool
 from rayfactory.records import (
@@ -72,8 +73,8 @@ class _Counted:
     def __init__(self, pool: Pool) -> None:
         self.statistics = Statistics()
         self.pool_similarities: list[float] = []
-        for manifest in pool.manifests:
-            self.add(pool.rows(manifest.round, manifest.round, Statistics.COLUMNS))
+        for rows in pool.by_round("R", 0, pool.next_round - 1, Statistics.COLUMNS):
+            self.add(rows)
 
     def add(self, rows: pa.Table) -> None:
         self.statistics.add(rows)
@@ -200,6 +201,7 @@ class Loop:
                 # What is known now is what a resumed run would know: everything before the round that is under way.
                 self._learn_up_to(plan.round - 1)
                 following = None if out_of_budget else self._start_producing(crew, background)
+                self._compact()  # beside what is being written
                 verdicts, judge_s = self._judge(crew, plan, current)
                 produced = self._wait_for(crew, current.produced)
                 out_of_budget = out_of_budget or produced.out_of_budget
@@ -321,8 +323,14 @@ class Loop:
 
     def _judge(self, crew: Workers, plan: Plan, written: _UnderWay) -> tuple[list[Verdict], float]:
         """Return the verdicts of a round, which may still be being written, and the seconds of judging alone."""
+        last = (-1, -1)
 
         def on_verdicts(verdicts: Sequence[Verdict]) -> None:
+            nonlocal last
+            ends = [(verdict.candidate.request, verdict.candidate.ordinal) for verdict in (verdicts[0], verdicts[-1])]
+            if ends[0] <= last:  # the round is judged again
+                self._progress.begin_round(plan.round, plan.state, plan.num_queries)
+            last = ends[1]
             self._progress.judge(list(verdicts))
             self.show_models(crew)
             self._monitor.tick()
@@ -380,6 +388,13 @@ class Loop:
         self._show_counts()
         self._monitor.tick(now=True)
 
+    def _compact(self) -> None:
+        """Put the files of earlier rounds together, where it is time; the run goes on where that cannot be done."""
+        try:
+            self._pool.compact()
+        except RunDirError as error:
+            self._say_once(f"Note: {error}")
+
     def committed_tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Yield (S, E) of the committed rounds, some at a time, for an index that has to be built."""
         for first in range(0, self._pool.next_round, _ROUNDS_AT_ONCE):
@@ -395,9 +410,12 @@ class Loop:
         """Show how the models are doing, and say what is new of what a person should know."""
         models = self._progress.models = crew.models()
         for notice in models.notices if models is not None else ():
-            if notice not in self._said:
-                self._said.add(notice)
-                self._monitor.say(f"Note: {notice}")
+            self._say_once(f"Note: {notice}")
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._monitor.say(message)
 
     def _warn_if_saturated(self) -> None:
         if not self._warned and _is_saturated(self._config, self._counted):
@@ -412,8 +430,10 @@ def _knowledge_before(pool: Pool) -> Knowledge:
         knowledge.states.append(manifest.evaluation.state)
         for request in manifest.plan:
             knowledge.requested[request.database] += request.num_queries
-    for manifest in pool.manifests[: len(pool.manifests) - LAG + 1]:
-        knowledge.learn(pool.rows(manifest.round, manifest.round), pool.rejects(manifest.round), manifest.evaluation)
+    learnt = pool.manifests[: len(pool.manifests) - LAG + 1]
+    rows, rejects = (pool.by_round(name, 0, len(learnt) - 1) for name in ("R", "rejects"))
+    for manifest in learnt:
+        knowledge.learn(next(rows), next(rejects), manifest.evaluation)
     if pool.manifests:
         knowledge.under_way = [(r.database, r.tables, r.num_queries) for r in pool.manifests[-1].plan]
     return knowledge

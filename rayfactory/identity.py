@@ -10,8 +10,11 @@ from typing import Any
 from rayfactory.config import SLOTS
 from rayfactory.errors import RunDirError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of a run directory (see `pool`); a run of another one is refused, never converted in place."""
+
+FORMAT_WITHOUT_SEGMENTS = 2
+"""The one before, which goes on as it is: it knows everything but segments."""
 
 _FILES_BEFORE_A_RUN = frozenset({"lock", "rounds", "run.json.partial"})
 """What a process that died at its very start may have left in a run directory."""
@@ -38,7 +41,7 @@ def check_run_dir(run_dir: Path, identity: dict[str, Any]) -> None:
         if run_dir.exists() and any(path.name not in _FILES_BEFORE_A_RUN for path in run_dir.iterdir()):
             raise RunDirError(f"run_dir {str(run_dir)!r} holds other files and no run; choose a new or empty directory")
         return
-    if known.get("format") != FORMAT:
+    if known.get("format") not in (FORMAT_WITHOUT_SEGMENTS, FORMAT):
         raise RunDirError(
             f"run_dir {str(run_dir)!r} was written in format {known.get('format')!r}, this version reads {FORMAT}; "
             "choose another run_dir or the version that wrote it"

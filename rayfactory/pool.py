@@ -5,6 +5,8 @@ Layout of a run directory::
     run.json                   what the run is: benchmark, seed, settings and their digest
     rounds/000003/R.parquet    the rows that round 3 admitted; E, S and rejects beside it
     rounds/000003.json         the manifest of round 3: its files with their digests, plan and evaluation
+    rounds/000008-000015/      the same four files with the rows of rounds 8 to 15 in their order: a segment
+    rounds/000008-000015.json  its manifest: its files with their digests, the manifests of its rounds
     summary.json               written at the end of a run
     journal/                   what language models were asked and what they replied, where there are any
     lock                       held while a process works on the run
@@ -12,6 +14,12 @@ Layout of a run directory::
 The commit of a round is its manifest: files are written and synced first, then the manifest is renamed into
 place. A round without a manifest does not exist; what it left behind is removed when the run is opened
 again. Rounds are committed in order, so the committed rounds are always 0, 1, .. n - 1.
+
+A segment takes the place of its rounds in the same way, by the rename of its manifest: of all that begins with a
+round, the widest is what counts. So each round is there once at any moment, before that rename and after it. What a
+segment has replaced is removed when the rename is on the disk for certain and nobody reads: whoever does holds a
+shared lock on `run.json` from before looking what there is until the last of it is read. What somebody does read
+stays, and no further segment is made until it could go. A run of format 2 has no segments, and gets none.
 """
 
 from __future__ import annotations
@@ -22,22 +30,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from weakref import finalize
 
 import duckdb
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayfactory.errors import RunDirError
-from rayfactory.identity import FORMAT, check_run_dir, read_identity
+from rayfactory.identity import FORMAT, FORMAT_WITHOUT_SEGMENTS, check_run_dir, read_identity
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation, Origin, Tally
+from rayfactory.segments import SIZES, due, put_together, read_rounds
 
 _SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "S": S_SCHEMA, "rejects": REJECTS_SCHEMA}
 _VIEWS = ("R", "E", "rejects")
+
+_MANIFEST = re.compile(r"(\d{6,})(?:-(\d{6,}))?\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ class Manifest:
             count once, for the round that is ready first.
         tallies: what happened between the agents and their models in planning and writing the round; empty where
             all of them kept to their rules.
-        files: file name -> sha256 hex digest.
+        files: file name -> sha256 hex digest, of the round's own files.
     """
 
     round: int
@@ -84,6 +97,37 @@ class Manifest:
     def next_query_id(self) -> int:
         """The query_id that the next round starts with."""
         return self.first_query_id + self.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rounds whose rows share files: one as it was committed, or those of a segment.
+
+    Attributes:
+        rounds: their manifests, in order.
+        num_rejects: rejects of each of them; None: the files are those of one round.
+        files: file name -> sha256 hex digest.
+    """
+
+    rounds: tuple[Manifest, ...]
+    num_rejects: tuple[int, ...] | None
+    files: dict[str, str]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its first and its last round."""
+        return self.rounds[0].round, self.rounds[-1].round
+
+    @property
+    def name(self) -> str:
+        """That of its folder, and of its manifest."""
+        return _part_name(*self.span)
+
+    def counts(self, table: str) -> tuple[int, ...] | None:
+        """Return how many rows each round has in a table; None: the file has one round."""
+        if self.num_rejects is None or table == "rejects":
+            return self.num_rejects
+        return tuple(manifest.num_rows for manifest in self.rounds)
 
 
 class Pool:
@@ -117,12 +161,15 @@ class Pool:
         try:
             # Once more, now that nobody else writes here.
             check_run_dir(run_dir, identity)
-            self.manifests: list[Manifest] = list(read_manifests(run_dir))
-            for manifest in self.manifests:
-                self._check_files(manifest)
+            self._parts = _read_parts(run_dir)
+            self.manifests: list[Manifest] = _manifests(self._parts)
+            for part in self._parts:
+                self._check_files(part)
             if not self.manifests:
                 _write_durably(run_dir / "run.json", _to_json({"format": FORMAT, **identity}))
-            self._remove_uncommitted()
+            known = read_identity(run_dir)
+            self._has_segments = known is not None and known["format"] != FORMAT_WITHOUT_SEGMENTS
+            self._clean()
         except OSError as error:
             self._lock.close()
             raise _not_writable(run_dir, error) from None
@@ -149,19 +196,30 @@ class Pool:
         """Seconds of work on the run up to the last commit."""
         return self.manifests[-1].wall_s if self.manifests else 0.0
 
-    def _check_files(self, manifest: Manifest) -> None:
-        for name, digest in manifest.files.items():
-            path = self._rounds_dir / _round_name(manifest.round) / name
+    def _check_files(self, part: _Part) -> None:
+        for name, digest in part.files.items():
+            path = self._rounds_dir / part.name / name
             if _sha256(path) != digest:
                 raise RunDirError(f"{path} is damaged (its content is not what was written); restore it from a backup")
 
-    def _remove_uncommitted(self) -> None:
-        committed = {_round_name(manifest.round) for manifest in self.manifests}
-        for path in self._rounds_dir.iterdir():
-            if path.is_dir() and path.name not in committed:
-                shutil.rmtree(path)
-            elif path.name.endswith(".partial"):
-                path.unlink()
+    def _clean(self) -> bool:
+        """Remove what is no part of the pool, any more or at all; return False where somebody reads, and it stays."""
+        parts = {part.name for part in self._parts}
+        over = [path for path in self._rounds_dir.iterdir() if path.name.removesuffix(".json") not in parts]
+        if not over:
+            return True
+        with _locked(self.run_dir, fcntl.LOCK_EX | fcntl.LOCK_NB) as nobody_reads:
+            if not nobody_reads:
+                return False
+            # That what has replaced it is seen does not mean that it is on the disk: a process may have been killed
+            # between the rename and the sync.
+            _sync_directory(self._rounds_dir)
+            for path in over:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        return True
 
     def commit(
         self,
@@ -187,7 +245,7 @@ class Pool:
             RunDirError: the round could not be written; the committed ones are as they were.
         """
         number = self.next_round
-        directory = self._rounds_dir / _round_name(number)
+        directory = self._rounds_dir / _part_name(number, number)
         try:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
@@ -219,8 +277,67 @@ class Pool:
                 f"committed before it is intact ({number} round{'s' * (number != 1)}); make room or restore access, "
                 "then run the same command again"
             ) from error
+        self._parts.append(_Part((manifest,), None, files))
         self.manifests.append(manifest)
         return manifest
+
+    def compact(self) -> None:
+        """Put the rounds of the next segment together, if there are as many by now; what the pool holds stays as it is.
+
+        To be called between rounds. It looks for work when their number is a multiple of the smallest segment's.
+
+        Raises:
+            RunDirError: it could not be done; the pool is as it was, and a later call tries again.
+        """
+        if not self._has_segments or self.next_round % SIZES[0]:
+            return
+        try:
+            # What somebody still reads takes as much room as what has replaced it: once, and not once a segment.
+            if not self._clean():
+                return
+            places = due([part.span for part in self._parts])
+            if places is None:
+                return
+            self._parts[places] = [self._segment(self._parts[places])]
+            self._clean()
+        except (OSError, pa.ArrowException) as error:
+            raise RunDirError(
+                f"files of rounds could not be put together in {str(self.run_dir)!r} "
+                f"({getattr(error, 'strerror', None) or error}); nothing is lost by it, and it is tried again later"
+            ) from error
+
+    def _segment(self, parts: Sequence[_Part]) -> _Part:
+        """Write a segment with the rows of some parts, and return it; from then on it is what readers see."""
+        rounds = tuple(manifest for part in parts for manifest in part.rounds)
+        name = _part_name(rounds[0].round, rounds[-1].round)
+        directory, manifest = self._rounds_dir / name, self._rounds_dir / f"{name}.json"
+        for part in parts:
+            self._check_files(part)  # damage is not to be copied, and then vouched for
+        try:
+            directory.mkdir()
+            _sync_directory(self._rounds_dir)
+            files, num_rejects = {}, list[int]()
+            for table, schema in _SCHEMAS.items():
+                path = directory / f"{table}.parquet"
+                sources = [self._rounds_dir / part.name / path.name for part in parts]
+                counts = put_together(sources, path, schema)
+                files[path.name] = _sha256(path)
+                for part, count in zip(parts, counts, strict=True):
+                    expected = part.counts(table)
+                    if expected is not None and sum(expected) != count:
+                        raise OSError(f"{part.name}/{path.name} has {count} rows, not {sum(expected)}")
+                    if table == "rejects":
+                        num_rejects += expected or (count,)
+            _sync_directory(directory)
+            segment = _Part(rounds, tuple(num_rejects), files)
+            _replace(manifest, _to_json(_segment_to_json(segment)))
+        except (OSError, pa.ArrowException):
+            # The next round is to find the room that it would have had.
+            shutil.rmtree(directory, ignore_errors=True)
+            with suppress(OSError):
+                manifest.with_name(f"{manifest.name}.partial").unlink()
+            raise
+        return segment
 
     def rows(self, first_round: int, last_round: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of R of rounds `first_round` .. `last_round`, both included; of all columns, or of some."""
@@ -235,13 +352,34 @@ class Pool:
         return self._read("S", first_round, last_round), self._read("E", first_round, last_round)
 
     def _read(self, name: str, first_round: int, last_round: int, columns: Sequence[str] | None = None) -> pa.Table:
-        schema = _SCHEMAS[name] if columns is None else pa.schema([_SCHEMAS[name].field(each) for each in columns])
-        tables = [schema.empty_table()]
-        for number in range(first_round, last_round + 1):
-            # Not by `read_table`, which takes as long again to find out what kinds of files there are.
-            with pq.ParquetFile(self._rounds_dir / _round_name(number) / f"{name}.parquet") as file:
-                tables.append(file.read(schema.names).select(schema.names).cast(schema))
-        return pa.concat_tables(tables)
+        schema = _schema(name, columns)
+        return pa.concat_tables([schema.empty_table(), *self.by_round(name, first_round, last_round, columns)])
+
+    def by_round(
+        self, name: str, first_round: int, last_round: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield the rows of one round after the other, holding few at a time.
+
+        Args:
+            name: ``R``, ``E``, ``S`` or ``rejects``.
+            first_round: where to begin.
+            last_round: where to end, included.
+            columns: those that are wanted; None: all.
+
+        Raises:
+            RunDirError: a file is not what was written.
+        """
+        schema = _schema(name, columns)
+        for part in self._parts:
+            first, last = part.span
+            begin, end = max(first_round, first), min(last_round, last)
+            if begin > end:
+                continue
+            path = self._rounds_dir / part.name / f"{name}.parquet"
+            try:
+                yield from read_rounds(path, schema, part.counts(name), begin - first, end - first)
+            except (OSError, ValueError) as error:
+                raise RunDirError(f"{path} cannot be read ({error}); restore it from a backup") from error
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`.
@@ -259,32 +397,85 @@ class Pool:
         self._lock.close()
 
 
-def read_manifests(run_dir: Path) -> Iterator[Manifest]:
-    """Yield the committed rounds in order.
+def read_manifests(run_dir: Path) -> list[Manifest]:
+    """Return the committed rounds in order.
 
     Raises:
         RunDirError: a manifest is damaged, or a committed file is missing.
     """
-    number = 0
-    while True:
-        path = run_dir / "rounds" / f"{_round_name(number)}.json"
+    with _locked(run_dir, fcntl.LOCK_SH):
+        return _manifests(_read_parts(run_dir))
+
+
+def _manifests(parts: Iterable[_Part]) -> list[Manifest]:
+    return [manifest for part in parts for manifest in part.rounds]
+
+
+def _read_parts(run_dir: Path) -> list[_Part]:
+    """Return what the pool consists of, in order; nothing of it may be removed meanwhile.
+
+    Raises:
+        RunDirError: as `read_manifests`.
+    """
+    parts = []
+    for first, last in _spans(run_dir / "rounds"):
+        path = run_dir / "rounds" / f"{_part_name(first, last)}.json"
         try:
-            manifest = _manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            part = _segment_from_json(data) if last > first else _round_from_json(data)
+            if part.span != (first, last):
+                raise ValueError(f"it is of rounds {part.span}")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise RunDirError(f"{path} cannot be read ({error!r}); restore it from a backup") from None
-        missing = [name for name in manifest.files if not (path.with_suffix("") / name).is_file()]
+        missing = [name for name in part.files if not (path.with_suffix("") / name).is_file()]
         if missing:
             raise RunDirError(f"{path.with_suffix('') / missing[0]} is missing; restore it from a backup")
-        yield manifest
-        number += 1
+        parts.append(part)
+    return parts
+
+
+def _spans(rounds_dir: Path) -> list[tuple[int, int]]:
+    """Return the first and last round of each part, in order.
+
+    Raises:
+        RunDirError: one is missing.
+    """
+    widest: dict[int, int] = {}
+    with suppress(FileNotFoundError):
+        for path in rounds_dir.iterdir():
+            if match := _MANIFEST.fullmatch(path.name):
+                first, last = int(match[1]), int(match[2] or match[1])
+                widest[first] = max(last, widest.get(first, first))
+    spans, number = list[tuple[int, int]](), 0
+    while number in widest:
+        spans.append((number, widest[number]))
+        number = widest[number] + 1
+    if max(widest.values(), default=-1) >= number:
+        # Rounds are committed in order, so this is no crash's doing.
+        raise RunDirError(f"{rounds_dir / _part_name(number, number)}.json is missing; restore it from a backup")
+    return spans
+
+
+class _Reading(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """Holds the lock of somebody who reads; as a file system, because DuckDB keeps those for as long as the database.
+
+    A connection's views are files that are opened with each query, also by what outlives the connection itself: its
+    cursors, and relations that have not run yet.
+    """
+
+    protocol = "rayfactory-reading"
+    cachable = False
+
+    def __init__(self, lock: IO[bytes]) -> None:
+        super().__init__()
+        finalize(self, lock.close)
 
 
 def connect(run_dir: str | Path) -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection with the views R, E and rejects over the committed rounds of a run.
 
-    The connection shows the rounds that were committed when it was made; it never changes the run.
+    The connection shows the rounds that were committed when it was made; it never changes the run. While it is open,
+    the run that it is of removes no files.
 
     Raises:
         RunDirError: there is no run in `run_dir`, or it is damaged.
@@ -292,13 +483,20 @@ def connect(run_dir: str | Path) -> duckdb.DuckDBPyConnection:
     run_dir = Path(run_dir)
     if read_identity(run_dir) is None:
         raise RunDirError(f"there is no run in {str(run_dir)!r}; give the run_dir of a run that was started")
-    manifests = list(read_manifests(run_dir))
+    lock = (run_dir / "run.json").open("rb")
+    try:
+        _lock(lock, fcntl.LOCK_SH)
+        parts = _read_parts(run_dir)
+    except RunDirError:
+        lock.close()
+        raise
     connection = duckdb.connect()
+    connection.register_filesystem(_Reading(lock))
     for name in _VIEWS:
         schema = _SCHEMAS[name]
         columns = ", ".join(f'"{column}"' for column in schema.names)
-        if manifests:
-            files = [run_dir / "rounds" / _round_name(manifest.round) / f"{name}.parquet" for manifest in manifests]
+        if parts:
+            files = [run_dir / "rounds" / part.name / f"{name}.parquet" for part in parts]
             source = f"read_parquet([{', '.join(_quoted(str(path.absolute())) for path in files)}])"
             connection.execute(f'CREATE VIEW "{name}" AS SELECT {columns} FROM {source}')
         else:
@@ -319,8 +517,44 @@ def opened(run_dir: Path, identity: dict[str, Any]) -> Iterator[Pool]:
         pool.close()
 
 
-def _round_name(number: int) -> str:
-    return f"{number:06d}"
+@contextmanager
+def _locked(run_dir: Path, how: int) -> Iterator[bool]:
+    """Hold the lock of those who read, for the length of a with statement; give whether it could be had.
+
+    Args:
+        run_dir: of a run that has been started, or of none.
+        how: `fcntl.LOCK_SH` to read, `fcntl.LOCK_EX` to remove.
+    """
+    try:
+        # To hold a lock alone, NFS wants the file open for writing.
+        file = (run_dir / "run.json").open("rb" if how & fcntl.LOCK_SH else "r+b")
+    except OSError:
+        yield False
+        return
+    with file:
+        yield _lock(file, how)
+
+
+def _lock(file: IO[bytes], how: int) -> bool:
+    """Lock a file until it is closed; return False where that cannot be, as on file systems that know no locks.
+
+    A run cannot work on such a file system, so there nothing is removed that is read.
+    """
+    try:
+        fcntl.flock(file, how)
+    except OSError:
+        return False
+    return True
+
+
+def _schema(name: str, columns: Sequence[str] | None) -> pa.Schema:
+    """Return the schema of a table with some of its columns, or all."""
+    schema = _SCHEMAS[name]
+    return schema if columns is None else pa.schema([schema.field(column) for column in columns])
+
+
+def _part_name(first_round: int, last_round: int) -> str:
+    return f"{first_round:06d}" if first_round == last_round else f"{first_round:06d}-{last_round:06d}"
 
 
 def _quoted(path: str) -> str:
@@ -362,6 +596,27 @@ def _manifest_from_json(data: dict[str, Any]) -> Manifest:
     )
 
 
+def _round_from_json(data: dict[str, Any]) -> _Part:
+    manifest = _manifest_from_json(data)
+    return _Part((manifest,), None, manifest.files)
+
+
+def _segment_to_json(segment: _Part) -> dict[str, Any]:
+    return {
+        "num_rejects": segment.num_rejects,
+        "files": segment.files,
+        "rounds": [_manifest_to_json(manifest) for manifest in segment.rounds],
+    }
+
+
+def _segment_from_json(data: dict[str, Any]) -> _Part:
+    rounds = tuple(_manifest_from_json(each) for each in data["rounds"])
+    num_rejects = tuple(data["num_rejects"])
+    if [manifest.round for manifest in rounds] != list(range(rounds[0].round, rounds[0].round + len(num_rejects))):
+        raise ValueError("its rounds do not follow each other")
+    return _Part(rounds, num_rejects, dict(data["files"]))
+
+
 def _to_json(data: dict[str, Any]) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -372,6 +627,12 @@ def _sha256(path: Path) -> str:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that it is there in full or not at all, and is there when this returns, whatever happens then."""
+    _replace(path, content)
+    _sync_directory(path.parent)
+
+
+def _replace(path: Path, content: bytes) -> None:
     """Write a file so that it is there in full or not at all, also after a power cut."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
@@ -379,7 +640,6 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    _sync_directory(path.parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -24,6 +24,7 @@ from rayfactory.runs import open_databases, run_identity
 from rayfactory.tools.embedding import Embedder
 from tests.local_crew import LocalCrew
 from tests.shop import make_shop
+from tests.test_compaction import files_no_larger_than, parts, sizes
 
 MEASURED = {"execution_ms"}
 """Columns of R that are times, and so may differ between equal runs."""
@@ -131,6 +132,35 @@ def test_every_row_runs_again_with_as_many_rows(config):
     engine = connect_database(databases["shop"], config.execution)
     for sql, row_count in connect(config.run_dir).sql("SELECT sql, row_count FROM R").fetchall():
         assert engine.run(sql).row_count == row_count, sql
+
+
+def test_run_whose_rounds_are_put_together_makes_the_same_rows(config, tmp_path):
+    """Also one that dies, and goes on from segments and rounds."""
+    config.target = 90
+    grow(config)
+    undisturbed = rows_of(config.run_dir)
+    config.run_dir = str(tmp_path / "compacted")
+    with sizes(2, 4):
+        for die_in_round in (3, 1):
+            with pytest.raises(StoppedError):
+                grow(config, die_in_round=die_in_round)
+        assert parts(tmp_path / "compacted") == ["000000-000003"]
+        assert grow(config) == "target"
+    assert rows_of(config.run_dir) == undisturbed
+
+
+def test_rounds_that_cannot_be_put_together_do_not_stop_a_run(config, tmp_path, capsys):
+    """It says so, once, and makes the same rows."""
+    config.target = 90
+    grow(config)
+    undisturbed = rows_of(config.run_dir)
+    largest = max(path.stat().st_size for path in Path(config.run_dir).rglob("*") if path.is_file())
+    config.run_dir, config.display.mode = str(tmp_path / "refused"), "lines"
+    with sizes(2, 4), files_no_larger_than(largest + 4_096):
+        assert grow(config) == "target"
+    assert rows_of(config.run_dir) == undisturbed
+    assert [name for name in parts(tmp_path / "refused") if "-" in name] == []
+    assert capsys.readouterr().out.count("Note: files of rounds could not be put together") == 1
 
 
 @pytest.mark.parametrize("die_in", ["produce", "judge", "commit"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rayfactory.errors import EngineError, RayfactoryError
+from rayfactory.errors import ConfigError, EngineError, RayfactoryError
 
 MAX_ATTEMPTS = 3
 """How often an agent is asked, a request answered or a round judged, when actors are lost."""
@@ -35,10 +35,21 @@ def is_loss(error: Exception) -> bool:
 
 
 def as_own(error: Exception, what: str) -> RayfactoryError:
-    """Return an error of ours that was raised on a worker as it is, and everything else as a fault of the engine."""
+    """Return an error of ours that was raised on a worker as it is, and everything else as a fault of the engine.
+
+    A store for objects without room is neither: a person can give it some.
+    """
     import ray
 
+    full = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
     for cause in causes(error):
+        if isinstance(cause, full):
+            return ConfigError(
+                f"{what}: Ray's object store is full, and so is the disk that it goes on to ({brief(cause)}); make "
+                "room where Ray keeps its temporary files (/tmp/ray, or what RAY_TMPDIR names), or start Ray with a "
+                "larger store (`ray start --head --object-store-memory=BYTES`) and join it with cluster=existing. "
+                "What was committed is intact, and the same command goes on from there"
+            )
         # Ray raises an error that is both its own and ours, with a traceback for a message; the one inside is meant.
         if isinstance(cause, RayfactoryError) and not isinstance(cause, ray.exceptions.RayError):
             return cause

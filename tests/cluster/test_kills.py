@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_run import ROOT, TARGET, command, command_line, descendants, rows_of, run
+from tests.cluster.processes import command_line, descendants
+from tests.cluster.test_run import ROOT, TARGET, command, rows_of, run
 from tests.shop import make_shop
 
 KILLS = int(os.environ.get("RAYFACTORY_KILLS", "100"))

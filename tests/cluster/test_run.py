@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rayfactory.pool import connect
+from tests.cluster.processes import command_line, descendants
 from tests.shop import make_shop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,19 +150,6 @@ def test_interrupted_run_ends_cleanly_and_names_the_command_that_resumes(folder,
     done = run(folder, name)
     assert done.returncode == 0, done.stderr
     assert rows_of(folder / name) == undisturbed
-
-
-def descendants(pid):
-    """Return the process ids below `pid`, Ray's workers among them."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [found for child in map(int, children) for found in (child, *descendants(child))]
-
-
-def command_line(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 def wait_for_round(run_dir, process, num_rounds):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 from rayfactory.errors import RunDirError
 from rayfactory.pool import connect, opened
+from tests.test_compaction import SMALL, parts, sizes
 from tests.test_pool import IDENTITY, commit, snapshot
 from tests.trust.disk import grow
 
@@ -50,10 +52,37 @@ def filled(folder: Path, kilobytes: int) -> str:
     return said
 
 
-def main(folder: str) -> None:
+def put_together(folder: Path, kilobytes: int) -> str:
+    """Put rounds together where only so much room is left; return what was said, after doing it with more room."""
+    run_dir = folder / "run"
+    said = ""
+    grow(folder, 4_096)
+    with sizes(*SMALL), opened(run_dir, IDENTITY) as pool:
+        for _ in range(SMALL[-1]):
+            commit(pool, ROUND_ROWS)
+        before, files = rows(run_dir), snapshot(run_dir)
+        grow(folder, shutil.disk_usage(folder).used // 1024 + kilobytes)
+        try:
+            pool.compact()
+        except RunDirError as error:
+            said = str(error)
+            assert snapshot(run_dir) == files
+        assert rows(run_dir) == before
+        grow(folder, 4_096)
+        pool.compact()
+        assert parts(run_dir) == [f"000000-{SMALL[-1] - 1:06d}"]
+        assert rows(run_dir) == before
+        commit(pool, ROUND_ROWS)
+        assert len(rows(run_dir)) == len(before) + ROUND_ROWS
+    shutil.rmtree(run_dir)
+    return said
+
+
+def main(folder: str, what: str) -> None:
     """Fill disks of growing size; print what was said of each."""
+    use = {"commit": filled, "compact": put_together}[what]
     for kilobytes in range(4, 132, 4):
-        sys.stdout.write(f"{kilobytes}: {filled(Path(folder), kilobytes)}\n")
+        sys.stdout.write(f"{kilobytes}: {use(Path(folder), kilobytes)}\n")
 
 
 if __name__ == "__main__":

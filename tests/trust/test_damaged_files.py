@@ -20,6 +20,7 @@ from rayfactory.models.journal import FILE_NAME
 from rayfactory.pool import opened
 from tests.databases.test_engine import make, numbers
 from tests.models.test_journal import done, sent, write
+from tests.test_compaction import sizes
 from tests.test_pool import IDENTITY, commit
 
 FILES = 5_000
@@ -90,12 +91,20 @@ def test_journal(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["run.json", "rounds/000000.json", "rounds/000001/R.parquet", "rounds/000000/E.parquet"]
+    "name",
+    [
+        "run.json",
+        "rounds/000002.json",
+        "rounds/000002/R.parquet",
+        "rounds/000000-000001/E.parquet",
+        "rounds/000000-000001.json",
+    ],
 )
 def test_run_directory(tmp_path: Path, name: str):
-    with opened(tmp_path, IDENTITY) as pool:
-        commit(pool, 3)
-        commit(pool, 2)
+    with sizes(2), opened(tmp_path, IDENTITY) as pool:
+        for num_rows in (2, 1, 2):
+            commit(pool, num_rows)
+            pool.compact()
     path = tmp_path / name
 
     def use() -> None:

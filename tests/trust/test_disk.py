@@ -12,12 +12,24 @@ from tests.trust.disk import module, on_small_disk
 
 def test_commit_that_does_not_fit_leaves_the_rounds_before_it(tmp_path: Path):
     """The disk is full at one write after the other: its size goes up page by page."""
-    done = on_small_disk(tmp_path / "disk", 4, module("tests.trust.full_disk", str(tmp_path / "disk")))
+    done = on_small_disk(tmp_path / "disk", 4, module("tests.trust.full_disk", str(tmp_path / "disk"), "commit"))
     assert done.returncode == 0, done.stdout + done.stderr
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert len(said) == 32
     assert all("No space left on device" in message for message in said.values())
     assert sum("committed before it is intact" in message for message in said.values()) > 20
+
+
+def test_rounds_that_there_is_no_room_to_put_together_stay_as_they_are(tmp_path: Path):
+    """The disk is full at one write after the other; the room that was taken is given back, and later it is done."""
+    done = on_small_disk(tmp_path / "disk", 4, module("tests.trust.full_disk", str(tmp_path / "disk"), "compact"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line.split(": ", 1)[1] for line in done.stdout.splitlines()]
+    refused = [message for message in said if message]
+    assert len(said) == 32
+    assert said[-1] == ""
+    assert all("put together" in message and "No space left on device" in message for message in refused)
+    assert 3 < len(refused) < len(said)
 
 
 def test_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(tmp_path: Path):
