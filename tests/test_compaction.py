@@ -495,7 +495,7 @@ def test_memory_is_bounded_by_the_groups_of_rows(tmp_path):
     before = pa.total_allocated_bytes()
     most = 0
 
-    class Watching(type(sources)):
+    class Watching(list[Path]):
         def __iter__(self):
             nonlocal most
             for each in super().__iter__():
