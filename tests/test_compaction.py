@@ -286,7 +286,7 @@ def kill_writers(run_dir, num_kills, seed):
     assert done.wait() == 0
     with done:
         num_rounds = len(read_manifests(run_dir))
-    assert all(len(name) == 6 for name in parts(run_dir)[num_rounds // 4 :])
+    assert len(parts(run_dir)) <= num_rounds // SMALL[1] + 2  # what a kill left undone is made up for
     assert ids(seen(run_dir)[0]) == list(range(3 * num_rounds))
 
 
@@ -495,7 +495,7 @@ def test_memory_is_bounded_by_the_groups_of_rows(tmp_path):
     before = pa.total_allocated_bytes()
     most = 0
 
-    class Watching(type(sources)):
+    class Watching(list[Path]):
         def __iter__(self):
             nonlocal most
             for each in super().__iter__():

@@ -20,6 +20,9 @@ HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "he
 PATIENCE_S = 300
 """Where others use the machine, a node takes its time to come."""
 
+ATTEMPTS = 5
+"""Ray itself waits for half a minute, and no longer."""
+
 
 def say(*words: object) -> None:
     sys.stdout.write(" ".join(map(str, words)) + "\n")
@@ -33,9 +36,16 @@ def main() -> None:
     cluster: Any = Cluster()
 
     def add(**options: object) -> Any:
-        node = cluster.add_node(wait=False, num_cpus=1, **options)
-        cluster.wait_for_nodes(timeout=PATIENCE_S)
-        return node
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                node = cluster.add_node(wait=False, num_cpus=1, **options)
+            except Exception:  # Ray has no type for it
+                if attempt == ATTEMPTS:
+                    raise
+                continue
+            cluster.wait_for_nodes(timeout=PATIENCE_S)
+            return node
+        raise AssertionError("unreachable")
 
     add(include_dashboard=False, _system_config=HEALTH)
     nodes: list[Any] = []

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -269,6 +271,61 @@ def test_own_raylet_lost_ends_the_run_and_a_second_start_goes_on(folder, server,
     assert rows_of(run.run_dir) == undisturbed
 
 
+@pytest.fixture
+def replica(folder, nodes):
+    """Return the address of a model on Ray Serve (`tests.cluster.serve_model`)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.serve_model", nodes.address, str(folder), str(port)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert any(line == "answers\n" for line in process.stdout)
+        yield SimpleNamespace(base_url=f"http://127.0.0.1:{port}/model/v1", requests=[])
+
+
+def test_replica_lost_in_the_middle_of_requests_costs_those_alone(folder, nodes, undisturbed, replica):
+    """kill -9 of the process that answers on Ray Serve, twice, while requests are with it: it is replaced, what was
+    under way is asked again, and nothing that had come is.
+    """
+    run = Run(folder, replica, "replica", *on(nodes))
+    for _ in range(2):
+        num_lines = len(journal(run.run_dir))
+        run.until(
+            lambda num_lines=num_lines: (
+                any("done" in line for line in journal(run.run_dir)[num_lines:]) and num_open(run.run_dir)
+            )
+        )
+        os.kill(int((folder / "replicas").read_text().split()[-1]), signal.SIGKILL)
+    assert run.end() == 0, run.said
+    assert rows_of(folder / "replica") == undisturbed
+    assert len((folder / "replicas").read_text().split()) == 3
+    arrived: set[tuple[object, ...]] = set()
+    for line in journal(run.run_dir):
+        assert tuple(line.get("key", ())) not in arrived
+        if "done" in line:
+            arrived.add(tuple(line["key"]))
+    lost = sum(row["unconfirmed_attempts"] for row in summary_of(run.run_dir)["ledger"])
+    answered = (folder / "answered").read_text().split()
+    assert lost > 0
+    assert len(arrived) <= len(answered) <= len(arrived) + lost
+
+
+def journal(run_dir):
+    """Return the whole lines of a run's journal so far."""
+    path = run_dir / "journal" / "completions.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def num_open(run_dir):
+    """Return how many requests wait for their reply."""
+    lines = journal(run_dir)
+    return sum("sent" in line for line in lines) - sum("done" in line or "failed" in line for line in lines)
+
+
 @pytest.fixture(scope="module")
 def large(folder, undisturbed):
     """Return a run of as many rows as make an index that is too large for the store, and how many they are."""
@@ -298,7 +355,7 @@ def test_objects_go_to_disk_where_the_store_is_full(folder, server, large, small
     environment, ray_files = small_store
     run = Run(folder, server, "large", f"target={num_rows + 1}", **environment)
     assert run.end() == 0, run.said
-    written = "".join(path.read_text(errors="replace") for path in ray_files.glob("ray/session_*/logs/*"))
+    written = "".join(path.read_text(errors="replace") for path in ray_files.glob("ray/session_*/logs/raylet*"))
     assert re.search(r"Spilled \d\d+ MiB", written)
     after = connect(run_dir)
     assert after.sql(f"SELECT sum(hash(R)) FROM R WHERE query_id < {num_rows}").fetchall() == before
