@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 
 # Each room may import itself and what stands left of it.
 LAW = (
-    "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity", "pool",
+    "shown", "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity", "pool",
     "reports", "cluster", "rounds", "factory", "runs", "downstream", "__main__",
 )  # fmt: skip
 

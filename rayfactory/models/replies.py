@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from rayfactory.records import State
+from rayfactory.shown import is_seen
 
 T = TypeVar("T", int, str)
 
@@ -20,7 +21,9 @@ MAX_ADVICE_SENTENCES = 3
 
 _THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 # What chat templates leave behind when a server does not cut it off.
-_TURN_MARKS = re.compile(r"<\|[A-Za-z_]{1,24}\|>|</?s>|<(?:end|start)_of_turn>|<(?:eos|bos|pad)>")
+_TURN_MARKS = re.compile(
+    r"<[|｜][A-Za-z_▁]{1,24}[|｜]>|</?s>|<(?:end|start)_of_turn>|<(?:eos|bos|pad)>|\[/?INST\]|<</?SYS>>"
+)
 
 # <start-sql>, <END_SQL>, <end-sqgl>, </start-sql>, <start-sql id="2">, <sql>, and the longer ones without last bracket.
 _TAG = (
@@ -108,7 +111,7 @@ _LIST_SEPARATOR = re.compile(r"[,;|\[\]{}]")
 _INTEGER = re.compile(r"\d{1,18}")
 _ENTITY = re.compile(r"&(lt|gt|amp|quot|apos|#39|#x27);", re.IGNORECASE)
 _ENTITIES = {"lt": "<", "gt": ">", "amp": "&", "quot": '"', "apos": "'", "#39": "'", "#x27": "'"}
-_TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|!?][^<>\n]{0,60}>?")
+_TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|｜!?][^<>\n]{0,60}>?|~{3,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'])")
 
 
@@ -201,7 +204,7 @@ def advice(reply: str) -> str:
     """Return a reply as a few plain sentences on one line: no markup, no control characters, at most 400 characters."""
     text = _TAG_LIKE.sub(" ", _spoken(reply)).replace("```", " ")
     lines = [_strip_marker(line.strip()) for line in text.splitlines()]
-    words = "".join(c if c.isprintable() else " " for c in " ".join(lines)).replace("**", "").split()
+    words = "".join(c if is_seen(c) else " " for c in " ".join(lines)).replace("**", "").split()
     sentences = _SENTENCE_END.split(" ".join(words))
     text = " ".join(sentences[:MAX_ADVICE_SENTENCES])
     if len(text) > MAX_ADVICE_CHARACTERS:
@@ -497,7 +500,29 @@ def _sets(reply: str, num_requests: int, read: Callable[[str], list[T]]) -> list
 
 
 def _known_names(line: str, known: Mapping[str, str]) -> list[str]:
-    """Return the names in a list, as the database spells them; words around them are passed over."""
+    """Return the names in a list, as the database spells them; words around them are passed over.
+
+    A name in double quotes, as prompts show those that are no plain words, is one whatever stands in it.
+    """
+    names: list[str] = []
+    position = 0
+    for quoted in _JSON_TEXT.finditer(line):
+        if quoted[0].startswith('"') and (name := _read_name(quoted[0])) in known:
+            names += [*_plain_names(line[position : quoted.start()], known), known[name]]
+            position = quoted.end()
+    return names + _plain_names(line[position:], known)
+
+
+def _read_name(text: str) -> str:
+    """Return the name, folded, that a JSON string stands for; empty where it is none."""
+    try:
+        value: str = json.loads(text, strict=False)
+    except ValueError:
+        return ""
+    return " ".join(value.casefold().split())
+
+
+def _plain_names(line: str, known: Mapping[str, str]) -> list[str]:
     names: list[str] = []
     for item in _LIST_SEPARATOR.split(line):
         if not item or item.isspace():
