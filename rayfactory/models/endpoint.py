@@ -35,9 +35,11 @@ from rayfactory.models.protocol import (
 )
 from rayfactory.shown import (
     HIDDEN,
+    KEY_NAMES,
     address_variable,
     full_address,
     has_key,
+    secrets_of,
     shown_url,
     url_parts,
     url_secrets,
@@ -82,8 +84,11 @@ def needs_key(config: ModelConfig) -> bool:
 
 
 def keys_at_hand(models: Mapping[Slot, ModelConfig]) -> dict[str, str]:
-    """Return the models' keys that are in this process's environment, by the names of their variables."""
-    names = {config.api_key_env for config in models.values()} - {""}
+    """Return the models' keys that are in this process's environment, by the names of their variables.
+
+    With them goes the variable that has those names, so that whoever takes the keys knows what to keep to himself.
+    """
+    names = {KEY_NAMES, *(config.api_key_env for config in models.values())} - {""}
     names |= {address_variable(slot) for slot, config in models.items() if HIDDEN in config.base_url}
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
@@ -256,7 +261,8 @@ class Endpoint:
 
         if not self._clients:
             address, key = self._find_address(), self._find_key()
-            self._secrets = [*([key] if key else []), *url_secrets(address)]
+            # Those of another model too: one server may be behind both.
+            self._secrets = [*([key] if key else []), *url_secrets(address), *secrets_of(os.environ)]
             # Reading the machine's certificates takes longer than all else in a client.
             tls = httpx2.create_ssl_context()
             self._clients = [

@@ -19,7 +19,6 @@ T = TypeVar("T", int, str)
 MAX_ADVICE_CHARACTERS = 400
 MAX_ADVICE_SENTENCES = 3
 
-_THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 # What chat templates leave behind when a server does not cut it off.
 _TURN_MARKS = re.compile(
     r"<[|｜][A-Za-z_▁]{1,24}[|｜]>|</?s>|<(?:end|start)_of_turn>|<(?:eos|bos|pad)>|\[/?INST\]|<</?SYS>>"
@@ -41,6 +40,10 @@ _AFTER_LITERAL = (
     r"\s{0,100}(?:[,);|=<>+*/:-]|\Z|(?:from|where|and|or|not|as|then|else|end|group|order|limit|union|in|is)\b)"
 )
 _LITERAL = rf"{_QUOTE}(?:[^'\n]*'|[^'<&]*+'(?={_AFTER_LITERAL}))|\"[^\"\n]*\""
+# What stands in a name or a constant is no thought.
+_THINKING = re.compile(
+    rf"(?P<literal>{_QUOTE}[^'\n]*'|\"[^\"\n]*\")|<(?P<slash>/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE
+)
 _MARK = re.compile(
     rf"(?P<literal>{_LITERAL})|(?P<line_comment>--)|(?P<block_comment>/\*)|(?P<tag>{_TAG})|(?P<semicolon>;)",
     re.IGNORECASE,
@@ -181,7 +184,8 @@ def table_sets(reply: str, names: Sequence[str], num_requests: int) -> list[tupl
         names: of the tables that may be chosen; others are passed over.
         num_requests: how many lines were asked for.
     """
-    known = {" ".join(name.casefold().split()): name for name in names}
+    # As they are, where they are quoted: two may differ in blanks alone.
+    known = {" ".join(name.casefold().split()): name for name in names} | {name: name for name in names}
     return _sets(reply, num_requests, lambda line: _known_names(line, known))
 
 
@@ -221,7 +225,9 @@ def _spoken(reply: str) -> str:
     pieces: list[str] = []
     start, thinking = 0, False
     for mark in _THINKING.finditer(reply):
-        if mark[1]:
+        if mark["literal"]:
+            continue
+        if mark["slash"]:
             if not thinking:
                 # The prompt ended inside the thought, so that only its end is in the reply.
                 pieces.clear()
@@ -507,19 +513,21 @@ def _known_names(line: str, known: Mapping[str, str]) -> list[str]:
     names: list[str] = []
     position = 0
     for quoted in _JSON_TEXT.finditer(line):
-        if quoted[0].startswith('"') and (name := _read_name(quoted[0])) in known:
-            names += [*_plain_names(line[position : quoted.start()], known), known[name]]
+        name = _read_name(quoted[0]) if quoted[0].startswith('"') else ""
+        found = known.get(name) or known.get(" ".join(name.casefold().split()))
+        if found:
+            names += [*_plain_names(line[position : quoted.start()], known), found]
             position = quoted.end()
     return names + _plain_names(line[position:], known)
 
 
 def _read_name(text: str) -> str:
-    """Return the name, folded, that a JSON string stands for; empty where it is none."""
+    """Return the name that a JSON string stands for; empty where it is none."""
     try:
         value: str = json.loads(text, strict=False)
     except ValueError:
         return ""
-    return " ".join(value.casefold().split())
+    return value
 
 
 def _plain_names(line: str, known: Mapping[str, str]) -> list[str]:
