@@ -6,17 +6,21 @@ user can change is wrong; 130 interrupted.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import rayfactory
-from rayfactory.compose import compose, groups
+from rayfactory.compose import compose, groups, without_keys
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError, RayfactoryError
+from rayfactory.shown import shown
 from rayfactory.validate import TASKS, validate
 
 HELP = """\
@@ -60,10 +64,13 @@ Options
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Messages for people go to standard error."""
+    if argv is None:
+        _leave_keys_off_the_command_line()
     words = sys.argv[1:] if argv is None else list(argv)
-    typed = sys.orig_argv if argv is None else ["rayfactory", *words]
+    typed = sys.orig_argv if argv is None else ["rayfactory", *without_keys(words, os.environ)]
     try:
-        return _command(words, shlex.join(typed))
+        with _everything_shown():
+            return _command(words, shlex.join(typed))
     except RayfactoryError as error:
         _complain(str(error))
         return error.exit_code
@@ -81,16 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "is installed into (after `make` that is .venv/bin/python), or install it into this one"
             )
             return 2
+        where = _write_traceback(error)
         _complain(
             f"something that should not happen: {type(error).__name__}: {error}\n"
-            f"The details are in {_write_traceback()}. What was committed stays; the same command goes on from there"
+            f"The details are in {where}. What was committed stays; the same command goes on from there"
         )
         return 1
 
 
 def _command(words: Sequence[str], typed: str) -> int:
     if "--help" in words or "-h" in words:
-        print(help_text(), end="")
+        print(shown(help_text()), end="")
         return 0
     if "--version" in words:
         print(f"rayfactory {rayfactory.__version__}")
@@ -101,7 +109,7 @@ def _command(words: Sequence[str], typed: str) -> int:
     if show:
         from omegaconf import OmegaConf
 
-        print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+        print(shown(OmegaConf.to_yaml(OmegaConf.structured(config))), end="")
         return 0
     return run(config, typed)
 
@@ -124,7 +132,7 @@ def run(config: Config, command: str) -> int:
         case "preview":
             from rayfactory import runs
 
-            print(runs.preview(config), end="")
+            print(shown(runs.preview(config)), end="")
             return 0
         case "download":
             from rayfactory.databases import download
@@ -166,21 +174,68 @@ def _options(words: Sequence[str]) -> tuple[bool, list[str]]:
                 f"{word} (several runs at once) is not offered. Start one run for each choice of settings"
             )
         if word.startswith("-"):
-            raise ConfigError(f"there is no option {word!r}. There are --help, --version and --cfg job")
+            # What is given to it may be a key.
+            name = word.partition("=")[0]
+            raise ConfigError(f"there is no option {name!r}. There are --help, --version and --cfg job")
     return show, rest
+
+
+def _leave_keys_off_the_command_line() -> None:
+    """Begin again without the keys in addresses, where this command has some: in their place stand stars.
+
+    A command line is read by everybody on the machine, and Ray shows it with the run. The environment is not.
+    """
+    environment = dict(os.environ)
+    hidden = without_keys(sys.orig_argv, environment)
+    if hidden != sys.orig_argv:
+        os.execve(sys.executable, hidden, environment)  # noqa: S606 - the same command once more
+
+
+class _ShownHandler(logging.Handler):
+    """Writes what is logged to standard error, as `logging` does by itself, but as a terminal may have it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(shown(self.format(record)), file=sys.stderr)
+
+
+@contextmanager
+def _everything_shown() -> Iterator[None]:
+    """Let nothing reach the terminal as it is for the length of a with statement: warnings, logs, threads' errors."""
+    handler, log, before = _ShownHandler(logging.WARNING), logging.getLogger(), threading.excepthook
+
+    def on_error(about: threading.ExceptHookArgs) -> None:
+        if about.exc_value is not None and about.exc_type is not SystemExit:
+            where = _write_traceback(about.exc_value)
+            _complain(f"something that should not happen in a thread: {about.exc_value!r}\nThe details are in {where}")
+
+    log.addHandler(handler)
+    logging.captureWarnings(True)
+    threading.excepthook = on_error
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        logging.captureWarnings(False)
+        log.removeHandler(handler)
 
 
 def _complain(message: str) -> None:
     label = "rayfactory:"
     if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
         label = f"\x1b[1;31m{label}\x1b[0m"
-    print(label, message, file=sys.stderr)
+    print(label, shown(message), file=sys.stderr)
 
 
-def _write_traceback() -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="rayfactory-", suffix=".log", delete=False, encoding="utf-8") as file:
-        traceback.print_exc(file=file)
-    return file.name
+def _write_traceback(error: BaseException) -> str:
+    """Return where the traceback of an error is; it is for its owner to read, and to send to others."""
+    text = shown("".join(traceback.format_exception(error)))
+    with (
+        suppress(OSError),
+        tempfile.NamedTemporaryFile("w", prefix="rayfactory-", suffix=".log", delete=False, encoding="utf-8") as file,
+    ):
+        file.write(text)
+        return file.name
+    return f"no file, since none can be written to a temporary folder:\n{text}"
 
 
 if __name__ == "__main__":

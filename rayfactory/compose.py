@@ -10,15 +10,16 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from rayfactory.config import SLOTS, Config
+from rayfactory.config import SLOTS, Config, ModelConfig
 from rayfactory.errors import ConfigError
+from rayfactory.shown import HIDDEN, KEY_NAMES, has_key, hidden_address
 
 # Settings that hold a path: `~` is expanded, and a relative one is made absolute, since workers may run elsewhere.
 PATHS = ("run_dir", "data_dir", "benchmark.root")
@@ -28,6 +29,9 @@ WITHOUT_DEFAULT = frozenset({"benchmark"})
 
 # Groups that are put in more than one place: the name of an override says which, as in `model@models.strong`.
 PLACES = {"model": tuple(f"models.{slot}" for slot in SLOTS)}
+
+_ADDRESS = re.compile(rf"(\+{{0,2}}models\.({'|'.join(SLOTS)})\.base_url=)(.*)", re.DOTALL)
+_LIKE_A_KEY = re.compile(r"(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{20,}")
 
 
 def config_dir() -> Path:
@@ -67,11 +71,13 @@ def _walk(section: Any, prefix: str) -> Iterable[tuple[str, type]]:
 def compose(overrides: Sequence[str]) -> Config:
     """Return the settings that the overrides ask for, such as ``["+benchmark=tpcds", "target=100"]``.
 
+    What an address holds of a key is not in the settings (see `shown.hidden_address`).
+
     Raises:
         ConfigError: an override is malformed, names no setting or group, or has a value of the wrong type; or no
             benchmark is named.
     """
-    words = [_prepare(override) for override in overrides]
+    words = [_prepare(override) for override in without_keys(overrides, os.environ)]
     named = [word for word in words if word.startswith("+benchmark=")]
     if not named:
         raise ConfigError(f"no benchmark is named. Add one of: {_choices('benchmark')}")
@@ -80,7 +86,36 @@ def compose(overrides: Sequence[str]) -> Config:
     config = _merge(words)
     _put_away_password(config)
     config.data_dir = config.data_dir or default_data_dir()
-    return absolute(config)
+    return absolute(with_hidden_keys(config))
+
+
+def without_keys(overrides: Sequence[str], environment: MutableMapping[str, str]) -> list[str]:
+    """Return overrides with stars for the keys in addresses, which go to the environment."""
+
+    def hide(match: re.Match[str]) -> str:
+        start, slot, value = match.groups()
+        quoted = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.DOTALL)
+        url = quoted[2] if quoted else value
+        # What is put together of variables is known when all settings are.
+        return start + hidden_address(slot, url, environment) if has_key(url) and "${" not in url else match[0]
+
+    return [_ADDRESS.sub(hide, override) for override in overrides]
+
+
+def with_hidden_keys(config: Config) -> Config:
+    """Return the settings without keys in addresses; they go to the environment of this process.
+
+    What is shown from now on leaves out the keys that these settings name.
+    """
+    models = dataclasses.replace(config.models)
+    names = set(os.environ.get(KEY_NAMES, "").split(","))
+    for slot in SLOTS:
+        model: ModelConfig = getattr(models, slot)
+        url = hidden_address(slot, model.base_url, os.environ)
+        setattr(models, slot, dataclasses.replace(model, base_url=url))
+        names.add(model.api_key_env)
+    os.environ[KEY_NAMES] = ",".join(sorted(names - {""}))
+    return dataclasses.replace(config, models=models)
 
 
 def _put_away_password(config: Config) -> None:
@@ -148,6 +183,8 @@ def _prepare(text: str) -> str:
 def _split(text: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(\+{0,2})([^\s=+~]+)=(.*)", text, flags=re.DOTALL)
     if match is None:
+        # A key that stands alone would be shown whole.
+        text = HIDDEN if _LIKE_A_KEY.fullmatch(text) else text
         raise ConfigError(f"{text!r} is no setting. Write NAME=VALUE without spaces, for instance target=100")
     return match[1], match[2], match[3]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from rayfactory.agents.planning import requests_after_warmup
 from rayfactory.agents.preflight import check_context_windows
 from rayfactory.cluster.crew import JOURNAL, Crew
 from rayfactory.cluster.session import connected
+from rayfactory.compose import with_hidden_keys
 from rayfactory.config import SLOTS, Config, ModelConfig, Slot
 from rayfactory.databases.benchmark import load_schemas, open_benchmark
 from rayfactory.databases.engine import Database
@@ -38,6 +40,7 @@ from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
+from rayfactory.shown import address_variable
 from rayfactory.tools.embedding import ENCODERS, decided
 from rayfactory.validate import has_price, used_slots
 
@@ -69,6 +72,7 @@ def run(config: Config, command: str) -> int:
         UserError: the databases or the run directory cannot be used.
         EngineError: the engine failed; what is committed stays.
     """
+    config = with_hidden_keys(config)
     run_dir = Path(config.run_dir)
     # What is wrong with the run directory is said before anything is generated or read for it.
     check_run_dir(run_dir, {})
@@ -96,7 +100,7 @@ def run(config: Config, command: str) -> int:
         try:
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
-                connected(config.cluster) as session,
+                connected(config.cluster, _key_variables(config)) as session,
                 _interrupted_by_sigterm(),
                 monitor.showing(),
                 models_served(config, monitor.say) as served,
@@ -133,6 +137,13 @@ def run(config: Config, command: str) -> int:
             raise
         _finish(config, pool, schemas, identity, reason, clock.wall_s, monitor)
     return 0
+
+
+def _key_variables(config: Config) -> set[str]:
+    """Return the variables of the environment for keys to endpoints, whether they are set or not."""
+    models: list[ModelConfig] = [getattr(config.models, slot) for slot in SLOTS]
+    by_custom = {name for name in os.environ if name.endswith("_API_KEY")}
+    return by_custom | {model.api_key_env for model in models} | {address_variable(slot) for slot in SLOTS}
 
 
 def with_round_size(config: Config) -> Config:
@@ -183,6 +194,7 @@ def preview(config: Config) -> str:
     Raises:
         UserError: the databases or the run directory cannot be used, or a prompt does not fit.
     """
+    config = with_hidden_keys(config)
     run_dir = Path(config.run_dir)
     check_run_dir(run_dir, {})
     config = with_round_size(config)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from rayfactory.config import AGENTS, OMITTABLE, SLOTS, Config, EmbeddingConfig, ModelConfig, ModelsConfig, Slot
 from rayfactory.errors import ConfigError
+from rayfactory.shown import HIDDEN, shown_url
 
 TASKS = {
     "generate": "grow a pool of queries (the default)",
@@ -143,6 +145,8 @@ def validate(config: Config) -> None:
     _validate_embedding(config.embedding)
     for agent in AGENTS:
         _one_of(f"models.{agent}.model", getattr(config.models, agent).model, ("rule", *SLOTS))
+    for slot in SLOTS:
+        _validate_key_name(slot, getattr(config.models, slot).api_key_env)
     for slot in used_slots(config.models):
         model = getattr(config.models, slot)
         _validate_model(slot, model)
@@ -181,6 +185,16 @@ def used_slots(models: ModelsConfig) -> list[Slot]:
     return [slot for slot in SLOTS if slot in asked]
 
 
+def _validate_key_name(slot: str, name: str) -> None:
+    """Raise a ConfigError where a key itself may stand in place of its variable's name, without showing it."""
+    # Names are in capitals by custom; of one that is not, only the environment tells that it is one.
+    if name and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name) and name not in os.environ:
+        raise ConfigError(
+            f"models.{slot}.api_key_env has to be the name of an environment variable that is set, such as "
+            f"OPENAI_API_KEY, not the key itself ({HIDDEN}): export OPENAI_API_KEY=... where the run is started"
+        )
+
+
 def _validate_model(slot: str, model: ModelConfig) -> None:
     where = f"models.{slot}"
     _one_of(f"{where}.serving.device", model.serving.device, ("gpu", "cpu"))
@@ -193,8 +207,8 @@ def _validate_model(slot: str, model: ModelConfig) -> None:
         )
     if not model.serving.weights.strip() and not re.match(r"https?://", model.base_url):
         raise ConfigError(
-            f"{where}.base_url has to be an address such as http://host:8000/v1, not {model.base_url!r}; or set "
-            f"{where}.serving.weights to have the model served here"
+            f"{where}.base_url has to be an address such as http://host:8000/v1, not "
+            f"{shown_url(model.base_url)!r}; or set {where}.serving.weights to have the model served here"
         )
     if model.max_output_tokens >= model.context_tokens:
         raise ConfigError(

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 
 # Each room may import itself and what stands left of it.
 LAW = (
-    "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity", "segments", "pool",
+    "shown", "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
+    "segments", "pool",
     "reports", "cluster", "rounds", "factory", "runs", "downstream", "__main__",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from rayfactory.agents.player import Player, player_of
 from rayfactory.config import Config, ModelConfig, Slot
 from rayfactory.models.chat import Chat, ChatStatus
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
-from rayfactory.models.endpoint import keys_at_hand, take_keys
+from rayfactory.models.endpoint import keys_at_hand, needs_key, take_keys
 from rayfactory.models.prompts import Prompts
 
 CALLS_AT_ONCE = 1_000_000
@@ -59,7 +59,7 @@ class Gateway:
         _relay_warnings(self._note)
         self._chat = Chat(models, Path(journal), max_cost_usd)
         self._has_keys = asyncio.Event()
-        if not any(config.api_key_env for config in models.values()):
+        if not any(map(needs_key, models.values())):
             self._has_keys.set()
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:

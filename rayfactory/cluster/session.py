@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -27,8 +27,13 @@ class Session:
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[Session]:
+def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterator[Session]:
     """Join the cluster at `config.address`, or start one on this machine, for the length of a with statement.
+
+    Args:
+        config: of the cluster.
+        kept_back: variables of the environment that the processes of a cluster which is started here do not get: keys,
+            which the gateway alone is told, by a call.
 
     Raises:
         ConfigError: there is no cluster at the address.
@@ -44,13 +49,14 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
             _check_reachable(config.address)
             context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            context = ray.init(
-                address="local",
-                num_cpus=config.num_cpus or None,
-                include_dashboard=config.dashboard,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _environment_without(kept_back):
+                context = ray.init(
+                    address="local",
+                    num_cpus=config.num_cpus or None,
+                    include_dashboard=config.dashboard,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     except (OSError, RuntimeError, ValueError) as error:
         if not config.address:
             raise EngineError(f"Ray could not be started on this machine: {error}") from error
@@ -66,6 +72,16 @@ def connected(config: ClusterConfig) -> Iterator[Session]:
         yield Session(max(1, cpus), f"http://{url}" if url else "")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment_without(names: Collection[str]) -> Iterator[None]:
+    """Leave variables out of the environment of what is started in a with statement."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def check_gpu_room(share: float, what: str, remedy: str) -> None:

@@ -62,7 +62,7 @@ def write_cached(path: Path, schema: Schema) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".json", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(schema_to_json(schema), file, ensure_ascii=False)
+                json.dump(schema_to_json(schema), file)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink()

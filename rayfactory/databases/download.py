@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from rayfactory.config import BenchmarkConfig, Config, DownloadConfig
 from rayfactory.databases.benchmark import open_benchmark
 from rayfactory.errors import BenchmarkError
+from rayfactory.shown import shown, shown_url
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +48,16 @@ def run(config: Config) -> None:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     data_dir = Path(config.data_dir)
     benchmark = config.benchmark
     if _is_there(benchmark, data_dir):
-        console.print(f"benchmark {benchmark.name} is there already: {_count(benchmark, data_dir)}", highlight=False)
+        console.print(
+            shown(f"benchmark {benchmark.name} is there already: {_count(benchmark, data_dir)}"), highlight=False
+        )
         return
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -64,11 +67,11 @@ def run(config: Config) -> None:
     with bars:
 
         def follow(file_name: str) -> Progress:
-            task = bars.add_task(file_name, total=None)
+            task = bars.add_task(shown(file_name), total=None)
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         download(benchmark, data_dir, follow)
-    console.print(f"benchmark {benchmark.name} is ready: {_count(benchmark, data_dir)}", highlight=False)
+    console.print(shown(f"benchmark {benchmark.name} is ready: {_count(benchmark, data_dir)}"), highlight=False)
 
 
 def download(benchmark: BenchmarkConfig, data_dir: Path, follow: Callable[[str], Progress]) -> Path:
@@ -110,7 +113,7 @@ def file_name(item: DownloadConfig) -> str:
     """Return the name under which a file is kept."""
     name = item.file_name or PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(item.url).path)).name
     if not name or name in (".", "..") or "/" in name:
-        raise BenchmarkError(f"the address {item.url!r} ends in no file name; set file_name beside it")
+        raise BenchmarkError(f"the address {shown_url(item.url)!r} ends in no file name; set file_name beside it")
     return name
 
 
@@ -145,7 +148,7 @@ def fetch(
         BenchmarkError: the server refuses, breaks off too often, or the checksum differs.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise BenchmarkError(f"{url!r} is no address that starts with http:// or https://")
+        raise BenchmarkError(f"{shown_url(url)!r} is no address that starts with http:// or https://")
     part = target.with_name(target.name + ".part")
     failures = 0
     while True:
@@ -156,21 +159,24 @@ def fetch(
         except urllib.error.HTTPError as error:
             failure: Exception = error
             if error.code not in RETRY_STATUS:
-                raise BenchmarkError(f"{url} cannot be fetched: the server says {error.code} {error.reason}") from error
+                raise BenchmarkError(
+                    f"{shown_url(url)} cannot be fetched: the server says {error.code} {error.reason}"
+                ) from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             failure = error
         gained = part.exists() and part.stat().st_size > before
         failures = 1 if gained else failures + 1
         if failures >= MAX_ATTEMPTS:
             raise BenchmarkError(
-                f"{url} cannot be fetched ({failure}); the same command goes on where it broke off"
+                f"{shown_url(url)} cannot be fetched ({failure}); the same command goes on where it broke off"
             ) from failure
-        logger.warning("%s broke off (%s); it is taken up again", url, failure)
+        logger.warning("%s broke off (%s); it is taken up again", shown_url(url), failure)
         time.sleep(pause_s * 2 ** (failures - 1))
     if sha256 and (found := _sha256(part)) != sha256.lower():
         _discard(part)
         raise BenchmarkError(
-            f"{url} gave a file with the SHA-256 checksum {found}, not the published {sha256.lower()}; it was removed"
+            f"{shown_url(url)} gave a file with the SHA-256 checksum {found}, not the published {sha256.lower()}; it "
+            "was removed"
         )
     part.replace(target)
     _validator_path(part).unlink(missing_ok=True)
@@ -287,16 +293,23 @@ def _validator_path(part: Path) -> Path:
 def _write_validator(part: Path, url: str, etag: str | None, modified: str | None) -> None:
     # A weak tag (W/...) does not promise the same bytes.
     validator = etag if etag and not etag.startswith("W/") else modified
-    _validator_path(part).write_text(json.dumps({"url": url, "validator": validator or ""}), encoding="utf-8")
+    _validator_path(part).write_text(
+        json.dumps({"url_sha256": _url_sha256(url), "validator": validator or ""}), encoding="utf-8"
+    )
 
 
 def _read_validator(part: Path, url: str) -> str:
     """Return what identifies the server's file that the part is of; empty where that is unknown."""
     try:
         noted = json.loads(_validator_path(part).read_text(encoding="utf-8"))
-        return str(noted["validator"]) if noted["url"] == url else ""
+        return str(noted["validator"]) if noted["url_sha256"] == _url_sha256(url) else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def _url_sha256(url: str) -> str:
+    # An address may hold a key, which is nothing for a file.
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def _discard(part: Path) -> None:

@@ -15,12 +15,13 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, quote, unquote
 
 from rayfactory.config import OMITTABLE, ModelConfig, Slot
-from rayfactory.errors import EndpointError
+from rayfactory.errors import EndpointError, EngineError, RayfactoryError
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.ledger import WorstCase
 from rayfactory.models.limits import Gate
@@ -31,7 +32,18 @@ from rayfactory.models.protocol import (
     read_error,
     request_body,
     retry_after_s,
+)
+from rayfactory.shown import (
+    HIDDEN,
+    KEY_NAMES,
+    address_variable,
+    full_address,
+    has_key,
+    secrets_of,
     shown_url,
+    url_parts,
+    url_secrets,
+    without,
 )
 
 if TYPE_CHECKING:
@@ -66,9 +78,18 @@ _KEEPALIVE_S = 2.0
 """Common servers drop a connection that is idle for 5 s; a request that meets such a drop would count as lost."""
 
 
+def needs_key(config: ModelConfig) -> bool:
+    """Return whether a model is asked with a key, in a variable of its own or in its address."""
+    return bool(config.api_key_env) or HIDDEN in config.base_url
+
+
 def keys_at_hand(models: Mapping[Slot, ModelConfig]) -> dict[str, str]:
-    """Return the models' keys that are in this process's environment, by the names of their variables."""
-    names = {config.api_key_env for config in models.values()} - {""}
+    """Return the models' keys that are in this process's environment, by the names of their variables.
+
+    With them goes the variable that has those names, so that whoever takes the keys knows what to keep to himself.
+    """
+    names = {KEY_NAMES, *(config.api_key_env for config in models.values())} - {""}
+    names |= {address_variable(slot) for slot, config in models.items() if HIDDEN in config.base_url}
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
 
@@ -118,7 +139,7 @@ class Endpoint:
         self.slot = slot
         self.config = config
         self.gate = Gate(self.name, config, time.monotonic)
-        self._key = ""
+        self._secrets: list[str] = []
         self._clients: list[openai.AsyncOpenAI] = []
         self._load: list[int] = []
         self._replies: deque[tuple[float, int]] = deque()
@@ -145,7 +166,7 @@ class Endpoint:
         async with self._exchange(self.config.timeout_s) as client:
             # `chat.completions.create` would walk through the body by its types, for as long as all else takes.
             response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-            return read_completion(response.content, self.config)
+            return read_completion(self._starred(response.content), self.config)
 
     async def fetch(self, path: str, read: Callable[[bytes], T]) -> T:
         """Return what `read` makes of what is at a path; a ValueError of its own counts as a failed reply.
@@ -157,7 +178,7 @@ class Endpoint:
 
         async with self._exchange(self.config.timeout_s) as client:
             response = await client.get(path, cast_to=httpx2.Response)
-            return read(response.content)
+            return read(self._starred(response.content))
 
     async def post(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
         """Post JSON; return and raise as `fetch`."""
@@ -165,7 +186,7 @@ class Endpoint:
 
         async with self._exchange(self.config.timeout_s) as client:
             response = await client.post(path, cast_to=httpx2.Response, body=body)
-            return read(response.content)
+            return read(self._starred(response.content))
 
     async def upload(self, name: str, content: bytes, purpose: str, read: Callable[[bytes], T]) -> T:
         """Upload a file; return and raise as `fetch`."""
@@ -179,7 +200,7 @@ class Endpoint:
                 files={"file": (name, content, "application/jsonl")},
                 options={"headers": {"Content-Type": "multipart/form-data"}},
             )
-            return read(response.content)
+            return read(self._starred(response.content))
 
     async def file_lines(self, file_id: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a file as they arrive, without their ends.
@@ -195,13 +216,13 @@ class Endpoint:
             async for chunk in response.iter_bytes():
                 *ends, rest = chunk.split(b"\n")
                 for end in ends:
-                    yield begun + end
+                    yield self._starred(begun + end)
                     begun = b""
                 begun += rest
                 if len(begun) > MAX_BODY_BYTES:
                     raise ValueError(f"a line of more than {MAX_BODY_BYTES} bytes in the file {quoted(file_id)!r}")
             if begun:
-                yield begun
+                yield self._starred(begun)
 
     @asynccontextmanager
     async def _exchange(self, timeout_s: float) -> AsyncIterator[openai.AsyncOpenAI]:
@@ -225,7 +246,13 @@ class Endpoint:
             reply = ErrorReply("failed", not is_unsent, self._failure(error), away=is_unsent)
             raise ErrorReplyError(reply) from None
         except ValueError as error:
-            raise ErrorReplyError(ErrorReply("failed", True, self._without_key(str(error)))) from None
+            raise ErrorReplyError(ErrorReply("failed", True, self._without_keys(str(error)))) from None
+        except (RayfactoryError, ErrorReplyError):
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Whoever lets it pass, Ray above all, writes it down with its causes, and those may name a key.
+            what = self._without_keys(f"{type(error).__name__}: {error}")
+            raise EngineError(f"{self.name} could not be asked: {what}") from None
 
     @contextmanager
     def _lent_client(self) -> Iterator[openai.AsyncOpenAI]:
@@ -233,11 +260,13 @@ class Endpoint:
         import httpx2
 
         if not self._clients:
-            self._key = self._find_key()
+            address, key = self._find_address(), self._find_key()
+            # Those of another model too: one server may be behind both.
+            self._secrets = [*([key] if key else []), *url_secrets(address), *secrets_of(os.environ)]
             # Reading the machine's certificates takes longer than all else in a client.
             tls = httpx2.create_ssl_context()
             self._clients = [
-                _make_client(self.config, self._key, tls)
+                _make_client(self.config, address, key, tls)
                 for _ in range(math.ceil(self.config.max_in_flight / _CONNECTIONS_PER_CLIENT))
             ]
             self._load = [0] * len(self._clients)
@@ -249,19 +278,24 @@ class Endpoint:
             self._load[index] -= 1
 
     def _error_reply(self, error: openai.APIStatusError) -> ErrorReply:
-        body = error.response.content
-        if self._key:
-            body = body.replace(self._key.encode(), b"***")
-        return read_error(error.status_code, body, self.config)
+        reply = read_error(error.status_code, self._starred(error.response.content), self.config)
+        return replace(reply, text=self._without_keys(reply.text))
 
     def _failure(self, error: BaseException) -> str:
         """Return what went wrong on the way, in a few words."""
         cause = error.__cause__ or error
-        return self._without_key(quoted(f"{type(cause).__name__}: {cause}".rstrip(": ")))
+        return quoted(self._without_keys(f"{type(cause).__name__}: {cause}".rstrip(": ")))
 
-    def _without_key(self, text: str) -> str:
-        """Return a text in which the key, should it occur, is starred out."""
-        return text.replace(self._key, "***") if self._key else text
+    def _starred(self, content: bytes) -> bytes:
+        """Return what an endpoint says without keys that it says back: some do so in good replies, too."""
+        if not any(secret.encode() in content for secret in self._secrets):
+            return content
+        text = content.decode("utf-8", "surrogateescape")
+        return without(text, self._secrets, fragments=False).encode("utf-8", "surrogateescape")
+
+    def _without_keys(self, text: str) -> str:
+        """Return words about what went wrong without keys, and without what is left of one that was cut or masked."""
+        return without(text, self._secrets)
 
     def note_refusal(self, agent: str, why: str) -> EndpointError | None:
         """Count a request that was refused for itself; return an error where it seems that every one is.
@@ -352,7 +386,7 @@ class Endpoint:
         by_id = {str(card.get("id")): card for card in cards if isinstance(card, dict)}
         card = by_id.get(self.config.name) or (reply if isinstance(reply, dict) and "id" in reply else None)
         if card is None:
-            there = quoted(self._without_key(", ".join(sorted(by_id)))) or "none"
+            there = quoted(", ".join(sorted(by_id))) or "none"
             raise EndpointError(
                 f"{self.name} does not exist there: set models.{self.slot}.name to one of its models ({there})"
             )
@@ -368,7 +402,10 @@ class Endpoint:
         import httpx2
         import openai
 
-        client = _make_client(self.config, "", httpx2.create_ssl_context())
+        address = self._find_address()
+        if has_key(address):
+            return False
+        client = _make_client(self.config, address, "", httpx2.create_ssl_context())
         try:
             async with asyncio.timeout(min(30.0, self.config.timeout_s)):
                 await client.get("/models", cast_to=httpx2.Response)
@@ -398,7 +435,7 @@ class Endpoint:
                 with self._lent_client() as client:
                     async with asyncio.timeout(min(30.0, self.config.timeout_s)):
                         response = await client.get(path, cast_to=httpx2.Response)
-                        body = response.content
+                        body = self._starred(response.content)
                 break
             except openai.APIStatusError as error:
                 reply = self._error_reply(error)
@@ -425,13 +462,23 @@ class Endpoint:
             return None
         return value
 
+    def _find_address(self) -> str:
+        shown = shown_url(self.config.base_url)
+        if not shown.startswith(("http://", "https://")):
+            raise EndpointError(
+                f"models.{self.slot}.base_url is {shown!r}: set it to the address of an OpenAI-compatible endpoint, "
+                "for instance http://localhost:8000/v1"
+            )
+        address = full_address(self.slot, self.config.base_url, os.environ)
+        if HIDDEN in address:
+            raise EndpointError(
+                f"models.{self.slot}.base_url is {shown!r}, where {HIDDEN} stands for a key that is not at hand: give "
+                "the address with it"
+            )
+        return address
+
     def _find_key(self) -> str:
         config = self.config
-        if not config.base_url.startswith(("http://", "https://")):
-            raise EndpointError(
-                f"models.{self.slot}.base_url is {shown_url(config.base_url)!r}: set it to the address of an "
-                "OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
-            )
         if not config.api_key_env:
             return ""
         key = os.environ.get(config.api_key_env, "").strip()
@@ -473,9 +520,16 @@ async def _deadline(timeout_s: float) -> AsyncIterator[None]:
             timer.cancel()
 
 
-def _make_client(config: ModelConfig, key: str, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
+def _make_client(config: ModelConfig, address: str, key: str, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
     import httpx2
     import openai
+
+    # What it writes at a lower level has addresses in it, with what they hold.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    scheme, user, place, query = url_parts(address)
+    if user is not None:
+        name, _, password = (quote(unquote(part), safe="") for part in user.partition(":"))
+        place = f"{name}:{password}@{place}"
 
     async def bound(response: httpx2.Response) -> None:
         is_file = response.request.url.path.endswith("/content")
@@ -492,7 +546,8 @@ def _make_client(config: ModelConfig, key: str, tls: ssl.SSLContext) -> openai.A
         event_hooks={"response": [bound]},
     )
     return openai.AsyncOpenAI(
-        base_url=config.base_url,
+        base_url=f"{scheme}{place}",
+        default_query=dict(parse_qsl(query, keep_blank_values=True)),
         # Without one, the client would take OPENAI_API_KEY from the environment and show it to this endpoint.
         api_key=key or "none",
         timeout=openai.Timeout(config.timeout_s, connect=min(_CONNECT_TIMEOUT_S, config.timeout_s)),

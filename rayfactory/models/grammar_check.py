@@ -16,7 +16,8 @@ from rayfactory.config import OMITTABLE, ModelConfig, Slot
 from rayfactory.errors import BudgetReachedError, CompletionError, EndpointError
 from rayfactory.models.chat import Chat
 from rayfactory.models.completion import CallKey, Prompt
-from rayfactory.models.protocol import quoted, shown_url
+from rayfactory.models.protocol import quoted
+from rayfactory.shown import shown_url
 
 WORD = "quincunx"
 """What the grammar allows: a word that no model comes up with when it is asked for another."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from rayfactory.config import ModelConfig
 from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.ledger import Usage, cost_usd
+from rayfactory.shown import shown_url
 
 ErrorKind = Literal["too_many", "failed", "refused", "refused_all"]
 """What an error reply means: ask less often, the endpoint is ill, this request is no good, none is."""
@@ -164,13 +165,6 @@ def quoted(content: bytes | str) -> str:
     text = content[: 4 * _LONGEST_QUOTE].decode("utf-8", "replace") if isinstance(content, bytes) else content
     line = " ".join("".join(char if char.isprintable() else " " for char in text[: 2 * _LONGEST_QUOTE]).split())
     return line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + " .."
-
-
-def shown_url(url: str) -> str:
-    """Return an address without the name and password that it may carry."""
-    scheme, mark, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return scheme + mark + authority.rpartition("@")[2] + slash + path
 
 
 def _text(content: object) -> str:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from rayfactory.records import State
+from rayfactory.shown import is_seen
 
 T = TypeVar("T", int, str)
 
 MAX_ADVICE_CHARACTERS = 400
 MAX_ADVICE_SENTENCES = 3
 
-_THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 # What chat templates leave behind when a server does not cut it off.
-_TURN_MARKS = re.compile(r"<\|[A-Za-z_]{1,24}\|>|</?s>|<(?:end|start)_of_turn>|<(?:eos|bos|pad)>")
+_TURN_MARKS = re.compile(
+    r"<[|｜][A-Za-z_▁]{1,24}[|｜]>|</?s>|<(?:end|start)_of_turn>|<(?:eos|bos|pad)>|\[/?INST\]|<</?SYS>>"
+)
 
 # <start-sql>, <END_SQL>, <end-sqgl>, </start-sql>, <start-sql id="2">, <sql>, and the longer ones without last bracket.
 _TAG = (
@@ -38,6 +40,10 @@ _AFTER_LITERAL = (
     r"\s{0,100}(?:[,);|=<>+*/:-]|\Z|(?:from|where|and|or|not|as|then|else|end|group|order|limit|union|in|is)\b)"
 )
 _LITERAL = rf"{_QUOTE}(?:[^'\n]*'|[^'<&]*+'(?={_AFTER_LITERAL}))|\"[^\"\n]*\""
+# What stands in a name or a constant is no thought.
+_THINKING = re.compile(
+    rf"(?P<literal>{_QUOTE}[^'\n]*'|\"[^\"\n]*\")|<(?P<slash>/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE
+)
 _MARK = re.compile(
     rf"(?P<literal>{_LITERAL})|(?P<line_comment>--)|(?P<block_comment>/\*)|(?P<tag>{_TAG})|(?P<semicolon>;)",
     re.IGNORECASE,
@@ -109,7 +115,7 @@ _LIST_SEPARATOR = re.compile(r"[,;|\[\]{}]")
 _INTEGER = re.compile(r"\d{1,18}")
 _ENTITY = re.compile(r"&(lt|gt|amp|quot|apos|#39|#x27);", re.IGNORECASE)
 _ENTITIES = {"lt": "<", "gt": ">", "amp": "&", "quot": '"', "apos": "'", "#39": "'", "#x27": "'"}
-_TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|!?][^<>\n]{0,60}>?")
+_TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|｜!?][^<>\n]{0,60}>?|~{3,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'])")
 
 
@@ -179,7 +185,8 @@ def table_sets(reply: str, names: Sequence[str], num_requests: int) -> list[tupl
         names: of the tables that may be chosen; others are passed over.
         num_requests: how many lines were asked for.
     """
-    known = {" ".join(name.casefold().split()): name for name in names}
+    # As they are, where they are quoted: two may differ in blanks alone.
+    known = {" ".join(name.casefold().split()): name for name in names} | {name: name for name in names}
     return _sets(reply, num_requests, lambda line: _known_names(line, known))
 
 
@@ -202,7 +209,7 @@ def advice(reply: str) -> str:
     """Return a reply as a few plain sentences on one line: no markup, no control characters, at most 400 characters."""
     text = _TAG_LIKE.sub(" ", _spoken(reply)).replace("```", " ")
     lines = [_strip_marker(line.strip()) for line in text.splitlines()]
-    words = "".join(c if c.isprintable() else " " for c in " ".join(lines)).replace("**", "").split()
+    words = "".join(c if is_seen(c) else " " for c in " ".join(lines)).replace("**", "").split()
     sentences = _SENTENCE_END.split(" ".join(words))
     text = " ".join(sentences[:MAX_ADVICE_SENTENCES])
     if len(text) > MAX_ADVICE_CHARACTERS:
@@ -219,7 +226,9 @@ def _spoken(reply: str) -> str:
     pieces: list[str] = []
     start, thinking = 0, False
     for mark in _THINKING.finditer(reply):
-        if mark[1]:
+        if mark["literal"]:
+            continue
+        if mark["slash"]:
             if not thinking:
                 # The prompt ended inside the thought, so that only its end is in the reply.
                 pieces.clear()
@@ -498,7 +507,31 @@ def _sets(reply: str, num_requests: int, read: Callable[[str], list[T]]) -> list
 
 
 def _known_names(line: str, known: Mapping[str, str]) -> list[str]:
-    """Return the names in a list, as the database spells them; words around them are passed over."""
+    """Return the names in a list, as the database spells them; words around them are passed over.
+
+    A name in double quotes, as prompts show those that are no plain words, is one whatever stands in it.
+    """
+    names: list[str] = []
+    position = 0
+    for quoted in _JSON_TEXT.finditer(line):
+        name = _read_name(quoted[0]) if quoted[0].startswith('"') else ""
+        found = known.get(name) or known.get(" ".join(name.casefold().split()))
+        if found:
+            names += [*_plain_names(line[position : quoted.start()], known), found]
+            position = quoted.end()
+    return names + _plain_names(line[position:], known)
+
+
+def _read_name(text: str) -> str:
+    """Return the name that a JSON string stands for; empty where it is none."""
+    try:
+        value: str = json.loads(text, strict=False)
+    except ValueError:
+        return ""
+    return value
+
+
+def _plain_names(line: str, known: Mapping[str, str]) -> list[str]:
     names: list[str] = []
     for item in _LIST_SEPARATOR.split(line):
         if not item or item.isspace():

@@ -1,7 +1,8 @@
 """A schema as a prompt shows it: tables, columns, keys, and hints on what is in them, cut to the room there is.
 
-Whatever comes from a database is data: a name that is no plain word, a value or a note stands in double quotes with
-JSON escapes, bounded in length, and nothing in it can end its line or look like a tag.
+Whatever comes from a database is data: a name that is no plain word, a type that is none of the usual, a value or a
+note stands in double quotes with JSON escapes, bounded in length. Nothing in it can end its line or its quotes, turn
+the direction of the text about, or look like what has a meaning around it: a tag, a mark of a chat template, a fence.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from rayfactory.databases.schema import Column, ForeignKey, Role, Schema, Table, Value
 from rayfactory.models.grammar.syntax import KEYWORDS
+from rayfactory.shown import is_seen
 
 MAX_NAME_CHARACTERS = 200
 MAX_VALUE_CHARACTERS = 60
@@ -20,10 +22,26 @@ MAX_NOTE_CHARACTERS = 160
 MAX_HINT_VALUES = 5
 """Source: SQL-Factory, section 4.2.2."""
 
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-_PLAIN_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ (),]{0,39}")
+# As long as PostgreSQL's may be: a longer one has something to say.
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+# SQLite takes any words for a type. One is shown as it is; several only where all of them are of types.
+_TYPE_WORD = (
+    r"(?:BIG|BINARY|BIT|BLOB|BOOL|BOOLEAN|CHAR|CHARACTER|CLOB|DATE|DATETIME|DECIMAL|DOUBLE|FLOAT|INT|INTEGER|LARGE|LOCAL|LONG"
+    r"|MEDIUM|NATIONAL|NATIVE|NULL|NOT|NUMBER|NUMERIC|OBJECT|PRECISION|REAL|SIGNED|SMALL|SMALLINT|TEXT|TIME|TIMESTAMP|TINY"
+    r"|TINYINT|BIGINT|UNSIGNED|VARCHAR|VARYING|WITH|WITHOUT|YEAR|ZEROFILL|ZONE)"
+)
+_PLAIN_TYPE = re.compile(
+    rf"(?:[A-Z][A-Z0-9_]{{0,30}}|{_TYPE_WORD}(?: {_TYPE_WORD}){{0,4}})(?: ?\( ?\d{{1,6}} ?(?:, ?\d{{1,6}} ?)?\))?"
+    rf"(?: {_TYPE_WORD}){{0,4}}",
+    re.IGNORECASE,
+)
 _PIECES = re.compile(r"([A-Za-z]+)|(\s+)|([^A-Za-z\s]+)")
-_TAG_BEGIN = re.compile(r"<(?=[A-Za-z/\\|!?]|\s+(?:[/\\]|start|begin|end|sql))", re.IGNORECASE)
+# What means something to those who read prompts and replies: the beginning of a tag or of a chat template's mark
+# (<end-sql>, </think>, <|im_end|>, <｜User｜>, [INST]), plain or as HTML escapes it, and fences.
+_MARKUP = re.compile(
+    r"<(?=[^\s\d=<>('\"+.-]|\s+(?:[/\\]|(?i:start|begin|end|sql)))|&(?=(?i:lt|gt|amp|quot|apos)|#)"
+    r"|\[(?=/?[A-Za-z]?[A-Z_]{3,24}\])|`{3,}|~{3,}"
+)
 
 _DROP_ORDER: tuple[Role, ...] = ("opaque", "identifier", "text", "code", "measure", "category", "date", "key")
 """Columns that a query can do the least with go first."""
@@ -66,13 +84,16 @@ def estimated_tokens(text: str) -> int:
 
 
 def quoted(text: str, max_characters: int) -> str:
-    """Return a text as a JSON string on one line, at most so many characters of it, without anything like a tag."""
+    """Return a text as a JSON string on one line, at most so many characters of it, without anything like markup.
+
+    What it stands for is the text: `json.loads` gives it back, as far as it was not too long.
+    """
     if len(text) > max_characters:
         text = text[: max_characters - 1] + "…"
     escaped = json.dumps(text, ensure_ascii=False)
-    if not escaped.isprintable():
-        escaped = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in escaped)
-    return _TAG_BEGIN.sub(r"\\u003c", escaped)
+    if not is_seen(escaped):
+        escaped = "".join(c if is_seen(c) else json.dumps(c)[1:-1] for c in escaped)
+    return _MARKUP.sub(lambda found: "".join(f"\\u{ord(c):04x}" for c in found[0]), escaped)
 
 
 def name_text(name: str) -> str:
@@ -86,7 +107,7 @@ def query_text(sql: str, max_characters: int) -> str:
     """Return a query as it is where it can do no harm in a prompt, and as a JSON string otherwise."""
     lines = " ".join(sql.split())
     # A line break inside a literal would be lost, so that only the length of the lines may differ.
-    if len(lines) <= max_characters and lines.isprintable() and not _TAG_BEGIN.search(lines) and "--" not in lines:
+    if len(lines) <= max_characters and is_seen(lines) and not _MARKUP.search(lines) and "--" not in lines:
         return lines
     return quoted(sql, max_characters)
 

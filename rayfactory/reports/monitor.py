@@ -21,6 +21,7 @@ from rayfactory.models.chat import ChatStatus
 from rayfactory.models.endpoint import SlotStatus
 from rayfactory.records import Evaluation, State, Verdict
 from rayfactory.reports.figures import dollars, projected_cost_usd, short
+from rayfactory.shown import shown
 
 
 @dataclass
@@ -155,12 +156,16 @@ class Monitor:
             return
         if now or time.monotonic() - self._last_line_at >= self._interval_s:
             self._last_line_at = time.monotonic()
-            self._console.print(line(self._progress), soft_wrap=True, markup=False)
+            self._print(line(self._progress))
 
     def say(self, message: str) -> None:
         """Write a message that stays on the screen."""
         if self._mode != "none":
-            self._console.print(message, soft_wrap=True, markup=False)
+            self._print(message)
+
+    def _print(self, text: str) -> None:
+        # As `Text`, in which nothing is taken for markup.
+        self._console.print(_text(text), soft_wrap=True)
 
 
 def greeting(
@@ -223,10 +228,10 @@ def panel(progress: Progress) -> RenderableType:
     left = f", about {_duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
     rate = f"{progress.rate_per_s:.1f} rows/s{left}" if progress.rate_per_s else "no rows yet"
     goal = f"{now:,} of {progress.target:,}" if progress.target else f"{now:,}"
-    rows.add_row("admitted", f"{goal}   {rate}")
+    rows.add_row("admitted", _text(f"{goal}   {rate}"))
     if progress.target:
         rows.add_row("", ProgressBar(total=progress.target, completed=now, width=48))
-    rows.add_row("doing", Text.assemble(*_doing(progress)))
+    rows.add_row("doing", Text.assemble(*map(_shown_part, _doing(progress))))
     if progress.candidates:
         share = progress.expansion / progress.admitted if progress.admitted else 0.0
         similarity = "none yet" if progress.similarity is None else f"{progress.similarity:.3f}"
@@ -240,14 +245,23 @@ def panel(progress: Progress) -> RenderableType:
     if progress.models is not None:
         rows.add_row("cost", _cost(progress, progress.models))
         for slot in progress.models.slots:
-            rows.add_row(slot.slot, _slot(slot))
+            rows.add_row(slot.slot, _text(_slot(slot)))
             if slot.waits_for:
-                rows.add_row("", Text(slot.waits_for, style="bold yellow"))
+                rows.add_row("", _text(slot.waits_for, "bold yellow"))
         if progress.models.ledger:
             below = [Text(), _ledger(progress.models)]
     if progress.dashboard:
-        rows.add_row("dashboard", Text(f"{progress.dashboard}   (sign in with what `ray get-auth-token` prints)"))
-    return Panel(Group(rows, *below), title=progress.title, title_align="left", expand=False)
+        rows.add_row("dashboard", _text(f"{progress.dashboard}   (sign in with what `ray get-auth-token` prints)"))
+    return Panel(Group(rows, *below), title=_text(progress.title), title_align="left", expand=False)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Return a text as the panel may have it: nothing in it is obeyed, by the terminal or as markup."""
+    return Text(shown(text), style=style)
+
+
+def _shown_part(part: tuple[str, str] | str) -> Text:
+    return _text(part) if isinstance(part, str) else _text(*part)
 
 
 def _doing(progress: Progress) -> Iterator[tuple[str, str] | str]:
@@ -301,7 +315,7 @@ def _ledger(models: ChatStatus) -> Table:
             cells.append(dollars(row["cost_usd"]))
         if has_lost:
             cells.append(_unconfirmed(row))
-        table.add_row(row["agent"], slots.get(row["model"], row["model"]), *cells)
+        table.add_row(row["agent"], _text(slots.get(row["model"], row["model"])), *cells)
     return table
 
 

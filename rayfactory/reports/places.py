@@ -15,6 +15,7 @@ from rayfactory.models.packaged import PACKAGED_WEIGHTS
 from rayfactory.models.prompts import Prompts
 from rayfactory.reports.estimates import queries_per_call
 from rayfactory.reports.examples import ask_nobody
+from rayfactory.shown import shown_url
 from rayfactory.validate import used_slots
 
 
@@ -75,7 +76,7 @@ def _actors(config: Config) -> Iterator[str]:
 
 
 def _endpoint(model: ModelConfig) -> Iterator[str]:
-    yield f"at {model.base_url}"
+    yield f"at {shown_url(model.base_url)}"
     if model.api_key_env:
         state = "set" if os.environ.get(model.api_key_env) else "not set"
         yield f"key in {model.api_key_env}, which is {state}"

@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 
 from rayfactory.config import ModelConfig
 from rayfactory.models.completion import CallKey, Prompt
-from rayfactory.models.protocol import (
-    quoted,
-    read_completion,
-    read_error,
-    request_body,
-    retry_after_s,
-    shown_url,
-)
+from rayfactory.models.protocol import quoted, read_completion, read_error, request_body, retry_after_s
 
 MODEL = ModelConfig(name="m", base_url="http://host/v1", api_key_env="KEY", usd_per_million_out=10.0)
 KEY = CallKey(1, "generation", 2, 3)
@@ -204,9 +197,7 @@ def test_grammar_goes_out_only_where_it_is_used():
     assert "structured_outputs" not in request_body(constrained, KEY, Prompt("s", "u", 5, 0.8, 0.8))
 
 
-def test_what_is_shown_carries_no_password_and_stays_short():
-    """An address without who logs in, a quotation without line breaks."""
-    assert shown_url("https://me:secret@host:1/v1") == "https://host:1/v1"
-    assert shown_url("http://host/v1") == "http://host/v1"
+def test_what_an_endpoint_says_stays_short():
+    """A quotation has no line breaks, and a bound."""
     assert quoted("a\nb\x1b[2J" + "x" * 9_999).startswith("a b [2Jxx")
     assert len(quoted(b"\xff" * 10_000)) < 310
