@@ -43,21 +43,22 @@ _FUNCTIONS = _words(
     BitwiseOrAgg BitwiseXorAgg Cbrt Ceil Chr Coalesce Concat ConcatWs Contains Corr Cos Cosh Cot Count CountIf
     CovarPop CovarSamp CumeDist CurrentDate CurrentDatetime CurrentTime CurrentTimestamp Date DateAdd DateBin
     DateDiff DateFromParts DateStrToDate DateSub DateToDateStr DateTrunc Datetime DatetimeAdd DatetimeDiff
-    DatetimeSub DatetimeTrunc Day DayOfMonth DayOfWeek DayOfWeekIso DayOfYear Dayname Degrees DenseRank EndsWith
-    Exp Extract Factorial First FirstValue Floor Format Greatest GroupConcat Grouping GroupingId Hex Hour If
-    Initcap IsInf IsNan JSONExtract JSONExtractScalar JSONPath JSONPathKey JSONPathRoot JSONPathSubscript
-    JSONPathWildcard JSONType Kurtosis Lag Last LastDay LastValue Lead Least Left Length Ln Localtime
-    Localtimestamp Log LogicalAnd LogicalOr Lower MD5 Max Median Min Minute Mode Month Monthname MonthsBetween
-    NthValue Ntile Nullif Nvl2 Overlaps Overlay Pad PercentRank PercentileCont PercentileDisc Pi Pow Quantile
-    Quarter Radians Rank RegexpExtract RegexpFullMatch RegexpILike RegexpLike RegexpReplace RegrAvgx RegrAvgy
-    RegrCount RegrIntercept RegrR2 RegrSlope RegrSxx RegrSxy RegrSyy Replace Reverse Right Round RowNumber
-    SafeDivide Second Sign Sin Sinh Skewness Soundex Split SplitPart Sqrt StartsWith Stddev StddevPop StddevSamp
-    StrPosition StrToDate StrToTime StrToUnix String Substring SubstringIndex Sum Tan Tanh Time TimeAdd TimeDiff
-    TimeFromParts TimeStrToDate TimeStrToTime TimeSub TimeToStr TimeToTimeStr TimeToUnix TimeTrunc Timestamp
-    TimestampAdd TimestampDiff TimestampFromParts TimestampSub TimestampTrunc ToChar ToNumber Translate Trim
-    Trunc TryCast TsOrDiToDi TsOrDsAdd TsOrDsDiff TsOrDsToDate TsOrDsToDateStr TsOrDsToDatetime TsOrDsToTime
-    TsOrDsToTimestamp Typeof Unicode UnixToStr UnixToTime Upper Variance VariancePop Week WeekOfYear WidthBucket
-    Xor Year YearOfWeek YearOfWeekIso
+    DatetimeSub DatetimeTrunc Day DayOfMonth DayOfWeek DayOfWeekIso DayOfYear Dayname Degrees DenseRank Elt
+    EndsWith Exp Extract Factorial First FirstValue Floor Format Greatest GroupConcat Grouping GroupingId Hex
+    Hour If Initcap IsInf IsNan JSONExtract JSONExtractScalar JSONPath JSONPathKey JSONPathRoot
+    JSONPathSubscript JSONPathWildcard JSONType JustifyDays JustifyHours JustifyInterval Kurtosis Lag Last
+    LastDay LastValue Lead Least Left Length Ln Localtime Localtimestamp Log LogicalAnd LogicalOr Lower MD5 Max
+    Median Min Minute Mode Month Monthname MonthsBetween NthValue Ntile Nullif NumberToStr Nvl2 Overlaps Overlay
+    Pad PercentRank PercentileCont PercentileDisc Pi Pow Quantile Quarter Radians Rank RegexpExtract
+    RegexpFullMatch RegexpILike RegexpLike RegexpReplace RegrAvgx RegrAvgy RegrCount RegrIntercept RegrR2
+    RegrSlope RegrSxx RegrSxy RegrSyy Replace Reverse Right Round RowNumber SafeDivide Second Sign Sin Sinh
+    Skewness Soundex Split SplitPart Sqrt StartsWith Stddev StddevPop StddevSamp StrPosition StrToDate StrToTime
+    StrToUnix String Substring SubstringIndex Sum Tan Tanh Time TimeAdd TimeDiff TimeFromParts TimeStrToDate
+    TimeStrToTime TimeSub TimeToStr TimeToTimeStr TimeToUnix TimeTrunc Timestamp TimestampAdd TimestampDiff
+    TimestampFromParts TimestampSub TimestampTrunc ToChar ToNumber Translate Trim Trunc TryCast TsOrDiToDi
+    TsOrDsAdd TsOrDsDiff TsOrDsToDate TsOrDsToDateStr TsOrDsToDatetime TsOrDsToTime TsOrDsToTimestamp Typeof
+    Unicode UnixToStr UnixToTime Upper Variance VariancePop Week WeekOfYear WidthBucket Xor Year YearOfWeek
+    YearOfWeekIso
     """
 )
 """Functions that read nothing but their arguments (and the clock), by sqlglot's class."""
@@ -88,7 +89,7 @@ _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
         acosd age array_append array_cat array_length array_lower array_ndims array_position array_positions
         array_prepend array_remove array_replace array_to_string array_upper asind atan2d atand bit_and bit_length
         bit_or bit_xor bool_and bool_or btrim cardinality ceiling char_length character_length cosd cotd date_bin
-        date_part div every gcd isfinite justify_days justify_hours justify_interval lcm log10 ltrim make_date
+        date_part div every gcd isfinite lcm log10 ltrim make_date
         make_interval make_time make_timestamp min_scale mod num_nonnulls num_nulls octet_length regexp_count
         regexp_instr regexp_match regexp_substr row rtrim scale sind starts_with string_to_array tand to_hex
         trim_scale
@@ -96,11 +97,11 @@ _FUNCTIONS_BY_NAME: dict[str, frozenset[str]] = {
     ),
     "mysql": _words(
         """
-        adddate addtime bin bit_length char_length character_length conv crc32 date_format elt field find_in_set
+        adddate addtime bin bit_length char_length character_length conv crc32 date_format field find_in_set
         from_days instr isnull lcase localtime localtimestamp log10 log2 ltrim makedate maketime microsecond mid now
         oct octet_length ord period_add period_diff position quote row rtrim sec_to_time strcmp subdate subtime
-        time_to_sec timediff timestamp to_days to_seconds truncate ucase utc_date utc_time utc_timestamp weekday
-        yearweek
+        time_to_sec timediff timestamp to_days to_seconds truncate ucase unix_timestamp utc_date utc_time
+        utc_timestamp weekday yearweek
         """
     ),
 }
