@@ -25,7 +25,7 @@ from rayfactory.databases.server import (
     ServerError,
     UnreachableError,
 )
-from rayfactory.errors import DatabaseError, StatementError
+from rayfactory.errors import DatabaseError
 
 DEFAULT_PORT = 3306
 
@@ -35,8 +35,11 @@ _IDLE_S = 60
 # Every statement is a query, in the dialect's own quotes; what a group shows has to be one of its keys or aggregated.
 _MODES = "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
 
-_QUERY = re.compile(r"[\s(]*(?:select|with|values|table)\b", re.IGNORECASE)
-"""How a query begins. There is no cursor over a SELECT alone, so what begins otherwise is not sent."""
+_QUERY = re.compile(r"(?:[\s(]|--\s[^\n]*\n|#[^\n]*\n|/\*(?!M?!)(?s:.*?)\*/)*+(?:select|with)\b", re.IGNORECASE)
+"""How a query begins, after comments. There is no cursor over a SELECT alone, so what begins otherwise is not sent."""
+
+_RESET_CONNECTION = 0x1F
+"""What the protocol calls COM_RESET_CONNECTION: a new session over the same connection."""
 
 _READING_RIGHTS = frozenset({"USAGE", "SELECT", "SHOW VIEW", "SHOW DATABASES", "PROCESS", "REPLICATION CLIENT"})
 
@@ -77,14 +80,9 @@ class MySQLConnection(ServerConnection):
         self._is_maria = "mariadb" in str(version).lower()
         release = str(version).partition("-")[0]
         self.version = f"{'MariaDB' if self._is_maria else 'MySQL'} {release}"
-        self._limit(READING_TIMEOUT_S)
-        self._command("SET SESSION TRANSACTION READ ONLY")
-        self._command("SET SESSION time_zone = '+00:00'")
-        if self._is_maria:
-            self._command(f"SET SESSION idle_readonly_transaction_timeout = {_IDLE_S}")
-        self._command("SET SESSION lock_wait_timeout = 5, innodb_lock_wait_timeout = 5")
         # Our own statements quote names as the other databases do; somebody else's are read in `read`.
         self._is_ours: bool | None = None
+        self._speak(ours=True)
 
     def execute(self, sql: str) -> Cursor:
         """Run a statement of our own."""
@@ -114,9 +112,10 @@ class MySQLConnection(ServerConnection):
                 row_count += len(chunk)
                 rows.extend(chunk[: max(0, keep_rows - len(rows))])
                 check_size(row_count, len(columns), limits)
-        except StatementError:
-            # To close a cursor is to read it to its end. The server sees that nobody listens any more.
-            self.close()
+        except BaseException:
+            if self._connection._result is not None and self._connection._result.unbuffered_active:  # noqa: SLF001
+                # To close a cursor is to read it to its end. The server sees that nobody listens any more.
+                self.close()
             raise
         finally:
             self._leave()
@@ -220,28 +219,43 @@ class MySQLConnection(ServerConnection):
 
     def close(self) -> None:
         """Close the connection."""
+        result = self._connection._result  # noqa: SLF001
+        if result is not None:
+            result.unbuffered_active = False  # else whoever forgets it would read on
         self._connection._force_close()  # noqa: SLF001  the polite way waits for a statement that still runs
 
     def _speak(self, *, ours: bool) -> None:
-        """Set how statements are read, where that changes."""
-        if self._is_ours is not ours:
-            self._command(f"SET SESSION sql_mode = '{_MODES}{',ANSI_QUOTES' if ours else ''}'")
-            self._limit(READING_TIMEOUT_S if ours else self._timeout_s)
-            self._is_ours = ours
-
-    def _limit(self, timeout_s: float) -> None:
+        """Set how statements are read and what bounds them, where that changes."""
+        if self._is_ours is ours:
+            return
+        timeout_s = READING_TIMEOUT_S if ours else self._timeout_s
+        settings = {
+            "sql_mode": f"'{_MODES}{',ANSI_QUOTES' if ours else ''}'",
+            "time_zone": "'+00:00'",
+            "lock_wait_timeout": 5,
+            "innodb_lock_wait_timeout": 5,
+        }
         if self._is_maria:
-            self._command(f"SET SESSION max_statement_time = {timeout_s}")
+            settings |= {
+                "tx_read_only": 1,
+                "max_statement_time": timeout_s,
+                "idle_readonly_transaction_timeout": _IDLE_S,
+            }
         else:
-            self._command(f"SET SESSION max_execution_time = {round(timeout_s * 1_000)}")
+            settings |= {"transaction_read_only": 1, "max_execution_time": round(timeout_s * 1_000)}
+        self._command(
+            "SET NAMES utf8mb4, " + ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
+        )
+        self._is_ours = ours
 
     def _leave(self) -> None:
-        """Take back all that the statement may have done: its transaction, and locks that outlast one."""
+        """Take back all that the statement may have done: its transaction, locks that outlast one, variables."""
         if self._connection.open:
+            self._is_ours = None
             try:
-                self._command("ROLLBACK")
-                self._command("DO RELEASE_ALL_LOCKS()")
-            except ServerError:
+                self._connection._execute_command(_RESET_CONNECTION, b"")  # noqa: SLF001  PyMySQL has no call for it
+                self._connection._read_ok_packet()  # noqa: SLF001
+            except (pymysql.MySQLError, OSError):
                 self.close()
 
     def _rows(self, sql: str) -> Any:

@@ -53,6 +53,7 @@ class PostgreSQLConnection(ServerConnection):
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT_S,
                 application_name="rayfactory",
+                client_encoding="utf8",
                 password=database.secret or None,
             )
         except psycopg.OperationalError as error:
@@ -79,8 +80,10 @@ class PostgreSQLConnection(ServerConnection):
             settings["client_connection_check_interval"] = "5s"
         own = "; ".join(f"SET LOCAL {name} = {_text(value)}" for name, value in settings.items())
         # In each transaction anew: a pool of connections in between may give every one of them another session.
-        limit = f"SET LOCAL statement_timeout = {round(timeout_s * 1_000)}"
-        self._begin = f"BEGIN READ ONLY; {own}; {limit}"
+        self._limit = f"SET LOCAL statement_timeout = {round(timeout_s * 1_000)}"
+        self._begin = f"BEGIN READ ONLY; {own}; {self._limit}"
+        if number >= 140_000 and self._connection.info.parameter_status("is_superuser") == "on":
+            self._begin += "; SET LOCAL ROLE pg_read_all_data"
         reading = f"SET statement_timeout = '{READING_TIMEOUT_S}s'"
         self._connection.execute(f"{own.replace('SET LOCAL', 'SET')}; {reading}")
 
@@ -103,18 +106,21 @@ class PostgreSQLConnection(ServerConnection):
             cursor.execute(f"DECLARE rayfactory NO SCROLL CURSOR FOR {sql}", binary=True)
             cursor.execute(f"FETCH {max(1, keep_rows)} FROM rayfactory")
             columns = tuple(column.name for column in cursor.description or ())
-            rows = cursor.fetchall()
-            row_count = len(rows)
+            row_count = cursor.rowcount
+            # What is only counted need not be anything that Python has: a day in the year 12000, say.
+            rows = cursor.fetchall() if keep_rows else []
             if row_count == max(1, keep_rows):
                 most = min(limits.max_rows, limits.max_cells // max(1, len(columns)))
-                cursor.execute(f"MOVE {max(0, most - row_count) + 1} IN rayfactory")
+                # The first row may have changed the limit.
+                cursor.execute(f"{self._limit}; MOVE {max(0, most - row_count) + 1} IN rayfactory")
+                cursor.nextset()
                 row_count += cursor.rowcount
         except psycopg.Error as error:
             raise self._failure(error) from error
         finally:
             self._leave()
         check_size(row_count, len(columns), limits)
-        return columns, rows[:keep_rows], row_count
+        return columns, rows, row_count
 
     def rights(self) -> list[str]:
         """Return in words what the user could do beside reading."""

@@ -8,6 +8,7 @@ the server's own time limit, so that it ends even where this process does not li
 from __future__ import annotations
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -154,6 +155,9 @@ class ServerEngine(Engine):
                 the connection.
             DatabaseError: the server does not answer any more.
         """
+        if re.search("[\0\ud800-\udfff]", sql):
+            # The one would end the text where it stands; of the others there is no UTF-8.
+            raise StatementError("error", "it holds a character that no text of a database has")
         if self._server is None:
             self._open()
         assert self._server is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rayfactory.sql.canonical import canonical, skeleton
 from rayfactory.sql.features import features
-from rayfactory.sql.safety import check_safe
+from rayfactory.sql.safety import check_safe, check_text
 from rayfactory.sql.spelling import spell, spelled, written_in
 from rayfactory.sql.statement import base_tables, normalise, num_tokens, parse
 
@@ -15,6 +15,7 @@ __all__ = [
     "base_tables",
     "canonical",
     "check_safe",
+    "check_text",
     "features",
     "normalise",
     "num_tokens",

@@ -47,6 +47,7 @@ def examine(text: str, dialect: str) -> Execution:
         return Execution("parse", _one_line(detail), text=" ".join(text.lower().split()))
     try:
         sql.check_safe(tree, dialect)
+        sql.check_text(text, dialect)
     except StatementError as error:
         return replace(examined, reason=error.reason, detail=_one_line(str(error)))
     return examined

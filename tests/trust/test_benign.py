@@ -12,9 +12,11 @@ import pytest
 from benchmarks.corpus import official_tpcds
 from rayfactory.config import BenchmarkConfig, ExecutionConfig, ProfileConfig
 from rayfactory.databases.benchmark import load_schemas, open_benchmark
+from rayfactory.databases.engine import connect
 from rayfactory.databases.schema import Schema
 from rayfactory.models.grammar import write_queries
 from rayfactory.tools.execution import examine
+from tests.trust import benign
 
 
 def refusals(queries: Iterator[str] | list[str], dialect: str) -> tuple[int, list[str]]:
@@ -40,6 +42,16 @@ def own(schema: Schema, count: int) -> Iterator[str]:
 def spider_schemas(shared_data: Path, folder: Path) -> list[Schema]:
     benchmark = open_benchmark(BenchmarkConfig(name="spider", root=str(shared_data / "spider")), folder)
     return list(load_schemas(benchmark, ProfileConfig(), ExecutionConfig(), folder))
+
+
+@pytest.mark.parametrize("dialect", ["postgres", "mysql"])
+def test_what_people_ask_a_server_passes_and_runs(dialect: str, request: pytest.FixtureRequest):
+    server = request.getfixturevalue("postgresql_server" if dialect == "postgres" else "mariadb_server")
+    engine = connect(server.make("benign", *benign.TABLES[dialect]), ExecutionConfig())
+    assert refusals(list(benign.STATEMENTS[dialect]), dialect) == (len(benign.STATEMENTS[dialect]), [])
+    for sql in benign.STATEMENTS[dialect]:
+        assert engine.run(sql).row_count > 0, sql
+    engine.close()
 
 
 def test_official_queries():
