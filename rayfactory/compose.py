@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
-from rayfactory.config import SLOTS, Config, ModelConfig
+from rayfactory.config import SLOTS, BenchmarkConfig, Config, ModelConfig
 from rayfactory.errors import ConfigError
-from rayfactory.shown import HIDDEN, KEY_NAMES, has_key, hidden_address
+from rayfactory.shown import HIDDEN, KEY_NAMES, has_key, hidden_address, url_parts
 
 # Settings that hold a path: `~` is expanded, and a relative one is made absolute, since workers may run elsewhere.
 PATHS = ("run_dir", "data_dir", "benchmark.root")
@@ -31,6 +31,7 @@ WITHOUT_DEFAULT = frozenset({"benchmark"})
 PLACES = {"model": tuple(f"models.{slot}" for slot in SLOTS)}
 
 _ADDRESS = re.compile(rf"(\+{{0,2}}models\.({'|'.join(SLOTS)})\.base_url=)(.*)", re.DOTALL)
+_DATABASE = re.compile(r"(\+{0,2}benchmark\.url=)(['\"]?)(.*)\2", re.DOTALL)
 _LIKE_A_KEY = re.compile(r"(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{20,}")
 
 
@@ -84,7 +85,6 @@ def compose(overrides: Sequence[str]) -> Config:
     if len(named) > 1:
         raise ConfigError(f"a run works on one benchmark, not on {' and '.join(named)}. Start one run for each")
     config = _merge(words)
-    _put_away_password(config)
     config.data_dir = config.data_dir or default_data_dir()
     return absolute(with_hidden_keys(config))
 
@@ -99,7 +99,13 @@ def without_keys(overrides: Sequence[str], environment: MutableMapping[str, str]
         # What is put together of variables is known when all settings are.
         return start + hidden_address(slot, url, environment) if has_key(url) and "${" not in url else match[0]
 
-    return [_ADDRESS.sub(hide, override) for override in overrides]
+    def hide_password(match: re.Match[str]) -> str:
+        start, quote, url = match.groups()
+        return f"{start}{quote}{_without_password(url, variable, environment)}{quote}"
+
+    named = [word.rpartition("=")[2] for word in overrides if "benchmark.password_env=" in word]
+    variable = named[-1].strip("'\"") if named else BenchmarkConfig.password_env
+    return [_DATABASE.sub(hide_password, _ADDRESS.sub(hide, override)) for override in overrides]
 
 
 def with_hidden_keys(config: Config) -> Config:
@@ -114,18 +120,28 @@ def with_hidden_keys(config: Config) -> Config:
         url = hidden_address(slot, model.base_url, os.environ)
         setattr(models, slot, dataclasses.replace(model, base_url=url))
         names.add(model.api_key_env)
-    os.environ[KEY_NAMES] = ",".join(sorted(names - {""}))
-    return dataclasses.replace(config, models=models)
+    variable = config.benchmark.password_env
+    url = _without_password(config.benchmark.url, variable, os.environ)
+    os.environ[KEY_NAMES] = ",".join(sorted(names - {""} | {variable}))
+    return dataclasses.replace(config, models=models, benchmark=dataclasses.replace(config.benchmark, url=url))
 
 
-def _put_away_password(config: Config) -> None:
-    """Move a password out of `benchmark.url` into the environment variable where it is looked for."""
-    parts = urlsplit(config.benchmark.url)
-    user_info, _, host = parts.netloc.rpartition("@")
-    user, colon, password = user_info.partition(":")
-    if colon:
-        config.benchmark.url = urlunsplit(parts._replace(netloc=f"{user}@{host}"))
-        os.environ[config.benchmark.password_env] = unquote(password)
+def _without_password(url: str, variable: str, environment: MutableMapping[str, str]) -> str:
+    """Return a database's address without the password, which goes to a variable of the environment."""
+    scheme, user, place, query = url_parts(url)
+    name, colon, password = (user or "").partition(":")
+    kept = []
+    for option in query.split("&") if query else ():
+        if option.startswith("password="):
+            colon, password = "&", option.removeprefix("password=")
+        else:
+            kept.append(option)
+    if not colon:
+        return url
+    if password != HIDDEN:
+        environment[variable] = unquote(password)
+    at = f"{name}@" if user is not None else ""
+    return f"{scheme}{at}{place}" + "?" * bool(kept) + "&".join(kept)
 
 
 def default_data_dir() -> str:

@@ -140,10 +140,11 @@ def run(config: Config, command: str) -> int:
 
 
 def _key_variables(config: Config) -> set[str]:
-    """Return the variables of the environment for keys to endpoints, whether they are set or not."""
+    """Return the variables of the environment for keys to endpoints and databases, whether they are set or not."""
     models: list[ModelConfig] = [getattr(config.models, slot) for slot in SLOTS]
     by_custom = {name for name in os.environ if name.endswith("_API_KEY")}
-    return by_custom | {model.api_key_env for model in models} | {address_variable(slot) for slot in SLOTS}
+    named = {config.benchmark.password_env, *(model.api_key_env for model in models)}
+    return by_custom | named | {address_variable(slot) for slot in SLOTS}
 
 
 def with_round_size(config: Config) -> Config:

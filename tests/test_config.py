@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from rayfactory.compose import PLACES, compose, config_dir, default_data_dir, groups, settings
+from rayfactory.compose import PLACES, compose, config_dir, default_data_dir, groups, settings, without_keys
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError
 from rayfactory.validate import RULES, TASKS, validate
@@ -25,6 +25,14 @@ def test_a_password_in_an_address_is_put_away(monkeypatch):
     config = compose(["+benchmark=custom", "benchmark.url=postgresql://ann:p%40s%3As@host:5433/shop?schema=s"])
     assert config.benchmark.url == "postgresql://ann@host:5433/shop?schema=s"
     assert os.environ["RAYFACTORY_DATABASE_PASSWORD"] == "p@s:s"
+    words = without_keys(["+benchmark=custom", "benchmark.url='mysql://ann:se@cret@host/shop?ssl=true'"], os.environ)
+    assert words[1] == "benchmark.url='mysql://ann@host/shop?ssl=true'"
+    assert os.environ["RAYFACTORY_DATABASE_PASSWORD"] == "se@cret"
+    words = without_keys(
+        ["benchmark.password_env=SHOP", "benchmark.url=postgresql://host/shop?user=a&password=b"], env := {}
+    )
+    assert (words[1], env) == ("benchmark.url=postgresql://host/shop?user=a", {"SHOP": "b"})
+    compose(["+benchmark=custom", "benchmark.url=postgresql://ann:p%40s%3As@host:5433/shop?schema=s"])
     compose(["+benchmark=custom", "benchmark.url=mysql://ann@host/shop"])
     assert os.environ["RAYFACTORY_DATABASE_PASSWORD"] == "p@s:s"
 

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, Engine, Result, Watchdog
 from rayfactory.errors import BenchmarkError, DatabaseError, StatementError
+from rayfactory.shown import shown_url
 
 if TYPE_CHECKING:
     from rayfactory.databases.catalogue import Catalogue
@@ -278,8 +279,8 @@ def database_at(url: str, password: str) -> Database:
         port = 0
     if dialect is None or not parts.hostname or port == 0 or not name or "/" in name:
         raise BenchmarkError(
-            f"benchmark.url={url!r} is no address of a database; write postgresql://USER@HOST:PORT/DATABASE or "
-            "mysql://USER@HOST:PORT/DATABASE, and put the password into the environment variable named by "
-            "benchmark.password_env"
+            f"benchmark.url={shown_url(url)!r} is no address of a database; write postgresql://USER@HOST:PORT/DATABASE "
+            "or mysql://USER@HOST:PORT/DATABASE, and put the password into the environment variable "
+            "RAYFACTORY_DATABASE_PASSWORD (benchmark.password_env names another)"
         )
     return Database(name, dialect, urlunsplit(parts._replace(path="/" + quote(name))), password)
