@@ -31,6 +31,8 @@ def say(*words: object) -> None:
 
 def main() -> None:
     """Keep the cluster until standard input ends."""
+    for check in ("READY_CHECK", "HEALTH_CHECK"):  # Serve would end a proxy that takes more than seconds
+        os.environ[f"RAY_SERVE_PROXY_{check}_TIMEOUT_S"] = str(PATIENCE_S)
     from ray.cluster_utils import Cluster
 
     cluster: Any = Cluster()

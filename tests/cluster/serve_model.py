@@ -51,7 +51,7 @@ def main(address: str, folder: str, port: str) -> None:
     from ray import serve
 
     ray.init(address=address, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": int(port)})
     deployment: Any = serve.deployment(
         Replica,
         name="model",

@@ -229,7 +229,7 @@ def test_node_lost_in_each_phase_costs_nothing(folder, server, nodes, undisturbe
     assert re.findall(r"\b(?:2[1-9]|[3-9]\d) of 20 judged", run.said) == []
 
 
-@pytest.mark.parametrize("phases", [("plan", "commit"), pytest.param(PHASES, marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("phases", [("commit",), pytest.param(PHASES, marks=pytest.mark.slow)], ids=len)
 def test_sigterm_in_any_phase_ends_the_run_with_what_is_committed(folder, server, nodes, undisturbed, phases):
     """Exit code 130 and a summary, each time; what is committed stays, and the run goes on from there."""
     name, committed = f"stopped{len(phases)}", 0
@@ -307,10 +307,10 @@ def test_replica_lost_in_the_middle_of_requests_costs_those_alone(folder, nodes,
         assert tuple(line.get("key", ())) not in arrived
         if "done" in line:
             arrived.add(tuple(line["key"]))
-    lost = sum(row["unconfirmed_attempts"] for row in summary_of(run.run_dir)["ledger"])
-    answered = (folder / "answered").read_text().split()
-    assert lost > 0
-    assert len(arrived) <= len(answered) <= len(arrived) + lost
+    num_failed = sum("failed" in line for line in journal(run.run_dir))
+    num_answered = len((folder / "answered").read_text().split())
+    assert num_failed > 0
+    assert len(arrived) <= num_answered <= len(arrived) + num_failed
 
 
 def journal(run_dir):
