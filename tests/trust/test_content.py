@@ -150,13 +150,14 @@ def test_every_prompt_is_there(prompts):
 
 
 def test_content_stands_in_prompts_as_quoted_data_alone(prompts):
-    """Outside quotes there is nothing of it but single words that queries are made of, of bounded length."""
+    """Outside quotes there is nothing of it; in queries, nothing but single words of bounded length, which they name."""
     for name, prompt in prompts.items():
         for message in (prompt.system, prompt.user):
             _, outside = pieces_of(message)
             # What the adviser says is no content, though it may be made of it.
             outside = re.sub(r"Learned from .*", "", outside)
-            assert MARK not in IDENTIFIER.sub("", outside), name
+            for line in outside.split("\n"):
+                assert MARK not in (IDENTIFIER.sub("", line) if QUERY_LINE.match(line) else line), name
             assert "previous instructions" not in outside, name
 
 
