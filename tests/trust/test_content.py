@@ -88,7 +88,7 @@ def words(folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Config:
     endpoint = ["models=endpoint", "models.strong.name=m", "models.strong.base_url=http://x/v1"]
-    return compose(words(folder, *endpoint, "models.strong.context_tokens=200000"))
+    return compose(words(folder, *endpoint, "models.strong.context_tokens=200000", "round.requests=2"))
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +292,7 @@ def test_offline_run_over_such_databases_shows_nothing_of_it(folder):
         (
             [
                 "task=preview",
+                "round.requests=2",
                 "models=endpoint",
                 "models.strong.name=m\x1b[2J",
                 "models.strong.base_url=http://x/\x9bv1",
