@@ -122,16 +122,20 @@ def _without_fragments(text: str, secret: str) -> str:
 
 
 def secrets_of(environment: Mapping[str, str]) -> list[str]:
-    """Return the secrets that an environment holds: by what settings name, and by names that speak for themselves."""
-    found: list[str] = []
-    named = environment.get(KEY_NAMES, "").split(",")
+    """Return the secrets that an environment holds: `named_secrets`, and those whose names speak for themselves."""
+    speaking = [value.strip() for name, value in environment.items() if _SECRET_NAME.search(name)]
+    # A path is no secret, though a variable may be called as if it were.
+    found = [*named_secrets(environment), *(each for each in speaking if each[:1] not in ("/", ".", "~"))]
+    return [each for each in dict.fromkeys(found) if len(each) >= _SHORTEST_OF_ALL]
+
+
+def named_secrets(environment: Mapping[str, str]) -> list[str]:
+    """Return the secrets that an environment holds for the models of a run: keys, addresses, the key to the hub."""
+    found = [environment.get(name, "").strip() for name in (*environment.get(KEY_NAMES, "").split(","), *TOKENS)]
     for name, value in environment.items():
         if _ADDRESS_NAME.fullmatch(name):
             found += url_secrets(value)
-        elif name in named or _SECRET_NAME.search(name):
-            found.append(value.strip())
-    # A path is no secret, though a variable may be called as if it were.
-    return [each for each in found if len(each) >= _SHORTEST_OF_ALL and each[0] not in "/.~"]
+    return [each for each in dict.fromkeys(found) if each]
 
 
 def shown_url(url: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rayfactory.compose import PLACES, compose, config_dir, default_data_dir, groups, settings, without_keys
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError
+from rayfactory.shown import address_variable, full_address
 from rayfactory.validate import RULES, TASKS, validate
 
 
@@ -285,3 +286,35 @@ def test_no_limit_is_valid():
 def test_tasks_are_told():
     """Every task says what it does."""
     assert all(TASKS.values())
+
+
+@pytest.mark.parametrize("way", ["typed", "from the environment"])
+def test_settings_hold_no_key_of_an_address(way, monkeypatch):
+    """Stars stand for it; the process has all of it, and whoever composes again keeps it."""
+    monkeypatch.setenv("MY_PASSWORD", "s3cret, word")
+    monkeypatch.delenv(address_variable("strong"), raising=False)
+    password = "s3cret, word" if way == "typed" else "${oc.env:MY_PASSWORD}"
+    words = ["+benchmark=tpcds", f"models.strong.base_url=http://me:{password}@host/v1?key=k"]
+    config = compose(words)
+    assert config.models.strong.base_url == "http://***@host/v1?key=***"
+    assert full_address("strong", config.models.strong.base_url, os.environ) == "http://me:s3cret, word@host/v1?key=k"
+    assert "s3cret" not in repr(config)
+    again = compose(["+benchmark=tpcds", f"models.strong.base_url={config.models.strong.base_url}"])
+    assert again.models.strong.base_url == config.models.strong.base_url
+    assert full_address("strong", again.models.strong.base_url, os.environ).startswith("http://me:s3cret")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_taken"),
+    [("OPENAI_API_KEY", True), ("own_key_variable", True), ("not_set_variable", False), ("sk-abc", False), ("", True)],
+)
+def test_name_of_a_keys_variable_is_no_key(name, is_taken, monkeypatch):
+    """By custom in capitals; another one has to be set. Of what may be a key itself nothing is shown."""
+    monkeypatch.setenv("own_key_variable", "x")
+    config = compose(["+benchmark=tpcds", f"models.local.api_key_env={name}"])
+    if is_taken:
+        validate(config)
+        return
+    with pytest.raises(ConfigError, match=r"models\.local\.api_key_env has to be the name") as caught:
+        validate(config)
+    assert name not in str(caught.value)

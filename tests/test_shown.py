@@ -17,6 +17,7 @@ from rayfactory.shown import (
     has_key,
     hidden_address,
     inert,
+    named_secrets,
     secrets_of,
     shown,
     shown_url,
@@ -158,6 +159,7 @@ def test_secrets_of_an_environment_are_known_by_their_names():
     assert set(found) == {
         "value-of-a-key", "value-of-a-token", "value-of-an-odd-one", "me:long-password", "long-password",
     }  # fmt: skip
+    assert set(named_secrets(environment)) == set(found) - {"value-of-a-key"}
 
 
 @pytest.mark.parametrize("key", ["sk-proj-abcDEF0123456789abcd", "hf_abcDEFghiJKLmnoPQRstu", "AIza" + "x" * 35])

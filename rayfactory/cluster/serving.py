@@ -41,6 +41,9 @@ _WARM_UP_S = 300.0
 # goes on judging while a model writes; were whole CPUs taken, there would be none left for the judges.
 _CPU_SHARE = 0.01
 
+# By its name, since the replica makes it.
+_CALLBACK = "rayfactory.cluster.hub_token.HubTokenStays"
+
 # Of an app: that it answers or soon will; that it has its room in the cluster, or waits for it already.
 _COMES_UP = ("RUNNING", "DEPLOYING")
 _HOLDS_ROOM = (*_COMES_UP, "UNHEALTHY")
@@ -239,6 +242,7 @@ def app_settings(config: ModelConfig, weights: str) -> dict[str, Any]:
         "placement_group_config": {"bundles": [{"GPU": 1} if on_gpu else {"CPU": _CPU_SHARE}] * ranks},
         "accelerator_type": None,
         "runtime_env": {"env_vars": environment},
+        "callback_config": {"callback_class": _CALLBACK},
         "log_engine_metrics": False,
     }
 

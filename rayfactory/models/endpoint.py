@@ -39,7 +39,7 @@ from rayfactory.shown import (
     address_variable,
     full_address,
     has_key,
-    secrets_of,
+    named_secrets,
     shown_url,
     url_parts,
     url_secrets,
@@ -66,6 +66,9 @@ _REFUSED_IN_A_ROW = 50
 
 _REFUSED_OF_AN_AGENT = 3
 """So many requests of one agent refused, before its first reply, are worth telling: others may be answered."""
+
+_MIN_KEY_CHARACTERS = 12
+"""A shorter key, such as ``EMPTY`` or a password, may well be a word of a query."""
 
 _FILE_TIMEOUT_S = 1_800.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -262,7 +265,7 @@ class Endpoint:
         if not self._clients:
             address, key = self._find_address(), self._find_key()
             # Those of another model too: one server may be behind both.
-            self._secrets = [*([key] if key else []), *url_secrets(address), *secrets_of(os.environ)]
+            self._secrets = [*([key] if key else []), *url_secrets(address), *named_secrets(os.environ)]
             # Reading the machine's certificates takes longer than all else in a client.
             tls = httpx2.create_ssl_context()
             self._clients = [
@@ -278,7 +281,7 @@ class Endpoint:
             self._load[index] -= 1
 
     def _error_reply(self, error: openai.APIStatusError) -> ErrorReply:
-        reply = read_error(error.status_code, self._starred(error.response.content), self.config)
+        reply = read_error(error.status_code, self._starred(error.response.content, 0), self.config)
         return replace(reply, text=self._without_keys(reply.text))
 
     def _failure(self, error: BaseException) -> str:
@@ -286,12 +289,13 @@ class Endpoint:
         cause = error.__cause__ or error
         return quoted(self._without_keys(f"{type(cause).__name__}: {cause}".rstrip(": ")))
 
-    def _starred(self, content: bytes) -> bytes:
-        """Return what an endpoint says without keys that it says back: some do so in good replies, too."""
-        if not any(secret.encode() in content for secret in self._secrets):
+    def _starred(self, content: bytes, min_characters: int = _MIN_KEY_CHARACTERS) -> bytes:
+        """Return what an endpoint says without keys of some length that it says back, in good replies too."""
+        secrets = [secret for secret in self._secrets if len(secret) >= min_characters]
+        if not any(secret.encode() in content for secret in secrets):
             return content
         text = content.decode("utf-8", "surrogateescape")
-        return without(text, self._secrets, fragments=False).encode("utf-8", "surrogateescape")
+        return without(text, secrets, fragments=False).encode("utf-8", "surrogateescape")
 
     def _without_keys(self, text: str) -> str:
         """Return words about what went wrong without keys, and without what is left of one that was cut or masked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,31 @@ from tests.models.endpoint_server import serving
 
 VARIABLE = "KEY_OF_THE_GATEWAY_TEST"
 SECRET = "sk-whoever-starts-the-run"
+KEPT_BACK = "ANOTHER_KEY_OF_THE_GATEWAY_TEST"
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Start Ray, whose processes then have the environment of this moment."""
-    with connected(ClusterConfig(dashboard=False, num_cpus=1)):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEPT_BACK, SECRET)
+        with connected(ClusterConfig(dashboard=False, num_cpus=1), [KEPT_BACK, "NO_SUCH_VARIABLE"]):
+            assert os.environ[KEPT_BACK] == SECRET
+            yield
+
+
+def test_processes_of_a_cluster_that_is_started_here_have_no_keys(cluster):
+    """They run queries of rules, and need none; whoever started them keeps them."""
+    import ray
+
+    worker: Any = ray.remote(lambda: Path("/proc/self/environ").read_text(errors="replace"))
+    found = ray.get(worker.remote(), timeout=600)
+    assert "PATH=" in found
+    assert SECRET not in found
+    node: Any = ray._private.worker._global_node
+    for kind, (process,) in node.all_processes.items():
+        environment = Path(f"/proc/{process.process.pid}/environ").read_text(errors="replace")
+        assert SECRET not in environment, kind
 
 
 def test_key_is_that_of_whoever_starts_the_run(cluster, tmp_path, monkeypatch):

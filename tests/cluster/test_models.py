@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -144,31 +143,6 @@ def test_key_is_written_nowhere(folder, undisturbed):
     """Neither the journal nor anything else in the run directory has it."""
     files = [path for path in (folder / "undisturbed").rglob("*") if path.is_file()]
     assert any("journal" in str(path) for path in files)
-    assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
-
-
-def test_key_is_the_users_on_a_cluster_that_somebody_else_started(folder, server, monkeypatch):
-    """Its processes have another key in their environment; what the cluster writes has not the user's."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", uuid4().hex)
-    code = (
-        "import ray, sys; context = ray.init(address='local', num_cpus=2, include_dashboard=False);"
-        "print(context.address_info['gcs_address'], context.address_info['session_dir'], flush=True); sys.stdin.read()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment("wrong-key"),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert other.stdout
-    try:
-        address, session = other.stdout.readline().split()
-        overrides = ["cluster=existing", f"cluster.address={address}", "target=10", "round.requests=2"]
-        done = run(folder, server, "elsewhere", *overrides)
-    finally:
-        other.communicate()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert sum(row["requests"] for row in summary_of(folder / "elsewhere")["ledger"]) > 0
-    files = [path for top in (session, folder / "elsewhere") for path in Path(top).rglob("*") if path.is_file()]
     assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
 
 

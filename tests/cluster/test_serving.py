@@ -61,10 +61,16 @@ def model(weights, **settings):
     return ModelConfig(name="tiny", context_tokens=1024, constrained=True, serving=replace(serving, **settings))
 
 
+HUB_TOKEN = "hf_canaryOfTheServingTests0123456789"
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    with connected(ClusterConfig(dashboard=False)):
-        yield
+    """Start Ray, whose processes then have a key to the model hub in their environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", HUB_TOKEN)
+        with connected(ClusterConfig(dashboard=False)):
+            yield
 
 
 @needs_vllm
@@ -169,6 +175,31 @@ def test_sharded_model_answers(chat):
     # One for each byte, one for the line's end, and the mark at the start.
     assert replies[0].usage.prompt_tokens == len("SELECT") + 2
     assert 0 < replies[0].usage.completion_tokens <= 24
+
+
+@needs_vllm
+@needs_two_cpus
+def test_key_to_the_hub_stays_in_the_environment(served):
+    """A replica has it; no log and no runtime environment, which Ray shows, does."""
+    import ray
+
+    replicas = [each for each in Path("/proc").glob("[0-9]*") if b"ray::ServeReplica" in content_of(each / "cmdline")]
+    assert any(HUB_TOKEN.encode() in content_of(each / "environ") for each in replicas)
+    node: Any = ray._private.worker._global_node
+    files = [path for path in Path(node.get_session_dir_path()).rglob("*") if path.is_file()]
+    assert any(b"VLLM_NO_USAGE_STATS" in content_of(path) for path in files)
+    assert not [path for path in files if HUB_TOKEN.encode() in content_of(path)]
+    store: Any = ray._private.state.state._connect_and_get_accessor()
+    known = [*store.get_actor_table(None, None), *store.get_job_table(), *store.get_worker_table()]
+    assert any(b"VLLM_NO_USAGE_STATS" in entry for entry in known)
+    assert not [entry for entry in known if HUB_TOKEN.encode() in entry]
+
+
+def content_of(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # a process that has ended, a socket
+        return b""
 
 
 @needs_vllm

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import socket
+import traceback
 
+import openai
 import pytest
 
-from rayfactory.errors import CompletionError, EndpointError
+from rayfactory.errors import CompletionError, EndpointError, EngineError
 from rayfactory.models.chat import check_endpoints
 from rayfactory.models.journal import FILE_NAME
+from rayfactory.shown import address_variable
 from tests.models.chats import PROMPT, SECRET, key, model, unconfirmed, with_chat
 from tests.models.endpoint_server import EndpointServer
+from tests.models.http_messages import HttpRequest
 
 
 def test_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, caplog):
@@ -151,3 +156,70 @@ def test_check_passes_what_an_endpoint_does_not_tell(tmp_path):
     with_chat(tmp_path / "untold", body, server=EndpointServer(max_model_len=None))
     with_chat(tmp_path / "slash", body, server=EndpointServer(models=("a/b c",)), name="a/b c")
     with_chat(tmp_path / "whole", body)
+
+
+def test_error_of_the_client_itself_names_no_key(tmp_path, monkeypatch):
+    """What nobody has foreseen ends the run, and whoever writes its causes down finds no key in them."""
+    monkeypatch.setenv("SOME_KEY", SECRET)
+
+    async def broken(*_args, **_options):
+        raise RuntimeError(f"cannot send Bearer {SECRET}")
+
+    async def body(chat, server):
+        await chat.check()
+        monkeypatch.setattr(openai.AsyncOpenAI, "post", broken)
+        with pytest.raises(EngineError, match=r"could not be asked: RuntimeError: cannot send Bearer \*\*\*") as caught:
+            await chat.complete("strong", key(0), PROMPT)
+        told = "".join(traceback.format_exception(caught.value))
+        assert SECRET not in told
+        assert unconfirmed(chat) == 1
+
+    with_chat(tmp_path, body, server=EndpointServer(api_key=SECRET), api_key_env="SOME_KEY")
+    assert SECRET not in (tmp_path / FILE_NAME).read_text()
+
+
+def test_address_whose_key_is_not_at_hand_is_told(tmp_path, monkeypatch):
+    """As when a command is repeated as it was shown: the stars are no key, and are not sent."""
+    monkeypatch.delenv(address_variable("strong"), raising=False)
+
+    async def body(chat, server):
+        with pytest.raises(EndpointError, match=r"'http://\*\*\*@127.*stands for a key that is not at hand"):
+            await chat.check()
+        assert server.num_requests == 0
+
+    with_chat(tmp_path, body, base_url="http://***@127.0.0.1:9/v1")
+
+
+def test_keys_of_an_address_are_sent_as_they_are_meant(tmp_path):
+    """A password with signs that belong into no address, and every value of a query, also where a path has one."""
+    seen = []
+
+    class Noting(EndpointServer):
+        async def _route(self, request):
+            seen.append((request.path, request.headers["authorization"]))
+            return await super()._route(
+                HttpRequest(request.method, request.path.partition("?")[0], request.headers, b"")
+            )
+
+    async def body(chat, server):
+        chat._endpoints[
+            "strong"
+        ].config.base_url = f"http://me:p@ss/w?rd#1@127.0.0.1:{server.port}/v1?key=a%2Fb&version=1"
+        await chat.check()
+
+    with_chat(tmp_path, body, server=Noting())
+    basic = base64.b64encode(b"me:p@ss/w?rd#1").decode()
+    assert seen == [("/v1/models/test-model?key=a%2Fb&version=1", f"Basic {basic}")]
+
+
+@pytest.mark.parametrize(("secret", "is_starred"), [("EMPTY", False), ("0123456789ab", True)])
+def test_key_that_a_reply_says_back_is_starred(secret, is_starred, tmp_path, monkeypatch):
+    """Unless it is so short that it may be a word of a query: a reply is not changed for that."""
+    monkeypatch.setenv("SOME_KEY", secret)
+
+    async def body(chat, server):
+        completion = await chat.complete("strong", key(0), PROMPT)
+        assert completion.text == f"SELECT '{'***' if is_starred else secret}'"
+
+    server = EndpointServer(reply=lambda messages: f"SELECT '{secret}'", api_key=secret)
+    with_chat(tmp_path, body, server=server, api_key_env="SOME_KEY")

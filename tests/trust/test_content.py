@@ -88,7 +88,7 @@ def words(folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Config:
     endpoint = ["models=endpoint", "models.strong.name=m", "models.strong.base_url=http://x/v1"]
-    return compose(words(folder, *endpoint, "models.strong.context_tokens=200000"))
+    return compose(words(folder, *endpoint, "models.strong.context_tokens=200000", "round.requests=2"))
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +150,14 @@ def test_every_prompt_is_there(prompts):
 
 
 def test_content_stands_in_prompts_as_quoted_data_alone(prompts):
-    """Outside quotes there is nothing of it but single words that queries are made of, of bounded length."""
+    """Outside quotes there is nothing of it; in queries, nothing but single words of bounded length, which they name."""
     for name, prompt in prompts.items():
         for message in (prompt.system, prompt.user):
             _, outside = pieces_of(message)
             # What the adviser says is no content, though it may be made of it.
             outside = re.sub(r"Learned from .*", "", outside)
-            assert MARK not in IDENTIFIER.sub("", outside), name
+            for line in outside.split("\n"):
+                assert MARK not in (IDENTIFIER.sub("", line) if QUERY_LINE.match(line) else line), name
             assert "previous instructions" not in outside, name
 
 
@@ -291,6 +292,7 @@ def test_offline_run_over_such_databases_shows_nothing_of_it(folder):
         (
             [
                 "task=preview",
+                "round.requests=2",
                 "models=endpoint",
                 "models.strong.name=m\x1b[2J",
                 "models.strong.base_url=http://x/\x9bv1",
