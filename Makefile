@@ -58,6 +58,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.isolation --run runs/tpcds
 	$(BIN)/python -m benchmarks.pool_growth --run runs/tpcds
 	$(BIN)/python -m benchmarks.resume --run runs/tpcds
+	$(BIN)/python -m benchmarks.compaction
 
 bench-llm: $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks.endpoint

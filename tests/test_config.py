@@ -29,9 +29,8 @@ def test_a_password_in_an_address_is_put_away(monkeypatch):
     words = without_keys(["+benchmark=custom", "benchmark.url='mysql://ann:se@cret@host/shop?ssl=true'"], os.environ)
     assert words[1] == "benchmark.url='mysql://ann@host/shop?ssl=true'"
     assert os.environ["RAYFACTORY_DATABASE_PASSWORD"] == "se@cret"
-    words = without_keys(
-        ["benchmark.password_env=SHOP", "benchmark.url=postgresql://host/shop?user=a&password=b"], env := {}
-    )
+    env: dict[str, str] = {}
+    words = without_keys(["benchmark.password_env=SHOP", "benchmark.url=postgresql://host/shop?user=a&password=b"], env)
     assert (words[1], env) == ("benchmark.url=postgresql://host/shop?user=a", {"SHOP": "b"})
     compose(["+benchmark=custom", "benchmark.url=postgresql://ann:p%40s%3As@host:5433/shop?schema=s"])
     compose(["+benchmark=custom", "benchmark.url=mysql://ann@host/shop"])
