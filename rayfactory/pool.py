@@ -618,7 +618,7 @@ def _segment_from_json(data: dict[str, Any]) -> _Part:
 
 
 def _to_json(data: dict[str, Any]) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(data, indent=2) + "\n").encode()
 
 
 def _sha256(path: Path) -> str:

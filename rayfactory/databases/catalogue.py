@@ -238,7 +238,7 @@ def _names_read(sql: str, dialect: str) -> set[str]:
     try:
         tree = sqlglot.parse_one(sql, dialect=dialect)
     except sqlglot.errors.SqlglotError:
-        logger.warning("a view's definition does not parse, its base tables stay unknown: %.200s", sql)
+        logger.warning("a view's definition does not parse, its base tables stay unknown: %r", sql[:200])
         return set()
     if isinstance(tree, exp.Create) and tree.expression is not None:
         tree = tree.expression
