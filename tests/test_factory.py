@@ -21,7 +21,7 @@ from rayfactory.records import Answer, Candidate, Execution, Request, Tally, Ver
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.rounds import Produced, row_costs, without_surplus
 from rayfactory.runs import open_databases, run_identity
-from rayfactory.tools.embedding import Embedder
+from rayfactory.tools.embedding import ENCODERS, Embedder
 from tests.local_crew import LocalCrew
 from tests.shop import make_shop
 from tests.test_compaction import files_no_larger_than, parts, sizes
@@ -31,8 +31,10 @@ MEASURED = {"execution_ms"}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return make_shop(tmp_path_factory.mktemp("shop") / "shop.sqlite")
+def shop(tmp_path_factory, make_data_dir):
+    folder = tmp_path_factory.mktemp("shop")
+    make_data_dir(folder / "cache")
+    return make_shop(folder / "shop.sqlite")
 
 
 @pytest.fixture
@@ -49,8 +51,8 @@ def config(shop, tmp_path):
 class Encoder:
     """The real encoder, asked once for each text: these runs write the same queries again and again."""
 
-    def __init__(self):
-        self._embedder = Embedder(EmbeddingConfig())
+    def __init__(self, cache):
+        self._embedder = Embedder(EmbeddingConfig(), cache)
         self._known = {}
 
     def encode(self, texts):
@@ -60,8 +62,8 @@ class Encoder:
 
 
 @functools.cache
-def _encoder():
-    return Encoder()
+def _encoder(cache):
+    return Encoder(cache)
 
 
 class StoppedError(Exception):
@@ -75,7 +77,7 @@ def grow(config, *, die_in_round=None, die_in="judge", produce=None, judge=None)
     progress = Progress("test", config.target)
     with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
         loop = Loop(config, schemas, pool, Monitor(progress, config.display), progress, Clock(0.0))
-        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _encoder())
+        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _encoder(Path(config.data_dir) / ENCODERS))
         inner = getattr(crew, die_in)
         calls = itertools.count()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayfactory.agents.critical import reject
-from rayfactory.cluster.vector_actor import RemoteStore
 from rayfactory.config import Config
 from rayfactory.records import Candidate, Execution, canonical_digest
-from rayfactory.tools.columns import Column
-from rayfactory.tools.retrieval import QueryIndex
-from rayfactory.tools.similarity import Signature
-from rayfactory.tools.vector_store import Nearest, VectorStore
-from rayfactory.tools.vectors import Store, VectorIndex
-from rayfactory.tools.words import encode
 
-_DIGEST = np.dtype("V16")
+if TYPE_CHECKING:
+    from rayfactory.cluster.shelf import Shelf
+    from rayfactory.tools.vector_store import Nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +46,6 @@ class Decision:
     nearest_similarity: float | None
 
 
-@dataclass
-class _Shelf:
-    """What a critic holds of one database.
-
-    Attributes:
-        index: its queries, by position.
-        ids: of the pool, or provisional ones of the round under way, in the order of the index.
-        digests: of the canonical form of each entry, in the same order; `known` has the same ones.
-    """
-
-    index: QueryIndex
-    ids: Column = field(default_factory=lambda: Column(np.int64))
-    digests: Column = field(default_factory=lambda: Column(_DIGEST))
-    known: set[bytes] = field(default_factory=set)
-
-    def load(self, rows: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> None:
-        """Take committed rows of S, with their vectors."""
-        words, labels, leftmost = (rows[name].combine_chunks() for name in ("words", "labels", "leftmost"))
-        self.index.load(words, labels, leftmost, vectors_ND)
-        digests = rows["canonical_digest"].to_pylist()
-        self.ids.extend(rows["query_id"].to_numpy())
-        self.digests.extend(np.array(digests, _DIGEST))
-        self.known.update(digests)
-
-    def add(self, entry_id: int, signature: Signature, digest: bytes) -> None:
-        self.index.add(signature)
-        self.ids.extend(np.array([entry_id]))
-        self.digests.extend(np.array([digest], _DIGEST))
-        self.known.add(digest)
-
-    def commit(self, ids: Mapping[int, int]) -> None:
-        """Give the provisional entries their lasting ids; those without one, which come last, are dropped."""
-        num_committed = self.index.num_committed
-        kept = [ids[entry_id] for entry_id in self.ids.values[num_committed:].tolist() if entry_id in ids]
-        num_kept = num_committed + len(kept)
-        assert all(entry_id in ids for entry_id in self.ids.values[num_committed:num_kept].tolist())
-        self.index.commit(num_kept)
-        self.ids.cut(num_committed)
-        self.ids.extend(np.array(kept, np.int64))
-        self.known.difference_update(digest.tobytes() for digest in self.digests.values[num_kept:])
-        self.digests.cut(num_kept)
-
-
 class CriticalAgent:
     """The Critical Agent with the Retrieval Tool, for some of the databases.
 
@@ -100,10 +54,13 @@ class CriticalAgent:
     """
 
     def __init__(self, config: Config, dialects: Mapping[str, str]) -> None:
+        # Not for the driver, which starts critics: the kernels that an index is searched with take a second to load.
+        from rayfactory.cluster.shelf import new_shelf
+
         self._config = config.critic
-        self._cluster = config.cluster
         self._dialects = dialects
-        self._shelves: dict[str, _Shelf] = {}
+        self._new_shelf = partial(new_shelf, config, len(dialects))
+        self._shelves: dict[str, Shelf] = {}
 
     def load(self, rows: pa.Table, vectors: pa.Table) -> int:
         """Take committed rows of S and E, the same ones in the same order, into the index.
@@ -153,7 +110,7 @@ class CriticalAgent:
     def _admit(self, contender: Contender, first_id: int, committed: Nearest) -> Decision:
         candidate, execution = contender.candidate, contender.execution
         shelf = self._shelf(candidate.database, len(contender.vector))
-        signature = Signature(encode(execution.words), execution.tree, contender.vector)
+        signature = shelf.signature(execution, contender.vector)
         digest = canonical_digest(execution.canonical)
         neighbours = shelf.index.search(signature, committed)
         nearest = neighbours[0] if neighbours else None
@@ -177,15 +134,7 @@ class CriticalAgent:
             nearest.similarity if nearest else None,
         )
 
-    def _shelf(self, database: str, dimension: int) -> _Shelf:
+    def _shelf(self, database: str, dimension: int) -> Shelf:
         if database not in self._shelves:
-
-            def new_store() -> Store:
-                # The first is here; those of a database that outgrows it are actors of their own.
-                if len(vectors):
-                    return RemoteStore(dimension, self._cluster)
-                return VectorStore(dimension, self._cluster.index_gpu_memory_gb / len(self._dialects))
-
-            vectors = VectorIndex(new_store, self._cluster.vectors_per_actor)
-            self._shelves[database] = _Shelf(QueryIndex(dimension, self._config, vectors))
+            self._shelves[database] = self._new_shelf(dimension)
         return self._shelves[database]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,9 @@ import numpy.typing as npt
 from rayfactory.cluster.session import check_gpu_room
 from rayfactory.config import ClusterConfig
 from rayfactory.errors import ConfigError
-from rayfactory.tools.vector_store import Nearest, VectorStore, can_use_gpus
+
+if TYPE_CHECKING:
+    from rayfactory.tools.vector_store import Nearest
 
 _GPU_SHARE = 0.1
 """What Ray is asked for, so that an actor sees a GPU; how much of its memory is taken is the setting's to say."""
@@ -33,6 +35,8 @@ def check_index_gpu(config: ClusterConfig) -> None:
         ConfigError: there is none that is free, or FAISS cannot use it.
     """
     if config.index_gpu_memory_gb:
+        from rayfactory.tools.vector_store import can_use_gpus
+
         remedy = "set cluster.index_gpu_memory_gb=0"
         check_gpu_room(config.index_shards * _GPU_SHARE, "cluster.index_gpu_memory_gb", remedy)
         if not can_use_gpus():
@@ -51,6 +55,8 @@ class RemoteStore:
 
     def __init__(self, dimension: int, config: ClusterConfig) -> None:
         import ray
+
+        from rayfactory.tools.vector_store import VectorStore
 
         self._actor: Any = (
             ray.remote(VectorStore).options(**options_with_gpu(config)).remote(dimension, config.index_gpu_memory_gb)

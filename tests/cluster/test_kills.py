@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def kills(process: subprocess.Popen[bytes], rng: random.Random) -> Iterator[str]
 
 
 @pytest.mark.slow
-def test_any_process_at_any_moment(tmp_path: Path):
+def test_any_process_at_any_moment(tmp_path: Path, make_data_dir: Callable[[Path], Path]):
+    make_data_dir(tmp_path / "cache")
     make_shop(tmp_path / "shop.sqlite")
     assert run(tmp_path, "undisturbed").returncode == 0
     undisturbed = rows_of(tmp_path / "undisturbed")

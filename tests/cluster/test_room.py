@@ -94,7 +94,7 @@ def test_cpus_of_one_node_are_looked_for(cluster):
         check_room([model("a", device="cpu", tensor_parallel_size=2, pipeline_parallel_size=3)], pytest.fail)
 
 
-def run(tmp_path, cluster, *words):
+def run(tmp_path, data_dir, cluster, *words):
     """Run `models=paper` from the command line, with the GPU build of vLLM on the path by name alone."""
     build = tmp_path / "path" / "vllm-0.29.0.dist-info"
     build.mkdir(parents=True)
@@ -104,7 +104,7 @@ def run(tmp_path, cluster, *words):
     return subprocess.run(
         [
             sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={tmp_path / 'shop.sqlite'}",
-            f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'cache'}", "target=10", "display.mode=lines",
+            f"run_dir={tmp_path / 'run'}", f"data_dir={data_dir}", "target=10", "display.mode=lines",
             f"cluster.address={cluster}", "models=paper", f"models.local.serving.weights={tmp_path / 'weights'}", *words,
         ],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{build.parent}{os.pathsep}{ROOT}"},
@@ -112,11 +112,11 @@ def run(tmp_path, cluster, *words):
     )  # fmt: skip
 
 
-def test_room_is_known_before_another_model_is_paid_for(cluster, tmp_path):
+def test_room_is_known_before_another_model_is_paid_for(cluster, tmp_path, make_data_dir):
     """The question whether an endpoint keeps to a grammar has a price; what is missing here is found for nothing."""
     with serving() as server:
         done = run(
-            tmp_path, cluster, "models.local.serving.tensor_parallel_size=8", "models.strong.name=test-model",
+            tmp_path, make_data_dir(tmp_path / "cache"), cluster, "models.local.serving.tensor_parallel_size=8", "models.strong.name=test-model",
             f"models.strong.base_url={server.base_url}", "models.strong.api_key_env=", "models.strong.constrained=true",
             "models.strong.context_tokens=32768",
         )  # fmt: skip
@@ -125,10 +125,10 @@ def test_room_is_known_before_another_model_is_paid_for(cluster, tmp_path):
     assert "needs 8 GPUs (" in done.stderr
 
 
-def test_run_that_does_not_fit_ends_before_a_model_starts(cluster, tmp_path):
+def test_run_that_does_not_fit_ends_before_a_model_starts(cluster, tmp_path, make_data_dir):
     """From the command line: exit code 2 and the message."""
     done = run(
-        tmp_path, cluster, "model@models.strong=qwen2.5-coder-14b", "models.strong.name=Explorer",
+        tmp_path, make_data_dir(tmp_path / "cache"), cluster, "model@models.strong=qwen2.5-coder-14b", "models.strong.name=Explorer",
         "models.strong.serving.tensor_parallel_size=2", f"models.strong.serving.weights={tmp_path / 'weights'}",
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr

@@ -21,8 +21,9 @@ TARGET = 60
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, make_data_dir):
     folder = tmp_path_factory.mktemp("runs")
+    make_data_dir(folder / "cache")
     make_shop(folder / "shop.sqlite")
     return folder
 
@@ -89,7 +90,7 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
         )
         wait_for_round(folder / "killed", process, len(list((folder / "killed" / "rounds").glob("*.json"))) + 1)
         time.sleep(0.5 * rng.random())
-        assert process.poll() is None, "the run was over before it could be killed"
+        assert process.poll() is None, f"the run was over before it could be killed: {process.communicate()}"
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         now = rows_of(folder / "killed")
@@ -103,30 +104,33 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
     assert rows_of(folder / "killed") == undisturbed
 
 
-@pytest.mark.parametrize("kind", ["ToolWorker", "Encoder", "CriticalAgent", "ExpansionAgent", "VectorStore"])
-def test_lost_actor_costs_nothing(folder, undisturbed, kind):
-    """kill -9 of one process of a kind while a round is judged: the run goes on and makes the same rows.
+@pytest.mark.parametrize("kinds", [("ToolWorker", "CriticalAgent"), ("Encoder", "ExpansionAgent"), ("VectorStore",)])
+def test_lost_actor_costs_nothing(folder, undisturbed, kinds):
+    """kill -9 of one process of a kind while a round is judged, and of one of another kind in the next: the run goes on
+    and makes the same rows.
 
     The vectors of a database that outgrows its critic are in actors of their own.
     """
-    settings = ["cluster.vectors_per_actor=11"] if kind == "VectorStore" else []
+    settings = ["cluster.vectors_per_actor=11"] if "VectorStore" in kinds else []
+    name = f"lost-{kinds[0]}"
     process = subprocess.Popen(
-        command(folder, f"lost-{kind}", *settings),
+        command(folder, name, *settings),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for_round(folder / f"lost-{kind}", process, 1)
-    victims: list[int] = []
-    while not victims:  # some agents start when they are first asked
-        assert process.poll() is None, "no such process"
-        time.sleep(0.05)
-        victims = [pid for pid in descendants(process.pid) if kind in command_line(pid)]
-    os.kill(victims[0], signal.SIGKILL)
+    for number, kind in enumerate(kinds, 1):
+        wait_for_round(folder / name, process, number)
+        victims: list[int] = []
+        while not victims:  # some agents start when they are first asked
+            assert process.poll() is None, f"no such process: {process.communicate()}"
+            time.sleep(0.05)
+            victims = [pid for pid in descendants(process.pid) if kind in command_line(pid)]
+        os.kill(victims[0], signal.SIGKILL)
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, output + errors
-    assert rows_of(folder / f"lost-{kind}") == undisturbed
+    assert rows_of(folder / name) == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -39,8 +39,10 @@ PRICES = ["models.strong.usd_per_million_in=2", "models.strong.usd_per_million_o
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return make_shop(tmp_path_factory.mktemp("shop") / "shop.sqlite")
+def shop(tmp_path_factory, make_data_dir):
+    folder = tmp_path_factory.mktemp("shop")
+    make_data_dir(folder / "cache")
+    return make_shop(folder / "shop.sqlite")
 
 
 @pytest.fixture

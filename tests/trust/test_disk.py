@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.shop import make_shop
@@ -32,12 +33,14 @@ def test_rounds_that_there_is_no_room_to_put_together_stay_as_they_are(tmp_path:
     assert 3 < len(refused) < len(said)
 
 
-def test_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(tmp_path: Path):
+def test_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(
+    tmp_path: Path, make_data_dir: Callable[[Path], Path]
+):
     make_shop(tmp_path / "shop.sqlite")
     disk, saved = tmp_path / "disk", tmp_path / "saved"
     command = [
         sys.executable, "-m", "rayfactory", "+benchmark=custom", f"benchmark.root={tmp_path / 'shop.sqlite'}",
-        f"run_dir={disk}/run", f"data_dir={tmp_path / 'cache'}", "target=60", "round.requests=4",
+        f"run_dir={disk}/run", f"data_dir={make_data_dir(tmp_path / 'cache')}", "target=60", "round.requests=4",
         "round.queries_per_request=5", "cluster.dashboard=false", "cluster.workers=1", "display.mode=lines",
     ]  # fmt: skip
     keep = f'"$@"; code=$?; cp -r "{disk}/run" "{saved}"; exit $code'
