@@ -303,7 +303,7 @@ def _refused(database: Database, error: pymysql.MySQLError) -> Exception:
     if code in _UNKNOWN:
         return DatabaseError(
             f"{where}: the server does not let this user in ({_line(error)}); check benchmark.url, and put the "
-            "password into the environment variable named by benchmark.password_env"
+            "password into the environment variable RAYFACTORY_DATABASE_PASSWORD"
         )
     if code in (CR.CR_CONNECTION_ERROR, CR.CR_CONN_HOST_ERROR, *_LOST, ER.CON_COUNT_ERROR):
         return UnreachableError(_line(error))

@@ -301,7 +301,7 @@ def _refused(database: Database, error: psycopg.OperationalError) -> Exception:
     if "password" in message or "authentication" in message or "pg_hba" in message:
         return DatabaseError(
             f"{where}: the server does not let this user in ({message}); put the password into the environment "
-            "variable named by benchmark.password_env"
+            "variable RAYFACTORY_DATABASE_PASSWORD"
         )
     if "does not exist" in message:
         return DatabaseError(f"{where}: {message}; check benchmark.url")

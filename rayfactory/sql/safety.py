@@ -263,6 +263,8 @@ def _check_for_server(node: exp.Expr, dialect: str) -> None:
         raise StatementError("refused", f"{node.sql()} may call a function")
     if isinstance(node, exp.DataType) and node.this.name not in _TYPES:
         raise StatementError("refused", f"the type {node.sql(dialect=dialect)} is not known to be safe")
+    if isinstance(node, exp.Join) and node.side == "FULL" and dialect == "mysql":
+        raise StatementError("refused", "MySQL has no FULL JOIN, and reads FULL as another name of the table before it")
     if isinstance(node, exp.Select) and node.args.get("operation_modifiers"):
         raise StatementError("refused", "words that tell the server how to run a SELECT are not allowed")
     if isinstance(node, (exp.Column, exp.Table)) and isinstance(node.this, exp.Identifier):

@@ -124,7 +124,7 @@ FAILS = {
         "is not an aggregate stands in GROUP BY": "SELECT city, name, COUNT(*) FROM customer GROUP BY city",
         "never in WHERE, GROUP BY or HAVING": "SELECT 1 FROM sale WHERE ROW_NUMBER() OVER (ORDER BY sale_id) = 1",
         "no QUALIFY": "SELECT sale_id FROM sale QUALIFY ROW_NUMBER() OVER (ORDER BY sale_id) = 1",
-        "no FULL JOIN": "SELECT 1 FROM sale FULL JOIN refund ON sale.sale_id = refund_id",
+        "no FULL JOIN": "SELECT 1 FROM sale FULL JOIN refund ON sale_id = refund_id",
         "no FILTER (WHERE ...)": "SELECT COUNT(*) FILTER (WHERE quantity > 3) FROM sale",
         "no MEDIAN": "SELECT MEDIAN(quantity) FROM sale",
         "no NULLS LAST": "SELECT city FROM customer ORDER BY city DESC NULLS LAST",
