@@ -26,13 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = 15
 
 
-def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(tmp_path):
+def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(tmp_path, make_data_dir):
     """One author has all of them in hand at once: none waits for the replies to the first thousand."""
     num_requests = 1_050
     with running(BatchServer(reply=lambda messages: "<start-sql>SELECT name FROM customer<end-sql>")) as server:
         config = compose([
             "+benchmark=custom", f"benchmark.root={make_shop(tmp_path / 'shop.sqlite')}", f"run_dir={tmp_path / 'run'}",
-            f"data_dir={tmp_path / 'cache'}", "cluster.workers=1", "cluster.dashboard=false", "models=endpoint",
+            f"data_dir={make_data_dir(tmp_path / 'cache')}", "cluster.workers=1", "cluster.dashboard=false",
+            "models=endpoint",
             "models.strong.name=test-model", f"models.strong.base_url={server.base_url}", "models.strong.batch=true",
             "models.strong.batch_poll_s=0.1", "models.self_correction=false",
         ])  # fmt: skip
@@ -49,10 +50,11 @@ def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(
     assert {candidate.model for answer in answers for candidate in answer.candidates} == {"test-model"}
 
 
-def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path):
+def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path, make_data_dir):
     """Each request is billed once, at the price of a batch where it went in one, and the books are the endpoint's."""
     make_shop(tmp_path / "shop.sqlite")
-    base = ["+benchmark=custom", f"benchmark.root={tmp_path / 'shop.sqlite'}", f"data_dir={tmp_path / 'cache'}"]
+    data_dir = make_data_dir(tmp_path / "cache")
+    base = ["+benchmark=custom", f"benchmark.root={tmp_path / 'shop.sqlite'}", f"data_dir={data_dir}"]
     config = compose(base)
     databases, schemas = open_databases(config)
     engine = connect_database(databases["shop"], config.execution)

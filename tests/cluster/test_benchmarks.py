@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -23,15 +24,16 @@ from tests.shop import make_shop
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def grow(tmp_path, benchmark, root, target, *more):
+def grow(tmp_path, benchmark, root, target, *more, variables=None):
     """Run the command line to its end; return the summary and the pool's rows (database, sql, row_count)."""
     overrides = [
         f"+benchmark={benchmark}", f"benchmark.root={root}", f"target={target}", f"run_dir={tmp_path / 'run'}",
         f"data_dir={tmp_path / 'data'}", "cluster.dashboard=false", "cluster.workers=1", "display.mode=lines", *more,
     ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "rayfactory", *overrides], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "rayfactory", *overrides], cwd=ROOT, env={**os.environ, **(variables or {})},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = connect(tmp_path / "run").sql("SELECT database, sql, row_count FROM R").fetchall()
     assert len(rows) == target
@@ -45,31 +47,38 @@ def grow(tmp_path, benchmark, root, target, *more):
 
 
 @pytest.mark.realdata
-def test_spider(tmp_path, shared_data):
+def test_spider(tmp_path, shared_data, make_data_dir, elsewhere):
     """Rows follow the tables; ten of the real databases."""
+    make_data_dir(tmp_path / "data")
     names = "concert_singer,pets_1,world_1,tvshow,museum_visit,battle_death,book_2,singer,orchestra,ship_1"
     summary, rows = grow(
-        tmp_path, "spider", shared_data / "spider", 150, f"benchmark.databases=[{names}]", "round.requests=10"
-    )
+        tmp_path, "spider", shared_data / "spider", 150, f"benchmark.databases=[{names}]", "round.requests=10",
+        *elsewhere.overrides, variables=elsewhere.variables,
+    )  # fmt: skip
     assert summary["databases"] == 10
     assert min(sum(row[0] == name for row in rows) for name in names.split(",")) >= 5
     assert summary["executability"] >= 0.98
 
 
 @pytest.mark.realdata
-def test_bird(tmp_path, shared_data):
+def test_bird(tmp_path, shared_data, make_data_dir, elsewhere):
     """BIRD's folder layout, with the keys that only its dev_tables.json knows."""
+    make_data_dir(tmp_path / "data")
     make_bird_folder(shared_data / "bird" / "dev_tables.json", tmp_path / "bird")
-    summary, _ = grow(tmp_path, "bird", tmp_path / "bird", 120)
+    summary, _ = grow(tmp_path, "bird", tmp_path / "bird", 120, *elsewhere.overrides, variables=elsewhere.variables)
     assert summary["databases"] == 11
     assert summary["executability"] >= 0.98
 
 
 @pytest.mark.realdata
-def test_imdb(tmp_path, shared_data):
+def test_imdb(tmp_path, shared_data, make_data_dir, elsewhere):
     """The Join Order Benchmark's CSV files, with real values."""
+    make_data_dir(tmp_path / "data")
     make_imdb_files(shared_data / "imdb" / "column_values.json", tmp_path / "imdb")
-    summary, _ = grow(tmp_path, "imdb", tmp_path / "imdb", 120, "round.requests=10")
+    summary, _ = grow(
+        tmp_path, "imdb", tmp_path / "imdb", 120, "round.requests=10",
+        *elsewhere.overrides, variables=elsewhere.variables,
+    )  # fmt: skip
     assert summary["tables"] == 21
     assert summary["executability"] >= 0.98
 
@@ -108,7 +117,7 @@ def start(tmp_path, *overrides):
 
 
 def test_folder_of_csv_files(tmp_path):
-    """Each file becomes a table; keys are inferred."""
+    """Each file becomes a table; keys are inferred. The first run of somebody new, who has no `data_dir` yet."""
     connection = sqlite3.connect(make_shop(tmp_path / "shop.sqlite"))
     folder = tmp_path / "csv"
     folder.mkdir()

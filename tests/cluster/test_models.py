@@ -26,8 +26,9 @@ TARGET = 50
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, make_data_dir):
     folder = tmp_path_factory.mktemp("runs")
+    make_data_dir(folder / "cache")
     make_shop(folder / "shop.sqlite")
     return folder
 
@@ -73,10 +74,12 @@ def environment(key="secret-key-9"):
     return {**os.environ, "SHOP_KEY": key}
 
 
-def run(folder, server, name, *overrides, key="secret-key-9"):
+def run(folder, server, name, *overrides, key="secret-key-9", on=None):
+    """Run the command line to its end, on a cluster of its own or on one that is there."""
+    words = command(folder, server, name, *(on.overrides if on else ()), *overrides)
     return subprocess.run(
-        command(folder, server, name, *overrides),
-        cwd=ROOT, env=environment(key), capture_output=True, text=True, check=False, timeout=900,
+        words, cwd=ROOT, env={**environment(key), **(on.variables if on else {})}, capture_output=True, text=True,
+        check=False, timeout=900,
     )  # fmt: skip
 
 
@@ -89,10 +92,10 @@ def summary_of(run_dir):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder, server):
+def undisturbed(folder, server, elsewhere):
     """Return the rows of a run that nobody disturbs."""
     before = server.ledger()["billed"]
-    done = run(folder, server, "undisturbed")
+    done = run(folder, server, "undisturbed", on=elsewhere)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     after = server.ledger()["billed"]
@@ -122,19 +125,19 @@ def test_run_with_models_ends_with_the_target_and_its_books_are_the_endpoints(fo
     assert by_model > TARGET / 2
 
 
-def test_model_that_refuses_everything_is_not_replaced_in_silence(folder):
+def test_model_that_refuses_everything_is_not_replaced_in_silence(folder, elsewhere):
     """A run that no model had a part in would look like one that worked."""
     with serving(api_key="secret-key-9", fault_share=1.0, faults=["content_filter"]) as refusing:
-        done = run(folder, refusing, "refused", "round.requests=8")
+        done = run(folder, refusing, "refused", "round.requests=8", on=elsewhere)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "requests in a row" in done.stderr
     assert "filtered" in done.stderr
 
 
-def test_what_an_agent_warns_of_reaches_the_person(folder, server):
+def test_what_an_agent_warns_of_reaches_the_person(folder, server, elsewhere):
     """Agents are processes whose logs nobody reads."""
     small = ["models.strong.context_tokens=2250", "models.strong.max_output_tokens=1000", "target=10"]
-    done = run(folder, server, "cut", *small)
+    done = run(folder, server, "cut", *small, on=elsewhere)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Note: database 'shop': the \w+ prompt is cut to the 2250 tokens", done.stdout), done.stdout
 
@@ -193,21 +196,21 @@ def test_interrupted_run_does_not_wait_for_the_endpoint(folder, table_selection,
     assert summary_of(folder / "silent")["stop_reason"] == "interrupted"
 
 
-def test_budget_is_never_passed_and_a_larger_one_goes_on(folder, server, undisturbed):
+def test_budget_is_never_passed_and_a_larger_one_goes_on(folder, server, elsewhere, undisturbed):
     """The run stops with everything that was paid in the pool, says so at once when asked again, and then goes on."""
     budget = summary_of(folder / "undisturbed")["cost_usd"] * 0.7
     small = ["models.strong.max_output_tokens=1500", "models.strong.context_tokens=32768"]
-    done = run(folder, server, "budget", f"max_cost_usd={budget}", *small)
+    done = run(folder, server, "budget", f"max_cost_usd={budget}", *small, on=elsewhere)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = summary_of(folder / "budget")
     assert summary["stop_reason"] == "max_cost"
     assert summary["cost_usd"] + summary["cost_unconfirmed_usd"] <= budget
     assert 0 < summary["admitted"] < TARGET
     before = rows_of(folder / "budget")
-    again = run(folder, server, "budget", f"max_cost_usd={budget}", *small)
+    again = run(folder, server, "budget", f"max_cost_usd={budget}", *small, on=elsewhere)
     assert again.returncode == 0
     assert "is complete" in again.stdout
-    done = run(folder, server, "budget", f"max_cost_usd={10 * budget}", *small)
+    done = run(folder, server, "budget", f"max_cost_usd={10 * budget}", *small, on=elsewhere)
     assert done.returncode == 0, done.stdout + done.stderr
     after = rows_of(folder / "budget")
     assert after[: len(before)] == before
@@ -247,19 +250,19 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_paid(folder, serv
     ("grammars", "message", "num_paid"),
     [("ignore", "does not decode by a grammar", 1), ("refuse", "400 Unrecognized request argument", 0)],
 )
-def test_endpoint_without_grammars_is_found_before_the_run_starts(folder, grammars, message, num_paid):
+def test_endpoint_without_grammars_is_found_before_the_run_starts(folder, elsewhere, grammars, message, num_paid):
     """One small question is all that is paid, and it is in the books; once it is mended, the same command goes on."""
     name = f"grammars-{grammars}"
     overrides = ["models.strong.constrained=true", "target=10", "round.requests=2"]
     with serving(api_key="secret-key-9", grammars=grammars) as server:
-        done = run(folder, server, name, *overrides)
+        done = run(folder, server, name, *overrides, on=elsewhere)
         assert done.returncode == 2, done.stdout + done.stderr
         assert re.search(rf"{message}.*models\.strong\.constrained=false", done.stderr), done.stderr
         assert "Traceback" not in done.stderr
         assert (server.num_requests, server.billed["replies"]) == (1, num_paid)
         assert sum(row["requests"] for row in summary_of(folder / name)["ledger"]) == num_paid
         server.grammars = "honour"
-        done = run(folder, server, name, *overrides)
+        done = run(folder, server, name, *overrides, on=elsewhere)
         assert done.returncode == 0, done.stdout + done.stderr
         checks = [row for row in summary_of(folder / name)["ledger"] if row["agent"] == "check"]
         assert [row["requests"] for row in checks] == [num_paid + 1]

@@ -32,13 +32,16 @@ def test_parsers_do_not_object_to_what_is_harmless(dialect: str, sql: str):
 
 
 def test_what_passes_the_wall_is_reported(monkeypatch: pytest.MonkeyPatch):
-    """With no wall at all there are escapes soon."""
+    """With no wall at all there are escapes soon, or on a loaded machine a little later."""
     monkeypatch.setattr(fuzz, "examine", lambda sql, dialect: Execution(None, "", sql))
-    report = fuzz.fuzz(6, 0)
-    escapes = report["escapes"]
-    assert isinstance(escapes, list)
-    assert any(escape.startswith("duckdb") for escape in escapes)
-    assert any(escape.startswith("sqlite") for escape in escapes)
+    found: set[str] = set()
+    for seconds in (2, 6, 60):
+        escapes = fuzz.fuzz(seconds, 0)["escapes"]
+        assert isinstance(escapes, list)
+        found |= {escape.partition(":")[0] for escape in escapes}
+        if found == set(fuzz.DIALECTS):
+            break
+    assert found == set(fuzz.DIALECTS)
 
 
 def test_crash_of_the_wall_is_reported_with_its_statement(monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+
+PROGRAM = """
+import sys
+import ray
+
+context = ray.init(address="local", num_cpus=2, include_dashboard=False)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A cluster of two CPUs that somebody else has started.
+
+    Attributes:
+        overrides: the settings of a run on it.
+        variables: of the environment of such a run.
+    """
+
+    overrides: tuple[str, ...]
+    variables: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    """Return a cluster for the runs of a module that are not about a cluster's beginning or end: that is a third of one."""
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
+    other = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env={**os.environ, **variables},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert other.stdout is not None
+    try:
+        address = other.stdout.readline().strip()
+        yield Elsewhere(("cluster=existing", f"cluster.address={address}"), variables)
+    finally:
+        other.communicate()
