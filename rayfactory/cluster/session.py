@@ -57,9 +57,11 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a bare one where a node is not up in Ray's 30 seconds
         if not config.address:
-            raise EngineError(f"Ray could not be started on this machine: {error}") from error
+            raise EngineError(
+                f"Ray could not be started on this machine ({error}); where it is busy with other work, start again later"
+            ) from error
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ConfigError(
             f"no Ray cluster could be reached at cluster.address={config.address!r} ({reason}); "
