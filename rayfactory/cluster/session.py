@@ -60,7 +60,7 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
     except Exception as error:  # a bare one where a node is not up in Ray's 30 seconds
         if not config.address:
             raise EngineError(
-                f"Ray could not be started on this machine ({error}); where it is busy with other work, start again later"
+                f"Ray could not be started on this machine ({error}); where it is busy, start again later"
             ) from error
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ConfigError(
