@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rayfactory.errors import ConfigError, EngineError, RayfactoryError
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
 """How often an agent is asked, a request answered or a round judged, when actors are lost."""
+
+_RAY_ERROR = re.compile(r"^ray\.exceptions\.(\w+)", re.MULTILINE)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -31,7 +34,16 @@ def is_loss(error: Exception) -> bool:
         ray.exceptions.NodeDiedError,
         ray.exceptions.ObjectLostError,
     )
-    return any(isinstance(cause, losses) for cause in causes(error))
+    for cause in causes(error):
+        if isinstance(cause, losses):
+            return True
+        # What a stage of a dataset met does not travel with the error that it ends with; the traceback's text does.
+        if isinstance(cause, ray.exceptions.RayTaskError) and any(
+            isinstance(met, type) and issubclass(met, losses)
+            for met in (getattr(ray.exceptions, name, None) for name in _RAY_ERROR.findall(str(cause)))
+        ):
+            return True
+    return False
 
 
 def as_own(error: Exception, what: str) -> RayfactoryError:

@@ -99,8 +99,10 @@ def test_datasets_ask_early_what_the_cluster_has():
     from rayfactory.cluster import session
 
     before = ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S
+    assert before > 0
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 1
     try:
         session._set_up_ray_data()
-        assert before > ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S > 0
+        assert 1 > ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S > 0
     finally:
         ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = before
