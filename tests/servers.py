@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pymysql
@@ -59,29 +60,32 @@ class Server:
 
     def execute(self, database: str, *statements: str) -> None:
         """Run statements as `owner`, each by itself."""
-        if self.dialect == "postgres":
-            with closing(
-                psycopg.connect(self.url(database, "owner"), password=OWNER_PASSWORD, autocommit=True)
-            ) as connection:
-                for statement in statements:
-                    connection.execute(statement)
-            return
-        with (
-            closing(
-                pymysql.connect(
-                    host="127.0.0.1",
-                    port=self.port,
-                    user="owner",
-                    password=OWNER_PASSWORD,
-                    database=database or None,
-                    charset="utf8mb4",
-                    autocommit=True,
-                )
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
+        for _ in self._run(database, statements):
+            pass
+
+    def ask(self, database: str, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of `owner`."""
+        (rows,) = self._run(database, [sql])
+        return rows
+
+    def _run(self, database: str, statements: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+        with closing(self._connect(database)) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+                yield list(cursor.fetchall()) if cursor.description else []
+
+    def _connect(self, database: str) -> Any:
+        if self.dialect == "postgres":
+            return psycopg.connect(self.url(database, "owner"), password=OWNER_PASSWORD, autocommit=True)
+        return pymysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="owner",
+            password=OWNER_PASSWORD,
+            database=database or None,
+            charset="utf8mb4",
+            autocommit=True,
+        )
 
     def make(self, database: str, *statements: str) -> Database:
         """Make a database with the statements, all of it to be read by `reader`, and return it."""
