@@ -62,16 +62,32 @@ class Server:
 
     def execute(self, database: str, *statements: str) -> None:
         """Run statements as `owner`, each by itself."""
-        if self.dialect == "postgres":
-            with closing(
-                psycopg.connect(self.url(database, "owner"), password=OWNER_PASSWORD, autocommit=True)
-            ) as connection:
-                for statement in statements:
-                    connection.execute(statement)
-            return
-        with closing(self._mariadb(database)) as connection, connection.cursor() as cursor:
+        for _ in self._run(database, statements):
+            pass
+
+    def ask(self, database: str, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of `owner`."""
+        (rows,) = self._run(database, [sql])
+        return rows
+
+    def _run(self, database: str, statements: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+        with closing(self._connect(database)) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+                yield list(cursor.fetchall()) if cursor.description else []
+
+    def _connect(self, database: str) -> Any:
+        if self.dialect == "postgres":
+            return psycopg.connect(self.url(database, "owner"), password=OWNER_PASSWORD, autocommit=True)
+        return pymysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="owner",
+            password=OWNER_PASSWORD,
+            database=database or None,
+            charset="utf8mb4",
+            autocommit=True,
+        )
 
     def fill(self, database: str, table: str, num_columns: int, rows: Sequence[tuple[object, ...]]) -> None:
         """Put rows into a table as `owner`."""
@@ -85,20 +101,9 @@ class Server:
                     copy.write_row(row)
             return
         places = ", ".join(["%s"] * num_columns)
-        with closing(self._mariadb(database)) as connection, connection.cursor() as cursor:
+        with closing(self._connect(database)) as connection, connection.cursor() as cursor:
             cursor.execute("SET FOREIGN_KEY_CHECKS = 0")
             cursor.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
-
-    def _mariadb(self, database: str) -> pymysql.Connection[Any]:
-        return pymysql.connect(
-            host="127.0.0.1",
-            port=self.port,
-            user="owner",
-            password=OWNER_PASSWORD,
-            database=database or None,
-            charset="utf8mb4",
-            autocommit=True,
-        )
 
     def make(self, database: str, *statements: str) -> Database:
         """Make a database with the statements, all of it to be read by `reader`, and return it."""

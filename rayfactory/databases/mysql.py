@@ -82,6 +82,7 @@ class MySQLConnection(ServerConnection):
         self.version = f"{'MariaDB' if self._is_maria else 'MySQL'} {release}"
         # Our own statements quote names as the other databases do; somebody else's are read in `read`.
         self._is_ours: bool | None = None
+        self._is_hung_up = False
         self._speak(ours=True)
 
     def execute(self, sql: str) -> Cursor:
@@ -210,10 +211,11 @@ class MySQLConnection(ServerConnection):
     @property
     def is_open(self) -> bool:
         """Whether it can be used."""
-        return bool(self._connection.open)
+        return bool(self._connection.open) and not self._is_hung_up
 
     def interrupt(self) -> None:
         """Hang up; the server has the same time limit, and ends the statement itself."""
+        self._is_hung_up = True  # even where the answer came just before
         with suppress(OSError, AttributeError):
             self._connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001  PyMySQL has no call for another thread
 

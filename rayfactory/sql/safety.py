@@ -178,6 +178,9 @@ _NOT_OF_A_NAME = re.compile(r"[^\w$#@ ]")
 MAX_TEXT_CHARACTERS = 1_000
 """Longest text that padding may make: a million characters would be a memory bomb that no interrupt stops."""
 
+MAX_GROWING_REPLACEMENTS = 2
+"""Calls of REPLACE in one statement that may make a text longer, on a server: MariaDB does not end one under way."""
+
 _STATEMENTS = (exp.Select, exp.SetOperation, exp.Subquery)
 
 
@@ -229,6 +232,8 @@ def check_safe(tree: exp.Expr, dialect: str) -> None:
     """
     if not isinstance(tree.unnest() if isinstance(tree, exp.Subquery) else tree, _STATEMENTS):
         raise StatementError("refused", f"{tree.key.upper()} is not a SELECT")
+    if dialect in _SCHEMAS and sum(map(_may_grow, tree.find_all(exp.Replace))) > MAX_GROWING_REPLACEMENTS:
+        raise StatementError("refused", f"more than {MAX_GROWING_REPLACEMENTS} calls of REPLACE make a text longer")
     for node in tree.walk(bfs=False):
         name = type(node).__name__
         if isinstance(node, exp.Anonymous):
@@ -285,6 +290,14 @@ def _check_table(table: exp.Table, dialect: str) -> None:
         raise StatementError("refused", f"{table.sql()} lies outside the database's own schema")
     if table.name.casefold().startswith(_OF_THE_DATABASE.get(dialect, _OF_SQLITE)):
         raise StatementError("refused", f"{table.name} is not a table of the database")
+
+
+def _may_grow(node: exp.Replace) -> bool:
+    """Return whether what is put in may be longer than what it takes the place of."""
+    out, into = node.expression, node.args.get("replacement")
+    if isinstance(out, exp.Literal) and isinstance(into, exp.Literal):
+        return len(into.name) > len(out.name)
+    return into is not None
 
 
 def _makes_long_text(node: exp.Expr) -> bool:

@@ -83,6 +83,8 @@ HOSTILE = [
     ("mysql", "SELECT * FROM sys.version", "sys"),
     ("mysql", "SELECT i FROM t USE INDEX (x)", "IndexTableHint"),
     ("mysql", "SELECT lastval(u)", "lastval"),
+    ("mysql", "SELECT replace(replace(replace(s, 'x', 'xx'), 'x', 'xx'), 'x', 'xx') FROM t", "REPLACE"),
+    ("mysql", "SELECT replace(replace(replace(s, 'x', s), s, 'x'), 'x', s) FROM t", "REPLACE"),
 ]
 
 
@@ -162,6 +164,7 @@ def test_text_that_a_server_may_read_differently_is_refused(dialect: str, sql: s
         ("postgres", "(SELECT i FROM t) UNION ALL (SELECT 1.5e-3);"),
         ("postgres", "SELECT \"user\", t.user, array[1, 2][1], '{1}'::int[] FROM t"),
         ("mysql", "SELECT 'a\\'b', \"a\\\"b\", 'it''s', \"it's\", '\\\\' FROM `t` -- it's\nWHERE i = 1 /* it's */"),
+        ("mysql", "SELECT replace(replace(replace(replace(s, '(', ''), ')', ''), '&', 'and'), '.', ' ') FROM t"),
         ("mysql", "SELECT s FROM t WHERE s LIKE '%\\_%' AND d > NOW() - INTERVAL 1 MONTH LIMIT 2, 3;"),
         ("mysql", "SELECT 'a' 'b', CAST(i AS UNSIGNED), i DIV 2, i <=> 1, !i FROM t"),
     ],

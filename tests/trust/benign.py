@@ -184,7 +184,7 @@ STATEMENTS = {
         ),
         (
             "SELECT name FROM item WHERE name REGEXP '^item [12]' AND name NOT RLIKE '5$' AND name LIKE '%\\_%' OR `Made In` "
-            '= "Spain\'s"'
+            '= "Spain"'
         ),
         (
             "SELECT cast(price AS SIGNED), cast(price AS UNSIGNED), cast(name AS CHAR), cast(price AS DECIMAL(10, 4)), "
