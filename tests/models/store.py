@@ -47,6 +47,9 @@ def _on_server(server: Server, contents: dict[str, list[tuple[object, ...]]]) ->
     database = server.make(name, *[statement for statement in ddl.split(";") if statement.strip()])
     for table, rows in contents.items():
         server.fill(name, table, len(rows[0]), rows)
+    # Else the server does so at some moment of its own, and plans otherwise from then on.
+    analyze = "ANALYZE" if server.dialect == "postgres" else "ANALYZE TABLE"
+    server.execute(name, *[f"{analyze} {table}" for table in contents])
     return replace(database, name="store")
 
 
