@@ -41,7 +41,7 @@ test: $(VLLM_STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-llm: $(VLLM_STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) -m llm
+	$(BIN)/python -m pytest $(TESTS) -m llm
 
 servers:
 	@command -v mariadbd && ls /usr/lib/postgresql/*/bin/postgres || { apt-get update -qq && \

@@ -212,6 +212,7 @@ def undisturbed(folder, server, nodes):
     return rows
 
 
+@pytest.mark.slow
 def test_node_lost_in_each_phase_costs_nothing(folder, server, nodes, undisturbed):
     """The raylet of a node is killed in each phase, and with it all that runs there; another node comes before.
 
