@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from rayfactory.pool import PlannedRequest, Pool, connect, opened
+from rayfactory.manifests import PlannedRequest
+from rayfactory.pool import Pool, connect, opened
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation
 from rayfactory.tools.statistics import Statistics
 

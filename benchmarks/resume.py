@@ -25,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayfactory.identity import read_identity
-from rayfactory.pool import Manifest, Pool, opened, read_manifests
+from rayfactory.manifests import Manifest
+from rayfactory.pool import Pool, opened, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -24,8 +24,9 @@ from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_rou
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
+from rayfactory.manifests import PlannedRequest
 from rayfactory.models.chat import ChatStatus
-from rayfactory.pool import PlannedRequest, Pool
+from rayfactory.pool import Pool
 from rayfactory.records import (
     Answer,
     Candidate,

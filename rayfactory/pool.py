@@ -30,9 +30,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 from weakref import finalize
@@ -44,90 +43,21 @@ import pyarrow.parquet as pq
 
 from rayfactory.errors import RunDirError
 from rayfactory.identity import FORMAT, FORMAT_WITHOUT_SEGMENTS, check_run_dir, read_identity
-from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation, Origin, Tally
+from rayfactory.manifests import (
+    Manifest,
+    Part,
+    PlannedRequest,
+    manifest_to_json,
+    manifests_of,
+    part_name,
+    read_parts,
+    segment_to_json,
+)
+from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation, Tally
 from rayfactory.segments import SIZES, due, put_together, read_rounds
 
 _SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "S": S_SCHEMA, "rejects": REJECTS_SCHEMA}
 _VIEWS = ("R", "E", "rejects")
-
-_MANIFEST = re.compile(r"(\d{6,})(?:-(\d{6,}))?\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRequest:
-    """What a later plan needs to know of a request: whom it asked for what."""
-
-    origin: Origin
-    database: str
-    tables: tuple[str, ...]
-    num_queries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One committed round.
-
-    Attributes:
-        round: its number.
-        first_query_id: query_id of its first row of R; the rows are numbered on from there.
-        num_rows: rows of R.
-        plan: the requests of the round.
-        evaluation: E_t of the round.
-        wall_s: seconds of work on the run up to this commit, over all its processes.
-        phase_s: seconds of each phase of the round: ``plan``, ``produce``, ``write`` (either of the two), ``judge``;
-            and ``start``, which a process took until its loop began, in the first round that it commits. Rounds are
-            written beside each other and beside judging; where several are planned, or written, at a time, the seconds
-            count once, for the round that is ready first.
-        tallies: what happened between the agents and their models in planning and writing the round; empty where
-            all of them kept to their rules.
-        files: file name -> sha256 hex digest, of the round's own files.
-    """
-
-    round: int
-    first_query_id: int
-    num_rows: int
-    plan: tuple[PlannedRequest, ...]
-    evaluation: Evaluation
-    wall_s: float
-    phase_s: dict[str, float]
-    tallies: tuple[Tally, ...]
-    files: dict[str, str]
-
-    @property
-    def next_query_id(self) -> int:
-        """The query_id that the next round starts with."""
-        return self.first_query_id + self.num_rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Rounds whose rows share files: one as it was committed, or those of a segment.
-
-    Attributes:
-        rounds: their manifests, in order.
-        num_rejects: rejects of each of them; None: the files are those of one round.
-        files: file name -> sha256 hex digest.
-    """
-
-    rounds: tuple[Manifest, ...]
-    num_rejects: tuple[int, ...] | None
-    files: dict[str, str]
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """Its first and its last round."""
-        return self.rounds[0].round, self.rounds[-1].round
-
-    @property
-    def name(self) -> str:
-        """That of its folder, and of its manifest."""
-        return _part_name(*self.span)
-
-    def counts(self, table: str) -> tuple[int, ...] | None:
-        """Return how many rows each round has in a table; None: the file has one round."""
-        if self.num_rejects is None or table == "rejects":
-            return self.num_rejects
-        return tuple(manifest.num_rows for manifest in self.rounds)
 
 
 class Pool:
@@ -161,8 +91,8 @@ class Pool:
         try:
             # Once more, now that nobody else writes here.
             check_run_dir(run_dir, identity)
-            self._parts = _read_parts(run_dir)
-            self.manifests: list[Manifest] = _manifests(self._parts)
+            self._parts = read_parts(run_dir)
+            self.manifests: list[Manifest] = manifests_of(self._parts)
             for part in self._parts:
                 self._check_files(part)
             if not self.manifests:
@@ -196,7 +126,7 @@ class Pool:
         """Seconds of work on the run up to the last commit."""
         return self.manifests[-1].wall_s if self.manifests else 0.0
 
-    def _check_files(self, part: _Part) -> None:
+    def _check_files(self, part: Part) -> None:
         for name, digest in part.files.items():
             path = self._rounds_dir / part.name / name
             if _sha256(path) != digest:
@@ -245,7 +175,7 @@ class Pool:
             RunDirError: the round could not be written; the committed ones are as they were.
         """
         number = self.next_round
-        directory = self._rounds_dir / _part_name(number, number)
+        directory = self._rounds_dir / part_name(number, number)
         try:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
@@ -270,14 +200,14 @@ class Pool:
                 tuple(tallies),
                 files,
             )
-            _write_durably(self._rounds_dir / f"{directory.name}.json", _to_json(_manifest_to_json(manifest)))
+            _write_durably(self._rounds_dir / f"{directory.name}.json", _to_json(manifest_to_json(manifest)))
         except OSError as error:
             raise RunDirError(
                 f"round {number} could not be written to {str(self.run_dir)!r}: {error.strerror or error}; what was "
                 f"committed before it is intact ({number} round{'s' * (number != 1)}); make room or restore access, "
                 "then run the same command again"
             ) from error
-        self._parts.append(_Part((manifest,), None, files))
+        self._parts.append(Part((manifest,), None, files))
         self.manifests.append(manifest)
         return manifest
 
@@ -306,10 +236,10 @@ class Pool:
                 f"({getattr(error, 'strerror', None) or error}); nothing is lost by it, and it is tried again later"
             ) from error
 
-    def _segment(self, parts: Sequence[_Part]) -> _Part:
+    def _segment(self, parts: Sequence[Part]) -> Part:
         """Write a segment with the rows of some parts, and return it; from then on it is what readers see."""
         rounds = tuple(manifest for part in parts for manifest in part.rounds)
-        name = _part_name(rounds[0].round, rounds[-1].round)
+        name = part_name(rounds[0].round, rounds[-1].round)
         directory, manifest = self._rounds_dir / name, self._rounds_dir / f"{name}.json"
         for part in parts:
             self._check_files(part)  # damage is not to be copied, and then vouched for
@@ -329,8 +259,8 @@ class Pool:
                     if table == "rejects":
                         num_rejects += expected or (count,)
             _sync_directory(directory)
-            segment = _Part(rounds, tuple(num_rejects), files)
-            _replace(manifest, _to_json(_segment_to_json(segment)))
+            segment = Part(rounds, tuple(num_rejects), files)
+            _replace(manifest, _to_json(segment_to_json(segment)))
         except (OSError, pa.ArrowException):
             # The next round is to find the room that it would have had.
             shutil.rmtree(directory, ignore_errors=True)
@@ -404,56 +334,7 @@ def read_manifests(run_dir: Path) -> list[Manifest]:
         RunDirError: a manifest is damaged, or a committed file is missing.
     """
     with _locked(run_dir, fcntl.LOCK_SH):
-        return _manifests(_read_parts(run_dir))
-
-
-def _manifests(parts: Iterable[_Part]) -> list[Manifest]:
-    return [manifest for part in parts for manifest in part.rounds]
-
-
-def _read_parts(run_dir: Path) -> list[_Part]:
-    """Return what the pool consists of, in order; nothing of it may be removed meanwhile.
-
-    Raises:
-        RunDirError: as `read_manifests`.
-    """
-    parts = []
-    for first, last in _spans(run_dir / "rounds"):
-        path = run_dir / "rounds" / f"{_part_name(first, last)}.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            part = _segment_from_json(data) if last > first else _round_from_json(data)
-            if part.span != (first, last):
-                raise ValueError(f"it is of rounds {part.span}")
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise RunDirError(f"{path} cannot be read ({error!r}); restore it from a backup") from None
-        missing = [name for name in part.files if not (path.with_suffix("") / name).is_file()]
-        if missing:
-            raise RunDirError(f"{path.with_suffix('') / missing[0]} is missing; restore it from a backup")
-        parts.append(part)
-    return parts
-
-
-def _spans(rounds_dir: Path) -> list[tuple[int, int]]:
-    """Return the first and last round of each part, in order.
-
-    Raises:
-        RunDirError: one is missing.
-    """
-    widest: dict[int, int] = {}
-    with suppress(FileNotFoundError):
-        for path in rounds_dir.iterdir():
-            if match := _MANIFEST.fullmatch(path.name):
-                first, last = int(match[1]), int(match[2] or match[1])
-                widest[first] = max(last, widest.get(first, first))
-    spans, number = list[tuple[int, int]](), 0
-    while number in widest:
-        spans.append((number, widest[number]))
-        number = widest[number] + 1
-    if max(widest.values(), default=-1) >= number:
-        # Rounds are committed in order, so this is no crash's doing.
-        raise RunDirError(f"{rounds_dir / _part_name(number, number)}.json is missing; restore it from a backup")
-    return spans
+        return manifests_of(read_parts(run_dir))
 
 
 class _Reading(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -486,7 +367,7 @@ def connect(run_dir: str | Path) -> duckdb.DuckDBPyConnection:
     lock = (run_dir / "run.json").open("rb")
     try:
         _lock(lock, fcntl.LOCK_SH)
-        parts = _read_parts(run_dir)
+        parts = read_parts(run_dir)
     except RunDirError:
         lock.close()
         raise
@@ -553,10 +434,6 @@ def _schema(name: str, columns: Sequence[str] | None) -> pa.Schema:
     return schema if columns is None else pa.schema([schema.field(column) for column in columns])
 
 
-def _part_name(first_round: int, last_round: int) -> str:
-    return f"{first_round:06d}" if first_round == last_round else f"{first_round:06d}-{last_round:06d}"
-
-
 def _quoted(path: str) -> str:
     """Return a path as DuckDB's read_parquet takes it: with nothing that it would expand to other files."""
     return "'" + re.sub(r"([*?\[])", r"[\1]", path).replace("'", "''") + "'"
@@ -566,55 +443,6 @@ def _not_writable(run_dir: Path, error: OSError) -> RunDirError:
     return RunDirError(
         f"run_dir {str(run_dir)!r} cannot be written: {error.strerror or error}; make it writable or choose another"
     )
-
-
-def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "round": manifest.round,
-        "first_query_id": manifest.first_query_id,
-        "num_rows": manifest.num_rows,
-        "plan": [[p.origin, p.database, list(p.tables), p.num_queries] for p in manifest.plan],
-        "evaluation": manifest.evaluation.to_json(),
-        "wall_s": manifest.wall_s,
-        "phase_s": manifest.phase_s,
-        "tallies": [asdict(tally) for tally in manifest.tallies],
-        "files": manifest.files,
-    }
-
-
-def _manifest_from_json(data: dict[str, Any]) -> Manifest:
-    return Manifest(
-        round=data["round"],
-        first_query_id=data["first_query_id"],
-        num_rows=data["num_rows"],
-        plan=tuple(PlannedRequest(origin, name, tuple(tables), n) for origin, name, tables, n in data["plan"]),
-        evaluation=Evaluation.from_json(data["evaluation"]),
-        wall_s=data["wall_s"],
-        phase_s=data["phase_s"],
-        tallies=tuple(Tally(**tally) for tally in data["tallies"]),
-        files=dict(data["files"]),
-    )
-
-
-def _round_from_json(data: dict[str, Any]) -> _Part:
-    manifest = _manifest_from_json(data)
-    return _Part((manifest,), None, manifest.files)
-
-
-def _segment_to_json(segment: _Part) -> dict[str, Any]:
-    return {
-        "num_rejects": segment.num_rejects,
-        "files": segment.files,
-        "rounds": [_manifest_to_json(manifest) for manifest in segment.rounds],
-    }
-
-
-def _segment_from_json(data: dict[str, Any]) -> _Part:
-    rounds = tuple(_manifest_from_json(each) for each in data["rounds"])
-    num_rejects = tuple(data["num_rejects"])
-    if [manifest.round for manifest in rounds] != list(range(rounds[0].round, rounds[0].round + len(num_rejects))):
-        raise ValueError("its rounds do not follow each other")
-    return _Part(rounds, num_rejects, dict(data["files"]))
 
 
 def _to_json(data: dict[str, Any]) -> bytes:

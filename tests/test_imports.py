@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 # Each room may import itself and what stands left of it.
 LAW = (
     "shown", "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
-    "segments", "pool",
+    "segments", "manifests", "pool",
     "reports", "cluster", "rounds", "factory", "runs", "downstream", "__main__",
 )  # fmt: skip
 

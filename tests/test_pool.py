@@ -13,7 +13,8 @@ import pytest
 
 from rayfactory.errors import RunDirError
 from rayfactory.identity import check_run_dir
-from rayfactory.pool import PlannedRequest, Pool, connect, opened, read_manifests
+from rayfactory.manifests import PlannedRequest
+from rayfactory.pool import Pool, connect, opened, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation
 from tests.conftest import as_nobody
 

@@ -12,11 +12,11 @@ from rayfactory.agents.player import Player, player_of
 from rayfactory.agents.table_selection import REQUESTS_PER_CALL
 from rayfactory.config import AGENTS, Config
 from rayfactory.databases.schema import Schema
+from rayfactory.manifests import Manifest
 from rayfactory.models.completion import Prompt
 from rayfactory.models.ledger import Usage, cost_usd
 from rayfactory.models.prompts import Prompts
 from rayfactory.models.schema_text import estimated_tokens
-from rayfactory.pool import Manifest
 from rayfactory.reports.examples import NUM_FAILED, ask_nobody
 
 ADMITTED_SHARE = 0.85

@@ -10,8 +10,8 @@ from typing import Any
 
 from rayfactory.config import AGENTS, Config, ModelConfig, Slot
 from rayfactory.databases.schema import Schema
+from rayfactory.manifests import Manifest
 from rayfactory.models.completion import Prompt
-from rayfactory.pool import Manifest
 from rayfactory.reports.estimates import ROWS_WITHOUT_TARGET, Estimate, Outlook, assumptions, estimates, outlook
 from rayfactory.reports.examples import MADE_UP, example_prompts
 from rayfactory.reports.figures import dollars, short

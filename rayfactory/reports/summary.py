@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from rayfactory import __version__
 from rayfactory.databases.schema import Schema
-from rayfactory.pool import Manifest, connect
+from rayfactory.manifests import Manifest
+from rayfactory.pool import connect
 from rayfactory.records import DID_NOT_RUN, add_tallies
 from rayfactory.reports.figures import projected_cost_usd
 from rayfactory.tools.statistics import gini

@@ -16,8 +16,8 @@ from rayfactory.agents.writing import Desk, write
 from rayfactory.compose import compose
 from rayfactory.errors import RunDirError
 from rayfactory.identity import FORMAT
+from rayfactory.manifests import Manifest, PlannedRequest
 from rayfactory.models.journal import FILE_NAME
-from rayfactory.pool import Manifest, PlannedRequest
 from rayfactory.records import Evaluation, Failure, Request
 from rayfactory.reports.estimates import (
     ADMITTED_SHARE,
