@@ -12,18 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import psycopg
 import pymysql
 
+from rayfactory.databases.catalogue import Keys
 from rayfactory.databases.engine import Database
-from rayfactory.databases.schema import ForeignKey
 from rayfactory.databases.server import database_at
 
 NOBODY = 65534
@@ -118,14 +118,6 @@ class Server:
             self.execute("", f"CREATE DATABASE `{database}`", f"GRANT SELECT, SHOW VIEW ON `{database}`.* TO reader")
             self.execute(database, *statements)
         return self.database(database)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Keys of the tables of a database."""
-
-    primary: Mapping[str, tuple[str, ...]]
-    foreign: Sequence[ForeignKey]
 
 
 def program(name: str) -> str | None:
@@ -225,36 +217,28 @@ def _hand_over(path: Path) -> None:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(
+    with (folder / "log").open("wb") as log:
+        code = _start(command, folder, log).wait()
+    assert code == 0, f"{command[0]}: {(folder / 'log').read_text(errors='replace')}"
+
+
+def _start(command: list[str], folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         command,
         cwd=folder,
-        env=_environment(folder),
-        capture_output=True,
-        check=False,
-        user=SERVANT,
-        group=SERVANT,
-        extra_groups=None if SERVANT is None else [],
-    )
-    assert done.returncode == 0, f"{command[0]}: {done.stdout.decode()}\n{done.stderr.decode()}"
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "LC_ALL": "C"}
-
-
-@contextmanager
-def _started(command: list[str], folder: Path) -> Iterator[int]:
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=_environment(folder),
+        env={"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "LC_ALL": "C"},
         stdout=log,
         stderr=log,
         user=SERVANT,
         group=SERVANT,
         extra_groups=None if SERVANT is None else [],
     )
+
+
+@contextmanager
+def _started(command: list[str], folder: Path) -> Iterator[int]:
+    log = (folder / "log").open("wb")
+    process = _start(command, folder, log)
     try:
         yield process.pid
     except BaseException:

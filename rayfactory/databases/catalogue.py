@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -123,7 +123,7 @@ def _read_sqlite(connection: sqlite3.Connection) -> Catalogue:
         for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view' ORDER BY rowid")
     }
     names = [table.name for table in tables]
-    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), views_of(definitions, names, "sqlite"))
+    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), _views(definitions, names, "sqlite"))
 
 
 def _read_sqlite_table(connection: sqlite3.Connection, name: str, *, has_rowid: bool) -> TableStructure:
@@ -183,19 +183,10 @@ def _read_duckdb(connection: duckdb.DuckDBPyConnection) -> Catalogue:
             unique_keys.setdefault(table, []).append(tuple(names))
         elif kind == "FOREIGN KEY":
             foreign_keys.append(ForeignKey(table, tuple(names), referenced, tuple(referenced_names)))
-    tables = [
-        TableStructure(
-            name=name,
-            columns=tuple(columns[name]),
-            primary_key=primary_keys.get(name, ()),
-            unique_keys=tuple(unique_keys.get(name, ())),
-            description=comment or "",
-        )
-        for name, comment in connection.execute(
-            f"SELECT table_name, comment FROM duckdb_tables() WHERE {of_main} AND NOT internal AND NOT temporary "
-            "ORDER BY table_oid"
-        ).fetchall()
-    ]
+    comments = connection.execute(
+        f"SELECT table_name, comment FROM duckdb_tables() WHERE {of_main} AND NOT internal AND NOT temporary "
+        "ORDER BY table_oid"
+    ).fetchall()
     elsewhere = connection.execute(
         "SELECT DISTINCT schema_name FROM duckdb_tables() WHERE database_name = current_database() AND NOT internal "
         "AND NOT temporary AND schema_name <> 'main' ORDER BY schema_name"
@@ -210,11 +201,53 @@ def _read_duckdb(connection: duckdb.DuckDBPyConnection) -> Catalogue:
             f"SELECT view_name, sql FROM duckdb_views() WHERE {of_main} AND NOT internal ORDER BY view_oid"
         ).fetchall()
     )
+    return put_together(comments, columns, Keys(primary_keys, unique_keys, foreign_keys), definitions, "duckdb")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that the tables of a database declare, by table name.
+
+    Attributes:
+        foreign: as they are declared, wherever they lead.
+    """
+
+    primary: Mapping[str, tuple[str, ...]]
+    unique: Mapping[str, Sequence[tuple[str, ...]]]
+    foreign: Sequence[ForeignKey]
+
+
+def put_together(
+    comments: Iterable[tuple[str, str | None]],
+    columns: Mapping[str, Sequence[ColumnStructure]],
+    keys: Keys,
+    definitions: Mapping[str, str],
+    dialect: str,
+) -> Catalogue:
+    """Return a catalogue out of what was read of it.
+
+    Args:
+        comments: (table name, what the database says of it), in the database's order; a table without columns is left
+            out.
+        columns: by table name, in order.
+        definitions: the query of each view.
+    """
+    tables = tuple(
+        TableStructure(
+            name=name,
+            columns=tuple(columns[name]),
+            primary_key=keys.primary.get(name, ()),
+            unique_keys=tuple(keys.unique.get(name, ())),
+            description=comment or "",
+        )
+        for name, comment in comments
+        if name in columns
+    )
     names = [table.name for table in tables]
-    return Catalogue(tuple(tables), resolve_foreign_keys(tables, foreign_keys), views_of(definitions, names, "duckdb"))
+    return Catalogue(tables, resolve_foreign_keys(tables, keys.foreign), _views(definitions, names, dialect))
 
 
-def views_of(definitions: dict[str, str], table_names: list[str], dialect: str) -> tuple[View, ...]:
+def _views(definitions: Mapping[str, str], table_names: list[str], dialect: str) -> tuple[View, ...]:
     """Return the views with the base tables that they read, through other views where need be."""
     reads = {name.casefold(): _names_read(sql, dialect) for name, sql in definitions.items()}
     spelling = {name.casefold(): name for name in table_names}

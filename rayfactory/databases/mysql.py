@@ -14,7 +14,7 @@ from pymysql.constants import CR, ER
 from pymysql.cursors import SSCursor
 
 from rayfactory.config import ExecutionConfig
-from rayfactory.databases.catalogue import Catalogue, ColumnStructure, TableStructure, resolve_foreign_keys, views_of
+from rayfactory.databases.catalogue import Catalogue, ColumnStructure, Keys, put_together
 from rayfactory.databases.engine import FETCH_ROWS, Database, check_size
 from rayfactory.databases.schema import ForeignKey
 from rayfactory.databases.server import (
@@ -157,24 +157,15 @@ class MySQLConnection(ServerConnection):
             "AND referenced_table_name IS NOT NULL AND referenced_table_schema = table_schema",
         ):
             foreign.setdefault((table, name), []).append((column, referenced, referenced_column))
-        tables = [
-            TableStructure(
-                name=name,
-                columns=tuple(columns[name]),
-                primary_key=tuple(str(column) for column in keys.get((name, "PRIMARY"), ())),
-                unique_keys=tuple(
-                    tuple(str(column) for column in key)
-                    for (table, index), key in keys.items()
-                    # A part of an index that is an expression has no name.
-                    if table == name and index != "PRIMARY" and None not in key
-                ),
-                description=comment or "",
-            )
-            for name, comment in self._information(
-                "tables", "table_name, table_comment", "", "AND table_type = 'BASE TABLE'"
-            )
-            if name in columns
-        ]
+        primary_keys: dict[str, tuple[str, ...]] = {}
+        unique_keys: dict[str, list[tuple[str, ...]]] = {}
+        for (table, index), key in keys.items():
+            names = tuple(column for column in key if column is not None)
+            if index == "PRIMARY":
+                primary_keys[table] = names
+            elif len(names) == len(key):  # a part of an index that is an expression has no name
+                unique_keys.setdefault(table, []).append(names)
+        comments = self._information("tables", "table_name, table_comment", "", "AND table_type = 'BASE TABLE'")
         foreign_keys = [
             ForeignKey(table, tuple(c for c, _, _ in key), key[0][1], tuple(r for _, _, r in key))
             for (table, _), key in foreign.items()
@@ -183,10 +174,7 @@ class MySQLConnection(ServerConnection):
             name: _string(definition)
             for name, definition in self._information("views", "table_name, view_definition", "table_name")
         }
-        own_names = [table.name for table in tables]
-        return Catalogue(
-            tuple(tables), resolve_foreign_keys(tables, foreign_keys), views_of(definitions, own_names, "mysql")
-        )
+        return put_together(comments, columns, Keys(primary_keys, unique_keys, foreign_keys), definitions, "mysql")
 
     def estimated_rows(self, table: str) -> int:
         """Return what the storage engine believes, which may be off by half."""

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 
 from rayfactory.config import ExecutionConfig
-from rayfactory.databases.catalogue import Catalogue, ColumnStructure, TableStructure, resolve_foreign_keys, views_of
+from rayfactory.databases.catalogue import Catalogue, ColumnStructure, Keys, put_together
 from rayfactory.databases.engine import Database, check_size
 from rayfactory.databases.schema import ForeignKey
 from rayfactory.databases.server import (
@@ -183,23 +183,10 @@ class PostgreSQLConnection(ServerConnection):
                 "k.oid",
             )
         ]
-        tables = [
-            TableStructure(
-                name=name,
-                columns=tuple(columns[name]),
-                primary_key=primary_keys.get(name, ()),
-                unique_keys=tuple(unique_keys.get(name, ())),
-                description=comment or "",
-            )
-            for name, comment in self._of_tables("obj_description(c.oid, 'pg_class')", "", "c.oid")
-            if name in columns
-        ]
+        comments = self._of_tables("obj_description(c.oid, 'pg_class')", "", "c.oid")
         definitions = dict(self._of_tables("pg_get_viewdef(c.oid)", "", "c.oid", kinds="'v', 'm'"))
         self._tell_what_is_left_out()
-        own_names = [table.name for table in tables]
-        return Catalogue(
-            tuple(tables), resolve_foreign_keys(tables, foreign_keys), views_of(definitions, own_names, "postgres")
-        )
+        return put_together(comments, columns, Keys(primary_keys, unique_keys, foreign_keys), definitions, "postgres")
 
     def estimated_rows(self, table: str) -> int:
         """Return what the last ANALYZE found; of a partitioned table, the sum over its partitions."""

@@ -335,10 +335,7 @@ def _is_sampled(position: int, share: float) -> bool:
 def _sample_duckdb(
     connection: duckdb.DuckDBPyConnection, table: TableStructure, kinds: Sequence[Kind], num_rows: int, max_rows: int
 ) -> Iterable[Sequence[object]]:
-    selected = ", ".join(
-        _duckdb_expression(quote(column.name), kind) for column, kind in zip(table.columns, kinds, strict=True)
-    )
-    source = f"SELECT {selected} FROM {quote(table.name)}"
+    source = f"SELECT {_selected(table, kinds, 'duckdb')} FROM {quote(table.name)}"
     if num_rows > max_rows:
         # Columns are read in one fast pass; the hash of the position draws the same rows every time.
         share = round(max_rows / num_rows * 2**32)
@@ -349,9 +346,7 @@ def _sample_duckdb(
 def _sample_server(
     connection: ServerConnection, table: TableStructure, kinds: Sequence[Kind], num_rows: int, max_rows: int
 ) -> Iterable[Sequence[object]]:
-    expression = _postgres_expression if connection.dialect == "postgres" else _mysql_expression
-    selected = ", ".join(expression(quote(own.name), kind) for own, kind in zip(table.columns, kinds, strict=True))
-    source = f"SELECT {selected} FROM {quote(table.name)}"
+    source = f"SELECT {_selected(table, kinds, connection.dialect)} FROM {quote(table.name)}"
     if num_rows > max_rows:
         share = max_rows / num_rows
         if connection.dialect == "postgres":
@@ -363,48 +358,50 @@ def _sample_server(
     return connection.execute(source)
 
 
-def _postgres_expression(name: str, kind: Kind) -> str:
-    if kind == "other":
-        return f"CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
-    if kind == "real":
-        return f"CAST({name} AS DOUBLE PRECISION)"
-    if kind == "text":
-        # Of the type character the blanks at its end are no part of the value.
-        return f"substr(CAST({name} AS TEXT), 1, {_KEPT_CHARS})"
-    if kind in ("date", "timestamp"):
-        # Years before the first or after 9999 are no date to Python, and none that anybody would ask about.
-        return f"CASE WHEN {name} BETWEEN '0001-01-01' AND '9999-12-31' THEN CAST({name} AS TEXT) END"
-    return f"CAST({name} AS TEXT)" if kind == "time" else name
-
-
-def _mysql_expression(name: str, kind: Kind) -> str:
-    if kind == "other":
-        return f"CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
-    if kind == "real":
-        return f"({name} + 0e0)"
-    if kind == "text":
-        return f"substr({name}, 1, {_KEPT_CHARS})"
-    if kind in ("date", "timestamp"):
-        # There may be a day 0 of a month 0.
-        return f"CASE WHEN dayofmonth({name}) > 0 AND month({name}) > 0 THEN CAST({name} AS CHAR) END"
-    return f"CAST({name} AS CHAR)" if kind == "time" else name
-
-
 def _stream(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterable[Sequence[object]]:
     cursor = connection.execute(sql)
     while rows := cursor.fetchmany(2_048):
         yield from rows
 
 
-def _duckdb_expression(name: str, kind: Kind) -> str:
-    if kind == "other":
-        return f"CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
-    if kind == "real":
-        return f"CAST({name} AS DOUBLE)"
-    if kind == "text":
-        return f"substr(CAST({name} AS VARCHAR), 1, {_KEPT_CHARS})"
-    if kind in ("date", "timestamp"):
-        return f"CASE WHEN isfinite({name}) THEN CAST({name} AS VARCHAR) END"
-    if kind == "time":
-        return f"CAST({name} AS VARCHAR)"
-    return name
+_NO_CONTENT = "CASE WHEN {name} IS NULL THEN NULL ELSE 0 END"
+
+_EXPRESSIONS: dict[str, dict[Kind, str]] = {
+    "duckdb": {
+        "other": _NO_CONTENT,
+        "real": "CAST({name} AS DOUBLE)",
+        "text": "substr(CAST({name} AS VARCHAR), 1, {kept})",
+        "date": "CASE WHEN isfinite({name}) THEN CAST({name} AS VARCHAR) END",
+        "time": "CAST({name} AS VARCHAR)",
+    },
+    "postgres": {
+        "other": _NO_CONTENT,
+        "real": "CAST({name} AS DOUBLE PRECISION)",
+        # Of the type character the blanks at its end are no part of the value.
+        "text": "substr(CAST({name} AS TEXT), 1, {kept})",
+        # Years before the first or after 9999 are no date to Python, and none that anybody would ask about.
+        "date": "CASE WHEN {name} BETWEEN '0001-01-01' AND '9999-12-31' THEN CAST({name} AS TEXT) END",
+        "time": "CAST({name} AS TEXT)",
+    },
+    "mysql": {
+        "other": _NO_CONTENT,
+        "real": "({name} + 0e0)",
+        "text": "substr({name}, 1, {kept})",
+        # There may be a day 0 of a month 0.
+        "date": "CASE WHEN dayofmonth({name}) > 0 AND month({name}) > 0 THEN CAST({name} AS CHAR) END",
+        "time": "CAST({name} AS CHAR)",
+    },
+}
+"""How a column of each kind is read for its profile; of other kinds, as it is. Timestamps are read as dates are."""
+
+
+def _selected(table: TableStructure, kinds: Sequence[Kind], dialect: str) -> str:
+    """Return the SELECT list that reads a table's columns for their profiles."""
+    expressions = _EXPRESSIONS[dialect]
+    return ", ".join(
+        expressions.get("date" if kind == "timestamp" else kind, "{name}").format(
+            name=quote(column.name),
+            kept=_KEPT_CHARS,
+        )
+        for column, kind in zip(table.columns, kinds, strict=True)
+    )

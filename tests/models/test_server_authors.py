@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 from sqlglot import exp
 
-from rayfactory.config import ExecutionConfig
+from rayfactory.config import ExecutionConfig, ProfileConfig
+from rayfactory.databases import tpcds
+from rayfactory.databases.benchmark import Benchmark, load_schemas
+from rayfactory.databases.catalogue import Keys
 from rayfactory.databases.engine import Engine, connect
 from rayfactory.databases.schema import Schema
 from rayfactory.models.grammar import scope_grammar, write_queries
@@ -16,6 +20,7 @@ from rayfactory.models.variation import write_variations
 from rayfactory.sql import base_tables, check_safe, parse, spelled
 from rayfactory.sql.canonical import canonical
 from tests.models.store import TABLES, make_store
+from tests.servers import copy_tables
 
 Store = tuple[Schema, Engine]
 
@@ -87,6 +92,30 @@ def test_expressions_of_a_grammar_are_in_the_dialect(store: Store) -> None:
         engine.run(f"SELECT COUNT(*) {joined} WHERE {grammar.sample(rng, 'condition')}")
         engine.run(f"SELECT {grammar.sample(rng, 'aggregate')} {joined}")
         engine.run(f"SELECT {grammar.sample(rng, 'dimension')} {joined}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["postgresql_server", "mariadb_server"])
+def test_tpcds_on_a_server_is_written_about(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tpcds_path: Path, server: str
+) -> None:
+    """24 tables and 107 keys, copied to the server: a hundred queries and a hundred variations run and find rows."""
+    keys = Keys(tpcds.PRIMARY_KEYS, {}, tpcds.FOREIGN_KEYS)
+    database = copy_tables(tpcds_path, request.getfixturevalue(server), "tpcds", keys)
+    (schema,) = load_schemas(
+        Benchmark("custom", (database,)), ProfileConfig(), ExecutionConfig(), tmp_path_factory.mktemp("data")
+    )
+    assert (len(schema.tables), len(schema.foreign_keys)) == (24, 107)
+    engine, rng = connect(database, ExecutionConfig(timeout_s=20)), Random(1)
+    names = [table.name for table in schema.populated]
+    queries = [sql for _ in range(10) for sql in write_queries(schema, rng.sample(names, 5), 10, rng, engine)]
+    variations = [sql for _ in range(10) for sql in write_variations(schema, rng.sample(queries, 3), 10, rng, engine)]
+    for written in (queries, variations):
+        assert len(written) >= 90
+        for sql in written:
+            check_safe(parse(sql, schema.dialect), schema.dialect)
+        assert sum(engine.run(sql).row_count == 0 for sql in written) <= 1
+    engine.close()
 
 
 WRITTEN = (
