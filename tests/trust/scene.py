@@ -16,7 +16,7 @@ from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import connect
 from tests import servers
 from tests.databases.test_engine import make, numbers
-from tests.trust.hostile import Bait
+from tests.trust.bait import Bait
 
 ROWS = 200
 """Of the table t of the database."""

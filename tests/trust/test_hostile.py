@@ -17,7 +17,8 @@ from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
 from rayfactory.tools.execution import ExecutionTool, examine
 from tests import servers
-from tests.trust.hostile import BOMB_REASONS, DIALECTS, UNSTOPPABLE, WALL_REASONS, Bait, Hostile, statements
+from tests.trust.bait import Bait
+from tests.trust.hostile import BOMB_REASONS, DIALECTS, UNSTOPPABLE, WALL_REASONS, Hostile, statements
 from tests.trust.scene import ROWS, SERVER_TIMEOUT_S, Scene, ServerScene
 
 LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
