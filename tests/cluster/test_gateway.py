@@ -61,7 +61,9 @@ def test_key_is_that_of_whoever_starts_the_run(cluster, tmp_path, monkeypatch):
         ray.get(call, timeout=0)
         status = ray.get(gateway.close.remote())
         ray.kill(gateway)
-    assert [request["headers"]["authorization"] for request in server.requests] == [f"Bearer {SECRET}"] * 2
+    # Three where the kill came while the second was being answered.
+    assert len(server.requests) in (2, 3)
+    assert {request["headers"]["authorization"] for request in server.requests} == {f"Bearer {SECRET}"}
     assert sum(row["requests"] for row in status.ledger) == 2
     assert SECRET not in repr(status)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
