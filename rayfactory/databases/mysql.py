@@ -68,6 +68,8 @@ class MySQLConnection(ServerConnection):
                 unix_socket=options.get("unix_socket"),
                 charset="utf8mb4",
                 connect_timeout=CONNECT_TIMEOUT_S,
+                # Something that is no MySQL may wait for us to speak first.
+                read_timeout=CONNECT_TIMEOUT_S,
                 autocommit=True,
                 local_infile=False,
                 cursorclass=SSCursor,
@@ -76,6 +78,7 @@ class MySQLConnection(ServerConnection):
             )
         except pymysql.MySQLError as error:
             raise _refused(database, error) from error
+        self._connection._read_timeout = None  # noqa: SLF001  from here on the server keeps the time
         ((version, self._database),) = self._rows("SELECT version(), database()")
         self._is_maria = "mariadb" in str(version).lower()
         release = str(version).partition("-")[0]
