@@ -173,6 +173,7 @@ def test_nobody_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_server_of_the_other_kind(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "PATIENCE_S", 0)
+    monkeypatch.setattr("rayfactory.databases.mysql.CONNECT_TIMEOUT_S", 1)
     scheme = "mysql" if server.dialect == "postgres" else "postgresql"
     with pytest.raises(DatabaseError, match="of_server_empty"):
         connect(database_at(f"{scheme}://reader@127.0.0.1:{server.port}/of_server_empty", READER_PASSWORD), LIMITS)

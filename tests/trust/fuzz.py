@@ -8,8 +8,8 @@ Statements are made from hostile ones, harmless ones and the vocabulary of the d
 keywords): pieces of one are put into another, names exchanged, comments and odd characters put in between. What the
 wall turns down is only counted. What it lets pass is looked at twice:
 
-- by the database's own parser: a function that reads anything but its arguments, a table function, a table of another
-  schema or a statement that is no query is an escape;
+- by the database itself (`readings`): a function that reads anything but its arguments, a table function, a table of
+  another schema or a statement that is no query is an escape;
 - and it is run in a sandbox: a trace in the folder or on the network is an escape.
 
 An error of the wall itself that is no `StatementError` is a crash. Either ends with exit code 1 and the statement.
@@ -22,29 +22,29 @@ import json
 import logging
 import os
 import re
-import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import cast
 
-import duckdb
-
 from rayfactory.config import ExecutionConfig
+from rayfactory.databases.engine import FILE_DIALECTS
 from rayfactory.databases.sandbox import Sandbox
 from rayfactory.errors import StatementError
 from rayfactory.tools.execution import examine
-from tests.trust.hostile import statements
-from tests.trust.scene import Scene
+from tests import servers
+from tests.trust.hostile import DIALECTS, UNSTOPPABLE, Hostile, statements
+from tests.trust.readings import DuckDBReading, MariaDBReading, PostgreSQLReading, Reading, SQLiteReading
+from tests.trust.scene import Scene, ServerScene
 
 LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
-
-DIALECTS = ("sqlite", "duckdb")
 
 HARMLESS = (
     "SELECT i, s FROM t WHERE i > 3 ORDER BY s LIMIT 5",
@@ -53,12 +53,12 @@ HARMLESS = (
     "SELECT i, row_number() OVER (PARTITION BY s ORDER BY i) FROM t",
     "SELECT CASE WHEN i > 3 THEN 'a' ELSE upper(s) END FROM t UNION SELECT s FROM t",
     "SELECT * FROM (SELECT i FROM t) AS u WHERE EXISTS (SELECT 1 FROM t WHERE t.i = u.i)",
-    "SELECT CAST(i AS VARCHAR) || s FROM t WHERE s LIKE 'x%' AND i BETWEEN 1 AND 9",
+    "SELECT CAST(i AS CHAR) || s FROM t WHERE s LIKE 'x%' AND i BETWEEN 1 AND 9",
     "SELECT max(i) FILTER (WHERE i < 5), avg(i) FROM t WHERE i IN (SELECT i FROM t)",
 )
 
 ODD = ("--\n", "/**/", "/* ' */", ";", ";;", "\x00", "\ufeff", "\u00a0", "\u2028", "\u037e", "\uff1b", "'", '"', "`", "[", "]",
-       "$$", "\\", "#", "E'", "X'", "U&'", "::", ":=", "@", "?", "(", ")", ",", "*", "\r", "\x1b", "..", "{", "}")  # fmt: skip
+       "$$", "\\", "#", "E'", "X'", "U&'", "::", ":=", "@", "@@", "?", "/*!", "/*!50000 ", "/*M! ", "_utf8'", "N'", "$a$", "\\'", "--\r", "-- ", "#\n", "(", ")", ",", "*", "\r", "\x1b", "..", "{", "}")  # fmt: skip
 
 KEYWORDS = (
     "SELECT FROM WHERE WITH RECURSIVE VALUES TABLE LATERAL INTO FOR UPDATE ATTACH DETACH COPY EXPORT IMPORT INSTALL LOAD "
@@ -69,26 +69,20 @@ KEYWORDS = (
 
 _TOKEN = re.compile(r"\s+|\w+|'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|.", re.DOTALL)
 
-_HARMFUL = re.compile(
-    r"read_|glob$|sniff|getenv|current_setting|getvariable|pragma_|duckdb_|query|copy|parquet_|load_extension|readfile|"
-    r"writefile|edit$|fts|which_secret|nextval|currval|add_parquet|checkpoint|enable_|disable_|sql_auto|json_execute|"
-    r"txid|version|sqlite_|random|sleep|write_log|parse_log|current_(schema|database|catalog|user|role|query)"
-)
-"""Functions of the databases that read or change something other than their arguments."""
-
 
 class Maker:
     """Makes statements of one dialect out of others.
 
     Args:
-        sources: whole statements.
+        sources: whole statements that mean harm.
+        harmless: whole statements that do not.
         names: of functions and settings.
     """
 
-    def __init__(self, rng: Random, sources: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(self, rng: Random, sources: Sequence[str], harmless: Sequence[str], names: Sequence[str]) -> None:
         self._rng = rng
         self._sources = [_TOKEN.findall(sql) for sql in sources]
-        self._harmless = [_TOKEN.findall(sql) for sql in HARMLESS]
+        self._harmless = [_TOKEN.findall(sql) for sql in harmless]
         self._names = names
 
     def make(self) -> str:
@@ -124,7 +118,9 @@ class Maker:
         if place is not None:
             argument = self._rng.choice((tokens[place], "'secret.csv'", "'SELECT 1'", ""))
             name = self._rng.choice(self._names)
-            tokens[place] = f"{self._rng.choice(('', '', '', 'main.', 'system.'))}{name}({argument})"
+            tokens[place] = (
+                f"{self._rng.choice(('', '', '', 'main.', 'system.', 'pg_catalog.', 'mysql.'))}{name}({argument})"
+            )
 
     def _rename(self, tokens: list[str]) -> None:
         place = self._operand(tokens)
@@ -164,77 +160,23 @@ class Maker:
     ROUGH = (_drop, _insert_odd, _insert_keyword, _graft, _append)
 
 
-class Parser:
-    """What the databases themselves make of a statement, without running it."""
-
-    def __init__(self) -> None:
-        self._duck = duckdb.connect()
-        self._lite = sqlite3.connect(":memory:")
-        self._lite.execute("CREATE TABLE t (i INTEGER, s VARCHAR)")
-        self._seen: list[str] = []
-        self._lite.set_authorizer(self._authorize)
-
-    def names(self, dialect: str) -> list[str]:
-        """Return the functions and settings that there are."""
-        if dialect == "duckdb":
-            asked = "SELECT DISTINCT function_name FROM duckdb_functions() UNION SELECT name FROM duckdb_settings()"
-            return sorted(str(name) for (name,) in self._duck.execute(asked).fetchall())
-        self._lite.set_authorizer(None)
-        rows = self._lite.execute("SELECT name FROM pragma_function_list UNION SELECT name FROM pragma_pragma_list")
-        names = sorted({str(name) for (name,) in rows} | {"readfile", "writefile", "edit", "sqlite_schema"})
-        self._lite.set_authorizer(self._authorize)
-        return names
-
-    def objections(self, sql: str, dialect: str) -> list[str]:
-        """Return what in a statement is not a harmless part of one query; nothing where it is not valid at all."""
-        return self._of_sqlite(sql) if dialect == "sqlite" else self._of_duckdb(sql)
-
-    def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        if action == sqlite3.SQLITE_FUNCTION:
-            if _HARMFUL.search((second or "").lower()):
-                self._seen.append(f"function {second}")
-        elif action == sqlite3.SQLITE_READ:
-            if (first or "").lower().startswith(("sqlite_", "pragma_", "dbstat")):
-                self._seen.append(f"table {first}")
-        elif action not in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
-            self._seen.append(f"action {action} on {first}")
-        return sqlite3.SQLITE_OK
-
-    def _of_sqlite(self, sql: str) -> list[str]:
-        self._seen = []
-        try:
-            self._lite.execute(f"EXPLAIN {sql}")
-        except (sqlite3.Error, sqlite3.Warning, ValueError):
-            return []
-        return self._seen
-
-    def _of_duckdb(self, sql: str) -> list[str]:
-        try:
-            kinds = [str(statement.type) for statement in self._duck.extract_statements(sql)]
-            (text,) = self._duck.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone() or ("{}",)
-        except (duckdb.Error, ValueError):
-            return []
-        found = [kind for kind in kinds if not kind.endswith("SELECT")] + ["several statements"] * (len(kinds) > 1)
-        return found + list(_of_tree(json.loads(text)))
-
-
-def _of_tree(node: object) -> Iterator[str]:
-    """Yield the objections to a statement as DuckDB serialises it."""
-    if isinstance(node, list):
-        for each in node:
-            yield from _of_tree(each)
-    elif isinstance(node, dict):
-        name = str(node.get("function_name", ""))
-        if node.get("class") == "FUNCTION" and _HARMFUL.search(name.lower()):
-            yield f"function {name}"
-        if node.get("type") == "TABLE_FUNCTION":
-            yield "a table function"
-        if node.get("type") == "BASE_TABLE" and (
-            node.get("catalog_name") or node.get("schema_name") not in ("", "main")
-        ):
-            yield f"table {node.get('schema_name')}.{node.get('table_name')}"
-        for each in node.values():
-            yield from _of_tree(each)
+@contextmanager
+def _place(dialect: str) -> Iterator[tuple[Scene | ServerScene, Reading]]:
+    """Yield what statements of a dialect are after, and the database's reading of them."""
+    if dialect in FILE_DIALECTS:
+        with tempfile.TemporaryDirectory() as folder:
+            scene = Scene(Path(folder), dialect)
+            yield scene, SQLiteReading() if dialect == "sqlite" else DuckDBReading()
+            scene.listener.close()
+        return
+    with servers.postgresql() if dialect == "postgres" else servers.mariadb() as server:
+        at_server = ServerScene(server)
+        reading_type = PostgreSQLReading if dialect == "postgres" else MariaDBReading
+        reading = reading_type(server, at_server.database.name)
+        at_server.take_stock()
+        yield at_server, reading
+        reading.close()
+        at_server.close()
 
 
 def fuzz(seconds: float, seed: int, dialects: Sequence[str] = DIALECTS) -> dict[str, object]:
@@ -245,15 +187,13 @@ def fuzz(seconds: float, seed: int, dialects: Sequence[str] = DIALECTS) -> dict[
     """
     outcomes: Counter[str] = Counter()
     escapes: list[str] = []
-    parser = Parser()
-    with tempfile.TemporaryDirectory() as folder:
-        for dialect in dialects:
-            place = Path(folder) / dialect
-            place.mkdir()
-            scene = Scene(place, dialect)
-            sources = [each.sql for each in statements(scene.bait) if each.dialect == dialect and len(each.sql) < 2_000]
-            maker = Maker(Random(f"{seed} {dialect}"), sources, parser.names(dialect))
-            sandbox = Sandbox({"shop": scene.database}, LIMITS)
+    for dialect in dialects:
+        with _place(dialect) as (scene, reading):
+            sources = [each.sql for each in statements(scene.bait) if _is_source(each, dialect)]
+            harmless = [sql for sql in HARMLESS if examine(sql, dialect).reason is None]
+            maker = Maker(Random(f"{seed} {dialect}"), sources, harmless, reading.names())
+            database = replace(scene.database, name="shop")
+            sandbox = Sandbox({"shop": database}, LIMITS)
             until = time.monotonic() + seconds / len(dialects)
             while time.monotonic() < until:
                 sql = maker.make()
@@ -266,8 +206,7 @@ def fuzz(seconds: float, seed: int, dialects: Sequence[str] = DIALECTS) -> dict[
                 if examined.reason is not None:
                     outcomes[examined.reason] += 1
                     continue
-                objections = parser.objections(sql, dialect)
-                if objections:
+                if objections := reading.objections(sql):
                     escapes.append(f"{dialect}: {', '.join(objections)}: {sql!r}")
                 try:
                     sandbox.run("shop", sql)
@@ -277,16 +216,26 @@ def fuzz(seconds: float, seed: int, dialects: Sequence[str] = DIALECTS) -> dict[
                 scene.check(sql)
             sandbox.close()
             scene.check_content()
-            scene.listener.close()
     return {"seconds": seconds, "seed": seed, "statements": outcomes.total(), **outcomes, "escapes": escapes}
+
+
+def _is_source(statement: Hostile, dialect: str) -> bool:
+    return statement.dialect == dialect and len(statement.sql) < 2_000 and statement.family != UNSTOPPABLE
+
+
+def installed() -> list[str]:
+    """Return the dialects whose databases are here; servers are the system's."""
+    needed = {"postgres": "postgres", "mysql": "mariadbd"}
+    return [each for each in DIALECTS if each not in needed or servers.program(needed[each]) is not None]
 
 
 def fuzz_side_by_side(seconds: float, seed: int) -> dict[str, object]:
     """Do as `fuzz` does, with a process for each dialect: so many seconds of work take as long only on one CPU."""
-    num_processes = min(len(DIALECTS), len(os.sched_getaffinity(0)))
+    dialects = installed()
+    num_processes = min(len(dialects), len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(num_processes, get_context("spawn"), _silence) as processes:
-        share = seconds / len(DIALECTS)
-        futures = [processes.submit(fuzz, share, seed, (dialect,)) for dialect in DIALECTS]
+        share = seconds / len(dialects)
+        futures = [processes.submit(fuzz, share, seed, (dialect,)) for dialect in dialects]
         reports = [future.result() for future in futures]
     outcomes: Counter[str] = Counter()
     escapes: list[object] = []
@@ -295,7 +244,7 @@ def fuzz_side_by_side(seconds: float, seed: int) -> dict[str, object]:
         outcomes.update(
             cast("dict[str, int]", {name: report[name] for name in report if name not in ("seconds", "seed")})
         )
-    return {"seconds": seconds, "seed": seed, **outcomes, "escapes": escapes}
+    return {"seconds": seconds, "seed": seed, "dialects": dialects, **outcomes, "escapes": escapes}
 
 
 def _silence() -> None:
