@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import errors
@@ -21,12 +20,11 @@ from rayfactory.databases.server import (
     ServerConnection,
     ServerError,
     UnreachableError,
+    split_schema,
 )
 from rayfactory.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_SCHEMA = "public"
 
 _IDLE_S = 60
 """How long the server keeps a transaction of ours in which nothing happens: this process may have been stopped."""
@@ -270,15 +268,6 @@ class PostgreSQLConnection(ServerConnection):
             return ServerError("timeout", _line(error))
         reason = "memory" if isinstance(error, (errors.OutOfMemory, errors.DiskFull)) else "error"
         return ServerError(reason, _line(error))
-
-
-def split_schema(url: str) -> tuple[str, str]:
-    """Return an address without its ``?schema=NAME``, which is no option of PostgreSQL's, and that name."""
-    parts = urlsplit(url)
-    options: list[tuple[str, Any]] = parse_qsl(parts.query)
-    schema = next((value for name, value in options if name == "schema"), DEFAULT_SCHEMA)
-    rest = urlencode([(name, value) for name, value in options if name != "schema"])
-    return urlunsplit(parts._replace(scheme="postgresql", query=rest)), schema
 
 
 def _refused(database: Database, error: psycopg.OperationalError) -> Exception:

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, Engine, Result, Watchdog
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 DIALECTS = {"postgresql": "postgres", "postgres": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 """The dialect that each scheme of an address stands for."""
+
+DEFAULT_SCHEMA = "public"
+"""The schema of PostgreSQL that is read where the address names none."""
 
 READING_TIMEOUT_S = 600
 """Limit of a statement of our own: what is counted and sampled once."""
@@ -284,3 +287,12 @@ def database_at(url: str, password: str) -> Database:
             "RAYFACTORY_DATABASE_PASSWORD (benchmark.password_env names another)"
         )
     return Database(name, dialect, urlunsplit(parts._replace(path="/" + quote(name))), password)
+
+
+def split_schema(url: str) -> tuple[str, str]:
+    """Return an address without its ``?schema=NAME``, which is no option of PostgreSQL's, and that name."""
+    parts = urlsplit(url)
+    options: list[tuple[str, Any]] = parse_qsl(parts.query)
+    schema = next((value for name, value in options if name == "schema"), DEFAULT_SCHEMA)
+    rest = urlencode([(name, value) for name, value in options if name != "schema"])
+    return urlunsplit(parts._replace(scheme="postgresql", query=rest)), schema

@@ -9,7 +9,7 @@ from rayfactory.sql.canonical import canonical, skeleton
 from rayfactory.sql.features import features
 from rayfactory.sql.safety import check_safe, check_text
 from rayfactory.sql.spelling import spell, spelled, written_in
-from rayfactory.sql.statement import base_tables, normalise, num_tokens, parse
+from rayfactory.sql.statement import base_tables, normalise, num_tokens, parse, schemas_named
 
 __all__ = [
     "base_tables",
@@ -20,6 +20,7 @@ __all__ = [
     "normalise",
     "num_tokens",
     "parse",
+    "schemas_named",
     "skeleton",
     "spell",
     "spelled",

@@ -106,3 +106,8 @@ def _introduces(clause: exp.With, name: str) -> bool:
 
 def _position(clause: exp.With, member: exp.Expr) -> int:
     return next(i for i, cte in enumerate(clause.expressions) if cte is member)
+
+
+def schemas_named(tree: exp.Expr) -> set[str]:
+    """Return what stands before the names of tables as their schema."""
+    return {table.db for table in tree.find_all(exp.Table) if table.db}

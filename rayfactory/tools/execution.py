@@ -11,6 +11,7 @@ from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, Engine, connect
 from rayfactory.databases.sandbox import MAX_OPEN_DATABASES, Sandbox
 from rayfactory.databases.schema import Schema
+from rayfactory.databases.server import DEFAULT_SCHEMA, split_schema
 from rayfactory.errors import StatementError
 from rayfactory.records import Execution
 from rayfactory.tools.trees import flatten
@@ -66,6 +67,12 @@ class ExecutionTool:
         self, databases: Mapping[str, Database], schemas: Mapping[str, Schema], limits: ExecutionConfig
     ) -> None:
         self._sandbox = Sandbox(databases, limits)
+        # Elsewhere a table that is named with its schema is one of another schema, which may have the same names.
+        self._unqualified = {
+            name
+            for name, database in databases.items()
+            if database.dialect == "postgres" and split_schema(database.path)[1] != DEFAULT_SCHEMA
+        }
         self._names = {
             name: {table.name.casefold(): (table.name,) for table in schema.tables}
             | {view.name.casefold(): view.base_tables for view in schema.views}
@@ -84,6 +91,8 @@ class ExecutionTool:
         unknown = [name for name in examined.tables if name.casefold() not in names]
         if unknown:
             return replace(examined, reason="error", detail=f"no such table: {unknown[0]}")
+        if database in self._unqualified and sql.schemas_named(sql.parse(text, "postgres")):
+            return replace(examined, reason="refused", detail="tables of this database are named without their schema")
         tables = tuple(sorted({base for name in examined.tables for base in names[name.casefold()]}))
         try:
             result = self._sandbox.run(database, text)

@@ -16,6 +16,7 @@ from rayfactory.databases.metadata import Metadata
 from rayfactory.databases.schema import ForeignKey, Kind, Schema
 from rayfactory.databases.server import ServerConnection, database_at, open_server, warn_of_rights
 from rayfactory.errors import BenchmarkError, DatabaseError, StatementError
+from rayfactory.tools.execution import ExecutionTool, examine
 from tests.servers import READER_PASSWORD, Server, free_port
 
 LIMITS = ExecutionConfig(timeout_s=30, max_rows=1_000, max_cells=1_500)
@@ -308,8 +309,17 @@ def test_partitions_other_schemas_and_what_may_not_be_read(
     assert person is not None
     assert person.unique_keys == (("mail",),)
     other = database_at(f"{postgresql_server.url('of_server_parts')}?schema=archive", READER_PASSWORD)
-    (visit,) = schema_of(other).tables
+    schema = schema_of(other)
+    (visit,) = schema.tables
     assert [column.name for column in visit.columns] == ["day", "n", "shop"]
+    # The other schema has a table of the same name, and the user may read it.
+    tool = ExecutionTool({other.name: other}, {other.name: schema}, LIMITS)
+    outcomes = [
+        tool.run(other.name, sql, examine(sql, "postgres"))
+        for sql in ("SELECT n, shop FROM visit", "SELECT n FROM public.visit", 'SELECT n FROM "public"."visit" AS v')
+    ]
+    tool.close()
+    assert [(outcome.reason, outcome.row_count) for outcome in outcomes] == [(None, 0), ("refused", 0), ("refused", 0)]
 
 
 VALUES = {

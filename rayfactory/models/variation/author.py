@@ -36,7 +36,7 @@ from rayfactory.models.variation.blocks import Context, blocks, is_connected
 from rayfactory.models.variation.clauses import spell_out_joins
 from rayfactory.models.variation.nodes import normalise
 from rayfactory.models.variation.resolution import UnresolvedError, resolve
-from rayfactory.sql import base_tables, check_safe, parse, spell
+from rayfactory.sql import base_tables, check_safe, check_text, parse, spell
 
 Rewriting = Callable[[exp.Expr, Context, random.Random], exp.Expr | None]
 
@@ -218,6 +218,7 @@ def _read(seed: str, schema: Schema) -> exp.Expr | None:
     try:
         tree = parse(seed, schema.dialect)
         check_safe(tree, schema.dialect)
+        check_text(seed, schema.dialect)
     except StatementError:
         return None
     if isinstance(tree, exp.Subquery):
