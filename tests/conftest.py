@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tests import servers
+from tests.elsewhere import Elsewhere, started
 
 # Where nobody watches, the same examples every time: a rare one is for a developer to find, not for a gate to stumble on.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -62,6 +63,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared corpora at {folder}; RAYFACTORY_SHARED_DATA names another place")
     return folder
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Elsewhere]:
+    """Yield a cluster for runs that are not about a cluster's beginning or end: to start one is a third of a run."""
+    with started() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(
     assert {candidate.model for answer in answers for candidate in answer.candidates} == {"test-model"}
 
 
-def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path, make_data_dir):
+def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path, make_data_dir, elsewhere):
     """Each request is billed once, at the price of a batch where it went in one, and the books are the endpoint's."""
     make_shop(tmp_path / "shop.sqlite")
     data_dir = make_data_dir(tmp_path / "cache")
@@ -87,7 +87,10 @@ def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path, make_da
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+        done = subprocess.run(
+            [*command, *elsewhere.overrides], cwd=ROOT, env=os.environ | elsewhere.variables, capture_output=True,
+            text=True, check=False, timeout=400,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert (summary["stop_reason"], summary["admitted"]) == ("target", TARGET)

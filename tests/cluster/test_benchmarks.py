@@ -84,12 +84,12 @@ def test_imdb(tmp_path, shared_data, make_data_dir, elsewhere):
 
 
 @pytest.mark.parametrize("server", ["postgresql_server", "mariadb_server"])
-def test_database_on_a_server(tmp_path, request, server):
+def test_database_on_a_server(tmp_path, request, elsewhere, server):
     """An address is enough. Its password is in no file of the run, and the server keeps nothing of it."""
     server = request.getfixturevalue(server)
     database, _ = make_store(tmp_path, "", server)
     address = database.path.replace("reader@", f"reader:{READER_PASSWORD}@")
-    done = start(tmp_path, f"benchmark.url={address}", "target=30", "round.requests=4")
+    done = start(tmp_path, elsewhere, f"benchmark.url={address}", "target=30", "round.requests=4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 rows of" in done.stdout
     assert "could" not in done.stderr  # its user may only read
@@ -101,19 +101,20 @@ def test_database_on_a_server(tmp_path, request, server):
     for sql, row_count in connect(tmp_path / "run").sql("SELECT sql, row_count FROM R").fetchall():
         assert engine.run(sql).row_count == row_count, sql
     engine.close()
-    again = start(tmp_path, f"benchmark.url={address}", "target=30", "round.requests=4")
+    again = start(tmp_path, elsewhere, f"benchmark.url={address}", "target=30", "round.requests=4")
     assert "is complete: 30 rows" in again.stdout, again.stdout + again.stderr
 
 
-def start(tmp_path, *overrides):
+def start(tmp_path, on, *overrides):
     """Run the command line over a database of one's own to its end."""
     words = [
         "+benchmark=custom", f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}", "cluster.dashboard=false",
-        "cluster.workers=1", "display.mode=lines", *overrides,
+        "cluster.workers=1", "display.mode=lines", *on.overrides, *overrides,
     ]  # fmt: skip
     return subprocess.run(
-        [sys.executable, "-m", "rayfactory", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "rayfactory", *words], cwd=ROOT, env=os.environ | on.variables, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
 
 
 def test_folder_of_csv_files(tmp_path):

@@ -349,6 +349,7 @@ def small_store():
         yield {"RAY_TMPDIR": ray_files, **small}, Path(ray_files)
 
 
+@pytest.mark.slow
 def test_objects_go_to_disk_where_the_store_is_full(folder, server, large, small_store):
     """A run whose index goes through a store that it does not fit into goes on, with every row."""
     run_dir, num_rows = large

@@ -149,7 +149,7 @@ def test_key_is_written_nowhere(folder, undisturbed):
     assert not [path for path in files if b"secret-key-9" in path.read_bytes()]
 
 
-def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undisturbed):
+def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undisturbed, elsewhere):
     """kill -9 of everything, twice: what arrived is not asked for again, and the pool is that of a run left alone."""
     rows, billed = undisturbed
     before = server.ledger()["billed"]["replies"]
@@ -161,7 +161,7 @@ def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undist
         wait_for_replies(server, server.ledger()["billed"]["replies"] + 3, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    done = run(folder, server, "killed")
+    done = run(folder, server, "killed", on=elsewhere)
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows_of(folder / "killed") == rows
     summary = summary_of(folder / "killed")
@@ -173,14 +173,15 @@ def test_killed_run_pays_once_and_ends_with_the_same_rows(folder, server, undist
 
 
 @pytest.mark.parametrize(("table_selection", "calls"), [("strong", 1), ("rule", 8)])
-def test_interrupted_run_does_not_wait_for_the_endpoint(folder, table_selection, calls):
+def test_interrupted_run_does_not_wait_for_the_endpoint(folder, elsewhere, table_selection, calls):
     """Ctrl-C while a plan, or two rounds that are written at a time, hang on replies that do not come.
 
     The run ends, and says how to go on.
     """
     with serving(api_key="secret-key-9", delay_s=3600) as silent:
         process = subprocess.Popen(
-            command(folder, silent, "silent", f"models.table_selection.model={table_selection}"), cwd=ROOT, env=environment(),
+            command(folder, silent, "silent", *elsewhere.overrides, f"models.table_selection.model={table_selection}"),
+            cwd=ROOT, env={**environment(), **elsewhere.variables},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 600

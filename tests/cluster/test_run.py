@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,13 @@ def command(folder, name, *overrides):
     ]  # fmt: skip
 
 
-def run(folder, name, *overrides):
+def run(folder, name, *overrides, on=None):
+    """Run the command line to its end, on a cluster of its own or on one that is there."""
+    words = command(folder, name, *(on.overrides if on else ()), *overrides)
     return subprocess.run(
-        command(folder, name, *overrides), cwd=ROOT, capture_output=True, text=True, check=False, timeout=900
-    )
+        words, cwd=ROOT, env={**os.environ, **(on.variables if on else {})}, capture_output=True, text=True,
+        check=False, timeout=900,
+    )  # fmt: skip
 
 
 def rows_of(run_dir):
@@ -76,7 +80,7 @@ def test_number_of_cpus_workers_and_shards_changes_nothing(folder, undisturbed):
     assert rows_of(folder / "one") == undisturbed
 
 
-def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
+def test_killed_run_ends_with_the_same_rows(folder, undisturbed, elsewhere):
     """kill -9 of the driver and everything below it, three times at random moments; then to the end."""
     rng = random.Random(7)
     committed: list[tuple[object, ...]] = []
@@ -99,42 +103,47 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed):
         committed = now
         if len(committed) > TARGET / 2:
             break
-    done = run(folder, "killed")
+    done = run(folder, "killed", on=elsewhere)
     assert done.returncode == 0, done.stderr
     assert rows_of(folder / "killed") == undisturbed
 
 
-@pytest.mark.parametrize("kinds", [("ToolWorker", "CriticalAgent"), ("Encoder", "ExpansionAgent"), ("VectorStore",)])
-def test_lost_actor_costs_nothing(folder, undisturbed, kinds):
-    """kill -9 of one process of a kind while a round is judged, and of one of another kind in the next: the run goes on
-    and makes the same rows.
+@pytest.mark.parametrize(
+    "kinds", [(("ToolWorker", "Encoder"), ("CriticalAgent", "ExpansionAgent")), (("VectorStore",),)], ids=str
+)
+def test_lost_actors_cost_nothing(folder, undisturbed, elsewhere, kinds):
+    """kill -9 of a process of some kinds while a round is judged, and of other kinds in the next: the run goes on and
+    makes the same rows.
 
     The vectors of a database that outgrows its critic are in actors of their own.
     """
-    settings = ["cluster.vectors_per_actor=11"] if "VectorStore" in kinds else []
-    name = f"lost-{kinds[0]}"
+    settings = ["cluster.vectors_per_actor=11"] if "VectorStore" in kinds[0] else []
+    name = f"lost-{kinds[0][0]}"
     process = subprocess.Popen(
-        command(folder, name, *settings),
+        command(folder, name, *elsewhere.overrides, *settings),
         cwd=ROOT,
+        env=os.environ | elsewhere.variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    for number, kind in enumerate(kinds, 1):
+    for number, together in enumerate(kinds, 1):
         wait_for_round(folder / name, process, number)
-        victims: list[int] = []
-        while not victims:  # some agents start when they are first asked
-            assert process.poll() is None, f"no such process: {process.communicate()}"
-            time.sleep(0.05)
-            victims = [pid for pid in descendants(process.pid) if kind in command_line(pid)]
-        os.kill(victims[0], signal.SIGKILL)
+        for kind in together:
+            victims: list[int] = []
+            while not victims:  # some agents start when they are first asked
+                assert process.poll() is None, f"no such process: {process.communicate()}"
+                time.sleep(0.05)
+                with suppress(OSError):
+                    victims = [pid for pid in descendants(elsewhere.pid) if f"ray::{kind}" in command_line(pid)]
+            os.kill(max(victims), signal.SIGKILL)
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, output + errors
     assert rows_of(folder / name) == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_ends_cleanly_and_names_the_command_that_resumes(folder, undisturbed, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_interrupted_run_ends_cleanly_and_names_the_command_that_resumes(folder, undisturbed, elsewhere, number):
     name = f"stopped-{number.name}"
     process = subprocess.Popen(
         command(folder, name), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -151,7 +160,7 @@ def test_interrupted_run_ends_cleanly_and_names_the_command_that_resumes(folder,
     assert summary["stop_reason"] == "interrupted"
     assert 0 < summary["admitted"] < TARGET
     assert rows_of(folder / name) == undisturbed[: summary["admitted"]]
-    done = run(folder, name)
+    done = run(folder, name, on=elsewhere)
     assert done.returncode == 0, done.stderr
     assert rows_of(folder / name) == undisturbed
 

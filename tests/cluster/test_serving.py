@@ -88,6 +88,7 @@ def test_taken_port_is_said(cluster, weights, tmp_path):
 
 
 @needs_vllm
+@pytest.mark.slow
 def test_weights_that_vllm_refuses_are_said_with_its_reason(cluster, weights, tmp_path):
     """A replica that dies is not started over and over: its own error is the message, and nothing of it stays."""
     import ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -258,7 +259,7 @@ def obeyed(text: str) -> str:
     return "".join(char for char in text if char != "\n" and not is_seen(char))
 
 
-def test_offline_run_over_such_databases_shows_nothing_of_it(folder):
+def test_offline_run_over_such_databases_shows_nothing_of_it(folder, elsewhere):
     """The rules write queries that run over all of it; what is said and summed up has no sign that a terminal obeys."""
     run_dir = folder / "run \x1b[31m\u202e"
     more = [
@@ -267,10 +268,11 @@ def test_offline_run_over_such_databases_shows_nothing_of_it(folder):
         "round.queries_per_request=5",
         "cluster.dashboard=false",
         "cluster.workers=1",
+        *elsewhere.overrides,
     ]
     done = subprocess.run(
         [sys.executable, "-m", "rayfactory", *words(folder, f"run_dir={run_dir}", "display.mode=lines", *more)],
-        cwd=ROOT, capture_output=True, check=False, timeout=600,
+        cwd=ROOT, env=os.environ | elsewhere.variables, capture_output=True, check=False, timeout=600,
     )  # fmt: skip
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == 0, out + err

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.elsewhere import Elsewhere
 from tests.shop import make_shop
 from tests.trust.disk import module, on_small_disk
 
@@ -34,7 +36,7 @@ def test_rounds_that_there_is_no_room_to_put_together_stay_as_they_are(tmp_path:
 
 
 def test_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(
-    tmp_path: Path, make_data_dir: Callable[[Path], Path]
+    tmp_path: Path, make_data_dir: Callable[[Path], Path], elsewhere: Elsewhere
 ):
     make_shop(tmp_path / "shop.sqlite")
     disk, saved = tmp_path / "disk", tmp_path / "saved"
@@ -50,6 +52,9 @@ def test_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(
     assert "Traceback" not in done.stderr
     assert "then run the same command again" in done.stderr
     command[5] = f"run_dir={saved}"
-    resumed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    command += elsewhere.overrides
+    resumed = subprocess.run(
+        command, env=os.environ | elsewhere.variables, capture_output=True, text=True, check=False, timeout=600
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert "60 rows" in resumed.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from rayfactory.databases.engine import Database
 from rayfactory.databases.sandbox import Sandbox
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import StatementError
-from rayfactory.tools.execution import ExecutionTool, examine
+from rayfactory.records import Execution
+from rayfactory.tools.execution import ExecutionTool
+from rayfactory.tools.execution import examine as examine_once
 from tests import servers
 from tests.trust.bait import Bait
 from tests.trust.hostile import BOMB_REASONS, DIALECTS, UNSTOPPABLE, WALL_REASONS, Hostile, statements
@@ -23,6 +26,12 @@ from tests.trust.scene import ROWS, SERVER_TIMEOUT_S, Scene, ServerScene
 
 LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
 SERVER_LIMITS = replace(LIMITS, timeout_s=SERVER_TIMEOUT_S)
+
+
+@cache
+def examine(sql: str, dialect: str) -> Execution:
+    """Return what the first wall says; most statements meet it in several tests."""
+    return examine_once(sql, dialect)
 
 
 @pytest.fixture(params=["sqlite", "duckdb"])

@@ -1,13 +1,14 @@
+"""A Ray cluster of its own process, for runs that are not about a cluster's beginning or end."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
-
-import pytest
 
 PROGRAM = """
 import sys
@@ -26,15 +27,17 @@ class Elsewhere:
     Attributes:
         overrides: the settings of a run on it.
         variables: of the environment of such a run.
+        pid: of the process that has started it, which all of it is below.
     """
 
     overrides: tuple[str, ...]
     variables: dict[str, str]
+    pid: int
 
 
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Elsewhere]:
-    """Return a cluster for the runs of a module that are not about a cluster's beginning or end: that is a third of one."""
+@contextmanager
+def started() -> Iterator[Elsewhere]:
+    """Start the cluster, and end it."""
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
     other = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env={**os.environ, **variables},
@@ -43,6 +46,6 @@ def elsewhere() -> Iterator[Elsewhere]:
     assert other.stdout is not None
     try:
         address = other.stdout.readline().strip()
-        yield Elsewhere(("cluster=existing", f"cluster.address={address}"), variables)
+        yield Elsewhere(("cluster=existing", f"cluster.address={address}"), variables, other.pid)
     finally:
         other.communicate()
