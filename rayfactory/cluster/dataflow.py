@@ -6,10 +6,11 @@ blocks on every machine. The stages are tasks; `ToolWorker` and `Encoder` actors
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ def run_and_embed(
     """
     import ray
 
+    leave_alone_what_is_there()
     blocks = [
         pa.Table.from_pylist(
             [
@@ -95,11 +97,19 @@ def _columns(candidate: Candidate) -> dict[str, Any]:
 
 def parse_block(block: pa.Table) -> pa.Table:
     """Add what parsing tells of each candidate."""
+    leave_alone_what_is_there()
     examined = [_fields(_examined(*row)) for row in _rows(block, "sql", "dialect", "ended")]
     columns = pa.Table.from_pylist(examined, schema=_EXECUTION)
     for name in _EXECUTION.names:
         block = block.append_column(name, columns[name])
     return block
+
+
+@cache
+def leave_alone_what_is_there() -> None:
+    """Spare the garbage collector the libraries of this process: to look through them takes as long as to parse."""
+    gc.collect()
+    gc.freeze()
 
 
 def _examined(sql: str, dialect: str, ended: list[str] | None) -> Execution:

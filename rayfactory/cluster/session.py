@@ -8,6 +8,7 @@ import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rayfactory.config import ClusterConfig
 from rayfactory.errors import ConfigError, EngineError
@@ -112,8 +113,8 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-_LIMITS_INTERVAL_S = 0.1
-"""Seconds after which a dataset asks again what the cluster has for it."""
+_FIRST_LIMITS_INTERVAL_S, _LIMITS_INTERVAL_S = 0.1, 1.0
+"""Seconds after which a dataset asks again what the cluster has for it: until it is told of something, and then."""
 
 
 def _set_up_ray_data() -> None:
@@ -131,4 +132,9 @@ def _set_up_ray_data() -> None:
     with suppress(ImportError):  # not part of what Ray promises
         from ray.data._internal.execution.resource_manager import ResourceManager
 
-        ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S  # type: ignore[assignment]
+        ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = property(_limits_interval_s)  # type: ignore[assignment]
+
+
+def _limits_interval_s(manager: Any) -> float:
+    """Return how long a dataset's manager of resources goes by what it was told last."""
+    return _LIMITS_INTERVAL_S if manager._global_limits.cpu else _FIRST_LIMITS_INTERVAL_S  # noqa: SLF001
