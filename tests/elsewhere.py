@@ -14,7 +14,12 @@ PROGRAM = """
 import sys
 import ray
 
-context = ray.init(address="local", num_cpus=2, include_dashboard=False)
+for attempt in range(5):
+    try:
+        context = ray.init(address="local", num_cpus=2, include_dashboard=False)
+        break
+    except Exception:  # it did not start within Ray's 30 seconds
+        ray.shutdown()
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """

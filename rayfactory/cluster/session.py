@@ -27,6 +27,12 @@ class Session:
     dashboard: str
 
 
+START_ATTEMPTS = 3
+"""Times that a cluster on this machine is tried to be started."""
+
+logger = logging.getLogger("rayfactory.cluster")
+
+
 @contextmanager
 def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterator[Session]:
     """Join the cluster at `config.address`, or start one on this machine, for the length of a with statement.
@@ -51,18 +57,10 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
             context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             with _environment_without(kept_back):
-                context = ray.init(
-                    address="local",
-                    num_cpus=config.num_cpus or None,
-                    include_dashboard=config.dashboard,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-    except Exception as error:  # a bare one where a node is not up in Ray's 30 seconds
-        if not config.address:
-            raise EngineError(
-                f"Ray could not be started on this machine ({error}); where it is busy, start again later"
-            ) from error
+                context = _started_here(config)
+    except EngineError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Ray has no type for it
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ConfigError(
             f"no Ray cluster could be reached at cluster.address={config.address!r} ({reason}); "
@@ -75,6 +73,33 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
         yield Session(max(1, cpus), f"http://{url}" if url else "")
     finally:
         ray.shutdown()
+
+
+def _started_here(config: ClusterConfig) -> Any:
+    """Start a cluster on this machine, trying again where it is busy: Ray waits for its node for 30 seconds, no longer.
+
+    Raises:
+        EngineError: it did not start in any attempt.
+    """
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            return ray.init(
+                address="local",
+                num_cpus=config.num_cpus or None,
+                include_dashboard=config.dashboard,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # a bare one; Ray has no type for it
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise EngineError(
+                    f"Ray could not be started on this machine ({error}); where it is busy, start again later"
+                ) from error
+            logger.warning("Ray did not start on this machine (%s); it is tried again", error)
+    raise AssertionError("unreachable")
 
 
 @contextmanager

@@ -90,19 +90,3 @@ def test_statement_that_is_not_to_run_again_keeps_its_reason(reason: str):
     assert parsed["detail"].to_pylist()[0] == "why"
     assert parsed["reason"].to_pylist()[2] in {"parse", "refused"}
     assert parsed["text"].to_pylist()[0] == "select 1"
-
-
-def test_datasets_ask_early_what_the_cluster_has():
-    """What is set for it is not part of what Ray promises: here it shows when a new version has no such thing."""
-    from ray.data._internal.execution.resource_manager import ResourceManager
-
-    from rayfactory.cluster import session
-
-    before = ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S
-    assert before > 0
-    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 1
-    try:
-        session._set_up_ray_data()
-        assert 1 > ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S > 0
-    finally:
-        ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = before
