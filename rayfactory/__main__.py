@@ -139,6 +139,11 @@ def run(config: Config, command: str) -> int:
 
             download.run(config)
             return 0
+        case "export":
+            from rayfactory.exports import export
+
+            export.run(config)
+            return 0
         case task:
             raise AssertionError(f"task {task!r} passed the validation")
 

@@ -22,7 +22,7 @@ from rayfactory.errors import ConfigError
 from rayfactory.shown import HIDDEN, KEY_NAMES, has_key, hidden_address, url_parts
 
 # Settings that hold a path: `~` is expanded, and a relative one is made absolute, since workers may run elsewhere.
-PATHS = ("run_dir", "data_dir", "benchmark.root")
+PATHS = ("run_dir", "data_dir", "benchmark.root", "output")
 
 # Groups of which a run names one itself; Hydra has these added with `+`.
 WITHOUT_DEFAULT = frozenset({"benchmark"})
@@ -80,13 +80,23 @@ def compose(overrides: Sequence[str]) -> Config:
     """
     words = [_prepare(override) for override in without_keys(overrides, os.environ)]
     named = [word for word in words if word.startswith("+benchmark=")]
-    if not named:
+    if not named and _has(overrides, "task", "export"):
+        if not _has(overrides, "run_dir"):
+            raise ConfigError("no run is named. Add run_dir=FOLDER, or the +benchmark=NAME of a run in runs/NAME")
+        words.append("benchmark.name=''")
+    elif not named:
         raise ConfigError(f"no benchmark is named. Add one of: {_choices('benchmark')}")
     if len(named) > 1:
         raise ConfigError(f"a run works on one benchmark, not on {' and '.join(named)}. Start one run for each")
     config = _merge(words)
     config.data_dir = config.data_dir or default_data_dir()
     return absolute(with_hidden_keys(config))
+
+
+def _has(overrides: Sequence[str], name: str, value: str | None = None) -> bool:
+    """Return whether the overrides set something, to a value or to any."""
+    given = [word.lstrip("+").partition("=") for word in overrides]
+    return any(own == name and value in (None, other.strip("'\"")) for own, _, other in given)
 
 
 def without_keys(overrides: Sequence[str], environment: MutableMapping[str, str]) -> list[str]:

@@ -45,7 +45,10 @@ from rayfactory.tools.embedding import ENCODERS, decided
 from rayfactory.validate import has_price, used_slots
 
 # Settings that change what is done or shown, and not which rows the pool gets.
-_NOT_IN_IDENTITY = ("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display")
+_NOT_IN_IDENTITY = (
+    *("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display"),
+    *("format", "output", "split", "test_share"),
+)
 
 # Of a model: where it is, what it costs, and how it is asked. What it is asked and what it may reply stay in.
 _NOT_IN_MODEL_IDENTITY = tuple(

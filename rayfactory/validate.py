@@ -16,8 +16,15 @@ TASKS = {
     "generate": "grow a pool of queries (the default)",
     "preview": "show some prompts and what a run would cost and start; asks no model",
     "download": "fetch the databases that a benchmark publishes",
+    "export": "hand the pool of a run to another tool: format=jsonl, csv, sql, huggingface, ..",
 }
 """What a run can do, by the name that `task=` takes."""
+
+FORMATS = ("jsonl", "csv", "sql", "huggingface", "bird", "spider", "alpaca", "sharegpt", "workload")
+"""Forms that a pool is exported in (`exports.formats`)."""
+
+SPLITS = ("none", "skeleton", "database")
+"""How the rows of an export are divided (`exports.rows`)."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 
@@ -82,6 +89,7 @@ RULES: dict[str, Rule] = {
     "run_dir": FILLED,
     "max_candidates": POSITIVE,
     "max_cost_usd": NOT_NEGATIVE,
+    "test_share": SHARE,
 }
 
 
@@ -141,6 +149,8 @@ def validate(config: Config) -> None:
             f"({' + '.join(f'{weight:g}' for weight in weights)}). Set all three"
         )
     _one_of("task", config.task, TASKS)
+    _one_of("format", config.format, FORMATS)
+    _one_of("split", config.split, SPLITS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
     _validate_embedding(config.embedding)
     for agent in AGENTS:

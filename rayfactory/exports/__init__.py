@@ -1,0 +1,1 @@
+"""The queries of a finished run in the form that another tool reads (`task=export`)."""

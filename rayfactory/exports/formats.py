@@ -1,0 +1,409 @@
+"""The forms that a corpus is exported in: each is a class that takes rows one after the other and writes a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayfactory.databases.schema import Schema
+from rayfactory.exports.rows import ROWS_AT_ONCE, Row
+from rayfactory.models.schema_text import describe
+from rayfactory.records import R_SCHEMA
+from rayfactory.shown import shown
+
+_PROVENANCE = ("query_id", "round", "origin", "model", "prompt_sha256", "seed_ids", "cost_usd")
+"""Columns that tell where a query is from; every format keeps them."""
+
+_FORMULA = re.compile(r"\s*[=+\-@\t\r|%]")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The run that is exported.
+
+    Attributes:
+        identity: what `run.json` says of it.
+        summary: its `summary.json`; empty where the run has not ended.
+        schemas: of its databases by name; empty where no benchmark was named.
+        splits: rows in each split.
+        num_skeletons: different ones among all rows.
+        split: how rows were divided, one of `rows.SPLITS`.
+    """
+
+    identity: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    schemas: Mapping[str, Schema]
+    splits: Mapping[str, int]
+    num_skeletons: int
+    split: str
+
+
+class Format(ABC):
+    """A folder in one form.
+
+    Args:
+        folder: that exists and is empty.
+        source: the run.
+    """
+
+    meaning: ClassVar[str]
+    needs_schemas: ClassVar[bool] = False
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self.folder = folder
+        self.source = source
+
+    @abstractmethod
+    def write(self, row: Row) -> None:
+        """Take one row; they come in the order of the pool."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def provenance(row: Row) -> dict[str, Any]:
+    """Return where a query is from."""
+    return {name: row.values[name] for name in _PROVENANCE}
+
+
+class _PerSplit(Format):
+    """A file for each split, opened when its first row comes."""
+
+    suffix: ClassVar[str]
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder, source)
+        self._files: dict[str, IO[str]] = {}
+
+    def _file(self, split: str) -> tuple[IO[str], bool]:
+        """Return the file of a split, and whether it is new."""
+        is_new = split not in self._files
+        if is_new:
+            # Newlines are those that are written: the csv module brings its own.
+            self._files[split] = (self.folder / f"{split}{self.suffix}").open("x", encoding="utf-8", newline="")
+        return self._files[split], is_new
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+
+
+class _JSONArray(_PerSplit):
+    """A JSON array for each split, an element a line."""
+
+    suffix = ".json"
+
+    @abstractmethod
+    def element(self, row: Row) -> dict[str, Any]:
+        """Return what stands for a row."""
+
+    def write(self, row: Row) -> None:
+        """Write the next element."""
+        file, is_new = self._file(row.split)
+        file.write("[\n" if is_new else ",\n")
+        file.write(_json(self.element(row)))
+
+    def close(self) -> None:
+        """End the arrays."""
+        for file in self._files.values():
+            file.write("\n]\n")
+        super().close()
+
+
+class JSONLines(_PerSplit):
+    """One JSON object a line: every column of table R, the skeleton and the split."""
+
+    meaning = "one JSON object a line with every column of table R"
+    suffix = ".jsonl"
+
+    def write(self, row: Row) -> None:
+        """Write a line."""
+        self._file(row.split)[0].write(_json({**row.values, "skeleton": row.skeleton, "split": row.split}) + "\n")
+
+
+class CSV(_PerSplit):
+    """Comma-separated values. What a spreadsheet would take for a formula has an apostrophe before it."""
+
+    meaning = "comma-separated values for a spreadsheet, with nothing in them that it would calculate"
+    suffix = ".csv"
+
+    def write(self, row: Row) -> None:
+        """Write a line, after the names of the columns."""
+        file, is_new = self._file(row.split)
+        values = {**row.values, "skeleton": row.skeleton, "split": row.split}
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(values)
+        writer.writerow([inert(_json(value) if isinstance(value, list) else value) for value in values.values()])
+
+
+def inert(value: Any) -> Any:
+    """Return a text as a spreadsheet shows it and calculates nothing."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+class SQLFiles(Format):
+    """A file for each query, and a script that runs them."""
+
+    meaning = "one .sql file for each query, and run.py, which runs them and says how long each took"
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder, source)
+        self._folders: dict[str, str] = {}
+        self._index = (folder / "queries.jsonl").open("x", encoding="utf-8")
+        (folder / "run.py").write_text(Path(__file__).with_name("runner.py").read_text("utf-8"), encoding="utf-8")
+
+    def write(self, row: Row) -> None:
+        """Write the query's file, and a line of the index."""
+        name = self._folders.setdefault(row.values["database"], self._folder_name(row.values["database"]))
+        place = Path(row.split, name, f"{row.values['query_id']:08d}.sql")
+        path = self.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(row.values["sql"] + ";\n", encoding="utf-8")
+        about = {"file": place.as_posix(), "database": row.values["database"], "dialect": row.values["dialect"]}
+        self._index.write(_json({**about, "row_count": row.values["row_count"], **provenance(row)}) + "\n")
+
+    def _folder_name(self, database: str) -> str:
+        """Return a name that any file system takes, and no other database has."""
+        name = re.sub(r"[^\w-]", "_", database)[:80] or "_"
+        taken = {each.casefold() for each in self._folders.values()}
+        number = 1
+        unique = name
+        while unique.casefold() in taken:
+            number += 1
+            unique = f"{name}_{number}"
+        return unique
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
+
+
+class HuggingFace(Format):
+    """A dataset folder: Parquet for each split, and a card that is filled from the run."""
+
+    meaning = "a dataset folder of Hugging Face with its card; datasets.load_dataset(FOLDER) reads it"
+
+    _SCHEMA = pa.schema([*R_SCHEMA, pa.field("skeleton", pa.string()), pa.field("split", pa.string())])
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder, source)
+        (folder / "data").mkdir()
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def write(self, row: Row) -> None:
+        """Keep a row until there are enough for a group."""
+        rows = self._rows.setdefault(row.split, [])
+        rows.append({**row.values, "skeleton": row.skeleton, "split": row.split})
+        if len(rows) >= ROWS_AT_ONCE:
+            self._flush(row.split)
+
+    def _flush(self, split: str) -> None:
+        if split not in self._writers:
+            self._writers[split] = pq.ParquetWriter(self.folder / "data" / f"{split}.parquet", self._SCHEMA)
+        self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), self._SCHEMA))
+
+    def close(self) -> None:
+        """Write the last groups and the card."""
+        for split in list(self._rows):
+            self._flush(split)
+        for writer in self._writers.values():
+            writer.close()
+        (self.folder / "README.md").write_text(card(self.source, list(self._writers)), encoding="utf-8")
+
+
+class BIRD(_JSONArray):
+    """BIRD's file of questions, without questions: they are yet to be written."""
+
+    meaning = "BIRD's JSON (question_id, db_id, question, evidence, SQL, difficulty); the questions are empty"
+
+    def element(self, row: Row) -> dict[str, Any]:
+        """Return an entry as BIRD's dev.json has them."""
+        values = row.values
+        about = {"question_id": values["query_id"], "db_id": values["database"], "question": "", "evidence": ""}
+        return {**about, "SQL": values["sql"], "difficulty": difficulty(values), **provenance(row)}
+
+
+class Spider(_JSONArray):
+    """Spider's file of questions, without questions."""
+
+    meaning = "Spider's JSON (db_id, query, query_toks, question, question_toks); the questions are empty"
+
+    def element(self, row: Row) -> dict[str, Any]:
+        """Return an entry as Spider's train_spider.json has them, its parsed form aside."""
+        words = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+(?:\.\d+)?|[^\w\s]", row.values["sql"])
+        about = {"db_id": row.values["database"], "query": row.values["sql"], "query_toks": words}
+        return {**about, "question": "", "question_toks": [], **provenance(row)}
+
+
+class _LLaMAFactory(_JSONArray):
+    """A dataset of LLaMA-Factory: schema in, query out."""
+
+    needs_schemas = True
+    about: ClassVar[dict[str, Any]]
+
+    def asked(self, row: Row) -> tuple[str, str]:
+        """Return the instruction, and what it is about: the tables of the query."""
+        found = describe(self.source.schemas[row.values["database"]], row.values["tables"])
+        keys = f"\nForeign keys:\n{found.foreign_keys}" if found.foreign_keys else ""
+        return f"Write one {row.values['dialect']} query over these tables.", found.text + keys
+
+    def close(self) -> None:
+        """Write what LLaMA-Factory has to know of the files."""
+        names = list(self._files)
+        super().close()
+        info = {f"rayfactory_{split}": {"file_name": f"{split}.json", **self.about} for split in names}
+        (self.folder / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+class Alpaca(_LLaMAFactory):
+    """LLaMA-Factory's alpaca form."""
+
+    meaning = "LLaMA-Factory: instruction, input (the schema), output; with dataset_info.json"
+    about: ClassVar[dict[str, Any]] = {
+        "columns": {"prompt": "instruction", "query": "input", "response": "output"},
+    }
+
+    def element(self, row: Row) -> dict[str, Any]:
+        """Return an example."""
+        instruction, text = self.asked(row)
+        return {"instruction": instruction, "input": text, "output": row.values["sql"], **provenance(row)}
+
+
+class ShareGPT(_LLaMAFactory):
+    """LLaMA-Factory's sharegpt form."""
+
+    meaning = "LLaMA-Factory: conversations of human and gpt; with dataset_info.json"
+    about: ClassVar[dict[str, Any]] = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+
+    def element(self, row: Row) -> dict[str, Any]:
+        """Return a conversation."""
+        turns = [
+            {"from": "human", "value": "\n".join(self.asked(row))},
+            {"from": "gpt", "value": row.values["sql"]},
+        ]
+        return {"conversations": turns, **provenance(row)}
+
+
+class Workload(Format):
+    """One query for each skeleton, with the share of the pool that it stands for."""
+
+    meaning = "one query for each skeleton with its weight, for tuning a database"
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder, source)
+        self._seen: set[str] = set()
+        self._file = (folder / "workload.jsonl").open("x", encoding="utf-8")
+
+    def write(self, row: Row) -> None:
+        """Write the first query of a skeleton; the others add to its weight."""
+        if row.skeleton in self._seen:
+            return
+        self._seen.add(row.skeleton)
+        about = {name: row.values[name] for name in ("database", "dialect", "sql", "row_count", "execution_ms")}
+        self._file.write(_json({**about, "weight": row.weight, "skeleton": row.skeleton, **provenance(row)}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+FORMATS: dict[str, type[Format]] = {
+    "jsonl": JSONLines,
+    "csv": CSV,
+    "sql": SQLFiles,
+    "huggingface": HuggingFace,
+    "bird": BIRD,
+    "spider": Spider,
+    "alpaca": Alpaca,
+    "sharegpt": ShareGPT,
+    "workload": Workload,
+}
+"""Every form, by the name that `format=` takes."""
+
+
+def difficulty(values: Mapping[str, Any]) -> str:
+    """Return how hard a query is in BIRD's words, by what it is made of.
+
+    BIRD's own are people's judgement; here a query is moderate from three of these on, and challenging from six: joins,
+    predicates beyond one, subqueries, windows, aggregates.
+    """
+    parts = values["num_joins"] + max(0, values["num_predicates"] - 1) + values["num_aggregates"]
+    parts += 2 * (values["num_subqueries"] + values["num_windows"])
+    return "simple" if parts < 3 else "moderate" if parts < 6 else "challenging"
+
+
+def card(source: Source, splits: list[str]) -> str:
+    """Return the card of a dataset: what is in it, how it was made, and how good it is."""
+    identity, summary = source.identity, source.summary
+    benchmark = str(identity.get("benchmark", ""))
+    files = "\n".join(f"  - split: {split}\n    path: data/{split}.parquet" for split in splits)
+    counts = "\n".join(f"| {split} | {source.splits.get(split, 0)} |" for split in splits)
+    figures = "\n".join(
+        f"| {name.replace('_', ' ')} | {summary[name]:.3f} |"
+        for name in ("executability", "non_empty_rate", "mean_similarity", "table_gini", "cost_usd")
+        if isinstance(summary.get(name), (int, float))
+    )
+    models = ", ".join(sorted({str(row.get("model")) for row in summary.get("ledger", ())})) or "the offline rules"
+    text = f"""\
+---
+language:
+- code
+task_categories:
+- text-generation
+tags:
+- sql
+- text-to-sql
+- synthetic
+size_categories:
+- {_size(sum(source.splits.values()))}
+configs:
+- config_name: default
+  data_files:
+{files}
+---
+
+# SQL queries over {benchmark}
+
+{sum(source.splits.values())} executable queries with {source.num_skeletons} skeletons, made by rayfactory \
+{identity.get("version", "")} with seed {identity.get("seed")} over the databases of {benchmark}. Written by: {models}.
+
+| split | rows |
+|---|---|
+{counts}
+
+Rows are divided by: {source.split}. Each row has its SQL, its database, how many rows it returned, the features that were \
+counted, its similarity to the rest when it was admitted, and where it is from (round, team, model, seeds).
+
+| figure of the run | value |
+|---|---|
+{figures}
+
+The queries have no questions in natural language. The data of {benchmark} is under its own licence.
+"""
+    return shown(text)
+
+
+def _size(num_rows: int) -> str:
+    """Return the size category that Hugging Face has for so many rows."""
+    for most, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if num_rows < most:
+            return name
+    return "1M<n<10M"
+
+
+def _json(value: Any) -> str:
+    # What is no Unicode (half a surrogate pair) would be no UTF-8 either.
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
