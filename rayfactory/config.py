@@ -329,7 +329,8 @@ class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     display: DisplayConfig = field(default_factory=DisplayConfig)
-    # What to do: `generate` grows a pool, `download` fetches a benchmark, `export` hands a pool to another tool.
+    # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `export` hands
+    # a pool to another tool.
     task: str = "generate"
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000
@@ -342,12 +343,11 @@ class Config:
     max_candidates: int | None = None
     # Stop before this much is spent on models, in US dollars; null: no limit.
     max_cost_usd: float | None = None
-    # Of `task=export`: the form, such as `jsonl`, `csv`, `sql`, `huggingface`, `bird`, `spider`, `alpaca`, `sharegpt` or
-    # `workload`.
+    # Of `task=export`: `jsonl`, `csv`, `sql`, `huggingface`, `bird`, `spider`, `alpaca`, `sharegpt` or `workload`.
     format: str = "jsonl"
     # The folder that it writes, which must not be there; empty: exports/<format> in the run's.
     output: str = ""
-    # How rows are divided into train and test: `none`, or so that one `skeleton` or one `database` is in one of the two.
+    # How rows are divided into train and test: `none`, or so that a `skeleton` or a `database` is in one of the two.
     split: str = "none"
     # Share of the rows that go to test.
     test_share: float = 0.1

@@ -36,7 +36,13 @@ def run(config: Config) -> None:
     console = Console(stderr=True, markup=False, highlight=False)
     out, counts = export(config, lambda done: console.print(f"{done} queries are read"))
     parts = ", ".join(f"{count} {split}" for split, count in sorted(counts.items(), reverse=True))
-    console.print(shown(f"{sum(counts.values())} queries ({parts}) are in {out}"))
+    console.print(shown(f"{sum(counts.values())} queries ({parts}) are in {out}"), soft_wrap=True)
+    if config.split != "none" and len(counts) < 2:
+        console.print(
+            f"All of them are in {next(iter(counts))}: no {config.split} is small enough for "
+            f"test_share={config.test_share:g} of the rows; set a larger one, or divide by something else",
+            soft_wrap=True,
+        )
 
 
 def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Counter[str]]:
@@ -78,7 +84,9 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Co
         writer.close()
         partial.rename(out)
     except OSError as error:
-        raise RunDirError(f"{str(out)!r} cannot be written: {error.strerror or error}; name another with output=") from error
+        raise RunDirError(
+            f"{str(out)!r} cannot be written: {error.strerror or error}; name another with output="
+        ) from error
     return out, splits
 
 

@@ -384,8 +384,8 @@ configs:
 |---|---|
 {counts}
 
-Rows are divided by: {source.split}. Each row has its SQL, its database, how many rows it returned, the features that were \
-counted, its similarity to the rest when it was admitted, and where it is from (round, team, model, seeds).
+Rows are divided by: {source.split}. Each row has its SQL, its database, how many rows it returned, the features that \
+were counted, its similarity to the rest when it was admitted, and where it is from (round, team, model, seeds).
 
 | figure of the run | value |
 |---|---|

@@ -102,7 +102,7 @@ def chosen(groups: Counter[str], share: float, seed: int) -> frozenset[str]:
 
 def _values(run_dir: Path, columns: str) -> Iterator[dict[str, Any]]:
     with connect(run_dir) as connection:
-        found = connection.sql(f"SELECT {columns} FROM R ORDER BY query_id")  # noqa: S608 - ours
+        found = connection.sql(f"SELECT {columns} FROM R ORDER BY query_id")
         for batch in found.to_arrow_reader(ROWS_AT_ONCE):
             yield from batch.to_pylist()
 
@@ -137,7 +137,7 @@ def _skeletons(run_dir: Path, on_progress: Callable[[int], None]) -> list[str]:
 
 
 def skeletons_of(queries: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what stands for the skeleton of each query, given with its dialect; of one that does not parse, its own."""
+    """Return what stands for the skeleton of each query, given with its dialect; for its text where it has none."""
     return [blake2b(_skeleton(*query).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() for query in queries]
 
 
@@ -146,5 +146,3 @@ def _skeleton(query: str, dialect: str) -> str:
         return sql.skeleton(sql.parse(query, dialect), dialect)
     except StatementError:
         return query
-
-

@@ -13,12 +13,13 @@ import sqlite3
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 FOLDER = Path(__file__).resolve().parent
 
 
-def opened(file, dialect):
+def opened(file: str, dialect: str) -> Any:
     """Return a read-only connection."""
     if dialect == "sqlite":
         return sqlite3.connect(f"file:{quote(str(Path(file).resolve()))}?mode=ro", uri=True)
@@ -29,7 +30,7 @@ def opened(file, dialect):
     sys.exit(f"run.py opens SQLite and DuckDB files; for {dialect} use the server's own client with the .sql files")
 
 
-def main():
+def main() -> None:
     """Run the queries of the databases that are named."""
     files = dict(word.partition("=")[::2] for word in sys.argv[1:])
     if not files or not all(files.values()):
@@ -46,13 +47,13 @@ def main():
         sql = (FOLDER / query["file"]).read_text("utf-8").rstrip().removesuffix(";")
         started = time.perf_counter()
         try:
-            found = len(connections[database].execute(sql).fetchall())
+            found: object = len(connections[database].execute(sql).fetchall())
         except Exception as error:  # noqa: BLE001 - of either database
             found = f"error: {error}"
         elapsed_ms = (time.perf_counter() - started) * 1e3
         mark = "" if found == query["row_count"] else f"  was {query['row_count']} rows"
         num_differing += bool(mark)
-        print(f"{query['file']}\t{found}\t{elapsed_ms:.1f} ms{mark}")
+        sys.stdout.write(f"{query['file']}\t{found}\t{elapsed_ms:.1f} ms{mark}\n")
     if not connections:
         sys.exit(f"no database of {FOLDER / 'queries.jsonl'} is named")
     if num_differing:

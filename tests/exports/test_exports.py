@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,7 +38,7 @@ QUERIES = [
     "SELECT name FROM customer WHERE customer_id > 4",
     "SELECT count(*) FROM sale",
     "SELECT customer_id, count(*) FROM sale GROUP BY customer_id",
-    "SELECT 'a ""quoted"" text,\n with lines' FROM sale",
+    "SELECT 'a quoted text,\n with lines' FROM sale",
 ]
 ROUNDS = 4
 
@@ -51,12 +52,16 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(ROUNDS):
             tables = round_tables(pool.num_rows, len(QUERIES), 1, number)
             database = [EVIL if number == 1 else "shop"] * len(QUERIES)
-            columns = {"database": database, "dialect": ["sqlite"] * len(QUERIES), "sql": QUERIES}
+            columns: dict[str, list[Any]] = {"database": database, "dialect": ["sqlite"] * len(QUERIES), "sql": QUERIES}
             columns["tables"] = [["product" if "product" in each else "customer"] for each in QUERIES]
             for name, values in columns.items():
                 place = R_SCHEMA.get_field_index(name)
-                tables["R"] = tables["R"].set_column(place, R_SCHEMA.field(name), pa.array(values, R_SCHEMA.types[place]))
-            evaluation = Evaluation(number, "GEN", len(QUERIES), 1.0, 1.0, None, {}, {"shop": 1}, {"shop": len(QUERIES)})
+                tables["R"] = tables["R"].set_column(
+                    place, R_SCHEMA.field(name), pa.array(values, R_SCHEMA.types[place])
+                )
+            evaluation = Evaluation(
+                number, "GEN", len(QUERIES), 1.0, 1.0, None, {}, {"shop": 1}, {"shop": len(QUERIES)}
+            )
             pool.commit(tables, [PlannedRequest("generation", "shop", ("sale",), 10)], evaluation, 1.0)
     (folder / "run" / "summary.json").write_text(json.dumps({"executability": 0.875, "ledger": [{"model": "m-1"}]}))
     return folder / "run"
@@ -65,7 +70,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(run_dir: Path, tmp_path: Path, name: str, *more: str) -> Path:
     """Export as a user does; return the folder."""
     out = tmp_path / f"out-{name}"
-    benchmark = ["+benchmark=custom", f"benchmark.root={run_dir.parent / 'shop.sqlite'}", f"data_dir={tmp_path / 'data'}"]
+    benchmark = [
+        "+benchmark=custom",
+        f"benchmark.root={run_dir.parent / 'shop.sqlite'}",
+        f"data_dir={tmp_path / 'data'}",
+    ]
     words = [*(benchmark if "benchmark" in more else []), "task=export", f"run_dir={run_dir}", f"format={name}"]
     assert main([*words, f"output={out}", *(word for word in more if word != "benchmark")]) == 0
     assert not list(tmp_path.glob("*.partial"))
@@ -140,7 +149,9 @@ def test_large_pool_is_taken_apart_in_processes(run_dir: Path, tmp_path: Path, m
     alone = exported(run_dir, tmp_path, "jsonl", "split=skeleton").joinpath("train.jsonl").read_bytes()
     monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 5)
     (tmp_path / "other").mkdir()
-    assert exported(run_dir, tmp_path / "other", "jsonl", "split=skeleton").joinpath("train.jsonl").read_bytes() == alone
+    assert (
+        exported(run_dir, tmp_path / "other", "jsonl", "split=skeleton").joinpath("train.jsonl").read_bytes() == alone
+    )
 
 
 def test_columns_of_the_pool_are_kept(run_dir: Path, tmp_path: Path):
@@ -242,7 +253,11 @@ def test_workload_has_a_query_for_each_skeleton_with_its_weight(run_dir: Path, t
 
 
 def test_card_is_filled_from_the_run(run_dir: Path, tmp_path: Path):
-    card = exported(run_dir, tmp_path, "huggingface", "split=skeleton").joinpath("README.md").read_text("utf-8")
+    card = (
+        exported(run_dir, tmp_path, "huggingface", "split=skeleton", "test_share=0.4")
+        .joinpath("README.md")
+        .read_text("utf-8")
+    )
     front = card.split("---")[1]
     assert "data/train.parquet" in front
     assert "data/test.parquet" in front
@@ -271,6 +286,11 @@ def test_what_is_wrong_is_said_with_the_remedy(run_dir, words, message, capsys):
     assert "Traceback" not in told
     assert re.search(message, told), told
     assert sorted(run_dir.rglob("*")) == before
+
+
+def test_split_that_is_empty_is_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    exported(run_dir, tmp_path, "jsonl", "split=skeleton", "test_share=0.01")
+    assert "All of them are in train" in capsys.readouterr().err
 
 
 def test_folder_is_in_the_run_where_none_is_named(run_dir: Path, capsys: pytest.CaptureFixture[str]):
