@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.corpus import add_arguments, official_tpcds, read_corpus
 from rayfactory.cluster.crew import Crew
 from rayfactory.cluster.critic import Contender, CriticalAgent
+from rayfactory.cluster.dataflow import leave_alone_what_is_there
 from rayfactory.cluster.session import connected
 from rayfactory.compose import compose
 from rayfactory.config import Config
@@ -82,6 +83,7 @@ class Stages:
         self._embedder = Embedder(config.embedding, Path(config.data_dir) / ENCODERS, num_streams=1)
         self._critic = CriticalAgent(config, {name: schema.dialect for name, schema in schemas.items()})
         self._first_id = 0
+        leave_alone_what_is_there()  # as in the processes of a run
 
     def do(self, stage: str | None, candidates: Sequence[Candidate], lasting: bool) -> float:
         """Do one stage of a round, after the one before it; return its core-seconds.

@@ -21,7 +21,7 @@ from rayfactory.compose import compose, groups, without_keys
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError, RayfactoryError
 from rayfactory.shown import shown
-from rayfactory.validate import TASKS, validate
+from rayfactory.validate import FORMATS, TASKS, validate
 
 HELP = """\
 rayfactory grows large corpora of diverse, executable SQL for the databases that you point it at.
@@ -37,6 +37,9 @@ Benchmarks (+benchmark=...)
 
 Tasks (task=...)
 {tasks}
+
+Exports (task=export format=...)
+{formats}
 
 Who writes and decides (models=...)
 {models}
@@ -154,6 +157,7 @@ def help_text() -> str:
     return HELP.format(
         benchmarks=_table(choices["benchmark"]),
         tasks=_table(TASKS),
+        formats=_table(FORMATS),
         models=_table(choices["models"]),
         model=", ".join(choices["model"]),
         clusters=", ".join(choices["cluster"]),
@@ -161,7 +165,8 @@ def help_text() -> str:
 
 
 def _table(meanings: Mapping[str, str]) -> str:
-    return "\n".join(f"  {name:<10} {meaning}" for name, meaning in meanings.items())
+    width = max(10, *map(len, meanings))
+    return "\n".join(f"  {name:<{width}} {meaning}" for name, meaning in meanings.items())
 
 
 def _options(words: Sequence[str]) -> tuple[bool, list[str]]:

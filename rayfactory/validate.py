@@ -20,11 +20,21 @@ TASKS = {
 }
 """What a run can do, by the name that `task=` takes."""
 
-FORMATS = ("jsonl", "csv", "sql", "huggingface", "bird", "spider", "alpaca", "sharegpt", "workload")
-"""Forms that a pool is exported in (`exports.formats`)."""
+FORMATS = {
+    "jsonl": "a JSON object a line with every column of the pool",
+    "csv": "the same for a spreadsheet, with nothing that it would calculate",
+    "sql": "a .sql file a query, and run.py, which runs them",
+    "huggingface": "a dataset folder with its card",
+    "bird": "BIRD's JSON; the questions are empty",
+    "spider": "Spider's JSON; the questions are empty",
+    "alpaca": "LLaMA-Factory: schema in, query out; name the benchmark too",
+    "sharegpt": "the same as conversations",
+    "workload": "one query a skeleton with its weight, for tuning a database",
+}
+"""Forms that a pool is exported in (`exports.formats`), by the name that `format=` takes."""
 
 SPLITS = ("none", "skeleton", "database")
-"""How the rows of an export are divided (`exports.rows`)."""
+"""How the rows of an export are divided: not at all, or so that all queries of one are in train or all in test."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 

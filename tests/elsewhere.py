@@ -51,6 +51,7 @@ def started() -> Iterator[Elsewhere]:
     assert other.stdout is not None
     try:
         address = other.stdout.readline().strip()
+        assert address, "Ray did not start"
         yield Elsewhere(("cluster=existing", f"cluster.address={address}"), variables, other.pid)
     finally:
         other.communicate()

@@ -13,7 +13,7 @@ import pytest
 import rayfactory
 from rayfactory.__main__ import help_text, main
 from rayfactory.compose import groups, settings
-from rayfactory.validate import TASKS
+from rayfactory.validate import FORMATS, TASKS
 
 HEAVY = {"ray", "duckdb", "torch", "sqlglot", "numpy", "pyarrow", "hydra", "sentence_transformers", "faiss", "numba"}
 
@@ -127,7 +127,7 @@ def test_help_names_every_choice_and_only_real_settings():
     text = help_text()
     for choices in groups().values():
         assert all(choice in text for choice in choices)
-    assert all(task in text for task in TASKS)
+    assert all(name in text for name in (*TASKS, *FORMATS))
     section = text.partition("Settings you may want\n")[2].partition("\n\n")[0]
     names = {line.split("=")[0].strip() for line in section.splitlines()}
     assert len(names) > 5

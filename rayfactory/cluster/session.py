@@ -13,6 +13,11 @@ from typing import Any
 from rayfactory.config import ClusterConfig
 from rayfactory.errors import ConfigError, EngineError
 
+START_ATTEMPTS = 3
+"""Times that a cluster on this machine is tried to be started."""
+
+logger = logging.getLogger("rayfactory.cluster")
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -25,12 +30,6 @@ class Session:
 
     num_cpus: int
     dashboard: str
-
-
-START_ATTEMPTS = 3
-"""Times that a cluster on this machine is tried to be started."""
-
-logger = logging.getLogger("rayfactory.cluster")
 
 
 @contextmanager
@@ -51,21 +50,11 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     import ray
 
-    try:
-        if config.address:
-            _check_reachable(config.address)
-            context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            with _environment_without(kept_back):
-                context = _started_here(config)
-    except EngineError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Ray has no type for it
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ConfigError(
-            f"no Ray cluster could be reached at cluster.address={config.address!r} ({reason}); "
-            "start one with `ray start --head`, or leave cluster.address out to have one started here"
-        ) from None
+    if config.address:
+        context = _joined(config.address)
+    else:
+        with _environment_without(kept_back):
+            context = _started_here(config)
     try:
         _set_up_ray_data()
         url = context.dashboard_url or ""
@@ -73,6 +62,25 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
         yield Session(max(1, cpus), f"http://{url}" if url else "")
     finally:
         ray.shutdown()
+
+
+def _joined(address: str) -> Any:
+    """Join the cluster at an address.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import ray
+
+    try:
+        _check_reachable(address)
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # noqa: BLE001 - Ray has no type for it
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise ConfigError(
+            f"no Ray cluster could be reached at cluster.address={address!r} ({reason}); "
+            "start one with `ray start --head`, or leave cluster.address out to have one started here"
+        ) from None
 
 
 def _started_here(config: ClusterConfig) -> Any:
@@ -93,12 +101,13 @@ def _started_here(config: ClusterConfig) -> Any:
                 logging_level=logging.ERROR,
             )
         except Exception as error:  # a bare one; Ray has no type for it
-            ray.shutdown()
-            if attempt == START_ATTEMPTS:
+            # Where this process is on a cluster already, that is its owner's.
+            if attempt == START_ATTEMPTS or ray.is_initialized():
                 raise EngineError(
                     f"Ray could not be started on this machine ({error}); where it is busy, start again later"
                 ) from error
             logger.warning("Ray did not start on this machine (%s); it is tried again", error)
+            ray.shutdown()
     raise AssertionError("unreachable")
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError, RunDirError
 from rayfactory.exports.formats import FORMATS, Format, Source
-from rayfactory.exports.rows import Rows
+from rayfactory.exports.rows import Row, Rows
 from rayfactory.identity import read_identity
 from rayfactory.runs import open_databases
 from rayfactory.shown import shown
@@ -33,19 +34,19 @@ def run(config: Config) -> None:
     """
     from rich.console import Console
 
-    console = Console(stderr=True, markup=False, highlight=False)
-    out, counts = export(config, lambda done: console.print(f"{done} queries are read"))
-    parts = ", ".join(f"{count} {split}" for split, count in sorted(counts.items(), reverse=True))
-    console.print(shown(f"{sum(counts.values())} queries ({parts}) are in {out}"), soft_wrap=True)
-    if config.split != "none" and len(counts) < 2:
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    with console.status("queries are read") as status:
+        out, splits = export(config, lambda done: status.update(f"{done} queries are read"))
+    parts = ", ".join(f"{num_rows} {name}" for name, num_rows in splits.items())
+    console.print(shown(f"{sum(splits.values())} queries ({parts}) are in {out}"))
+    if config.split != "none" and len(splits) < 2:
         console.print(
-            f"All of them are in {next(iter(counts))}: no {config.split} is small enough for "
-            f"test_share={config.test_share:g} of the rows; set a larger one, or divide by something else",
-            soft_wrap=True,
+            f"All of them are in {next(iter(splits))}: no {config.split} is small enough for "
+            f"test_share={config.test_share:g} of the rows; set a larger one, or divide by something else"
         )
 
 
-def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Counter[str]]:
+def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Mapping[str, int]]:
     """Export the pool of a run; return the folder, and the rows in each split.
 
     Args:
@@ -60,34 +61,54 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Co
     out = Path(config.output) if config.output else run_dir / EXPORTS / name
     if out.exists():
         raise RunDirError(f"{str(out)!r} is there already, and stays as it is; remove it, or name another with output=")
-    format_type = FORMATS[config.format]
-    schemas: Mapping[str, Schema] = {}
-    if format_type.needs_schemas:
-        if not config.benchmark.name:
-            raise ConfigError(
-                f"format={config.format} shows the tables of each query; name the benchmark as the run did: "
-                "+benchmark=NAME"
-            )
-        _, schemas = open_databases(config)
     rows = Rows(run_dir, config.split, config.test_share, config.seed, on_progress)
-    if not len(rows):
-        raise RunDirError(f"the run in {str(run_dir)!r} has no rows yet; export it when it has some")
-    splits = Counter(row.split for row in rows)
-    source = Source(identity, _summary(run_dir), schemas, splits, rows.num_skeletons, config.split)
-    partial = out.with_name(out.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        writer: Format = format_type(partial, source)
-        for row in rows:
-            writer.write(row)
-        writer.close()
-        partial.rename(out)
+        if not len(rows):
+            raise RunDirError(f"the run in {str(run_dir)!r} has no rows yet; export it when it has some")
+        format_type = FORMATS[config.format]
+        schemas = _schemas(config, rows.databases) if format_type.needs_schemas else {}
+        source = Source(
+            identity, _summary(run_dir), schemas, rows.models, rows.splits, rows.num_skeletons, config.split
+        )
+        _write(out, rows, partial(format_type, source=source))
+    finally:
+        rows.close()
+    return out, rows.splits
+
+
+def _schemas(config: Config, databases: Collection[str]) -> Mapping[str, Schema]:
+    """Return the schemas of the databases of a run."""
+    if not config.benchmark.name:
+        raise ConfigError(
+            f"format={config.format} shows the tables of each query; name the benchmark as the run did: +benchmark=NAME"
+        )
+    _, schemas = open_databases(config)
+    if missing := sorted(set(databases) - set(schemas)):
+        raise ConfigError(
+            f"format={config.format} shows the tables of each query, and database {missing[0]!r} of the run is not one "
+            f"of benchmark {config.benchmark.name!r} as it is named here; name it as the run did"
+        )
+    return schemas
+
+
+def _write(out: Path, rows: Iterable[Row], make: Callable[[Path], Format]) -> None:
+    """Write a folder, which is there in full or not at all."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        beside.mkdir(parents=True)
+        try:
+            writer = make(beside)
+            for row in rows:
+                writer.write(row)
+            writer.close()
+            beside.rename(out)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
     except OSError as error:
         raise RunDirError(
             f"{str(out)!r} cannot be written: {error.strerror or error}; name another with output="
         ) from error
-    return out, splits
 
 
 def _summary(run_dir: Path) -> dict[str, object]:

@@ -6,8 +6,9 @@ import csv
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -33,15 +34,17 @@ class Source:
     Attributes:
         identity: what `run.json` says of it.
         summary: its `summary.json`; empty where the run has not ended.
-        schemas: of its databases by name; empty where no benchmark was named.
-        splits: rows in each split.
+        schemas: of its databases by name; empty where they are not needed.
+        models: what wrote the queries.
+        splits: rows in each split that has some.
         num_skeletons: different ones among all rows.
-        split: how rows were divided, one of `rows.SPLITS`.
+        split: how rows were divided, one of `validate.SPLITS`.
     """
 
     identity: Mapping[str, Any]
     summary: Mapping[str, Any]
     schemas: Mapping[str, Schema]
+    models: Sequence[str]
     splits: Mapping[str, int]
     num_skeletons: int
     split: str
@@ -55,7 +58,6 @@ class Format(ABC):
         source: the run.
     """
 
-    meaning: ClassVar[str]
     needs_schemas: ClassVar[bool] = False
 
     def __init__(self, folder: Path, source: Source) -> None:
@@ -124,7 +126,6 @@ class _JSONArray(_PerSplit):
 class JSONLines(_PerSplit):
     """One JSON object a line: every column of table R, the skeleton and the split."""
 
-    meaning = "one JSON object a line with every column of table R"
     suffix = ".jsonl"
 
     def write(self, row: Row) -> None:
@@ -135,7 +136,6 @@ class JSONLines(_PerSplit):
 class CSV(_PerSplit):
     """Comma-separated values. What a spreadsheet would take for a formula has an apostrophe before it."""
 
-    meaning = "comma-separated values for a spreadsheet, with nothing in them that it would calculate"
     suffix = ".csv"
 
     def write(self, row: Row) -> None:
@@ -156,8 +156,6 @@ def inert(value: Any) -> Any:
 class SQLFiles(Format):
     """A file for each query, and a script that runs them."""
 
-    meaning = "one .sql file for each query, and run.py, which runs them and says how long each took"
-
     def __init__(self, folder: Path, source: Source) -> None:
         super().__init__(folder, source)
         self._folders: dict[str, str] = {}
@@ -166,12 +164,14 @@ class SQLFiles(Format):
 
     def write(self, row: Row) -> None:
         """Write the query's file, and a line of the index."""
-        name = self._folders.setdefault(row.values["database"], self._folder_name(row.values["database"]))
-        place = Path(row.split, name, f"{row.values['query_id']:08d}.sql")
+        database = row.values["database"]
+        if database not in self._folders:
+            self._folders[database] = self._folder_name(database)
+        place = Path(row.split, self._folders[database], f"{row.values['query_id']:08d}.sql")
         path = self.folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(row.values["sql"] + ";\n", encoding="utf-8")
-        about = {"file": place.as_posix(), "database": row.values["database"], "dialect": row.values["dialect"]}
+        path.write_text(row.values["sql"] + "\n;\n", encoding="utf-8")  # it may end in a comment
+        about = {"file": place.as_posix(), "database": database, "dialect": row.values["dialect"]}
         self._index.write(_json({**about, "row_count": row.values["row_count"], **provenance(row)}) + "\n")
 
     def _folder_name(self, database: str) -> str:
@@ -192,8 +192,6 @@ class SQLFiles(Format):
 
 class HuggingFace(Format):
     """A dataset folder: Parquet for each split, and a card that is filled from the run."""
-
-    meaning = "a dataset folder of Hugging Face with its card; datasets.load_dataset(FOLDER) reads it"
 
     _SCHEMA = pa.schema([*R_SCHEMA, pa.field("skeleton", pa.string()), pa.field("split", pa.string())])
 
@@ -221,13 +219,11 @@ class HuggingFace(Format):
             self._flush(split)
         for writer in self._writers.values():
             writer.close()
-        (self.folder / "README.md").write_text(card(self.source, list(self._writers)), encoding="utf-8")
+        (self.folder / "README.md").write_text(card(self.source), encoding="utf-8")
 
 
 class BIRD(_JSONArray):
     """BIRD's file of questions, without questions: they are yet to be written."""
-
-    meaning = "BIRD's JSON (question_id, db_id, question, evidence, SQL, difficulty); the questions are empty"
 
     def element(self, row: Row) -> dict[str, Any]:
         """Return an entry as BIRD's dev.json has them."""
@@ -238,8 +234,6 @@ class BIRD(_JSONArray):
 
 class Spider(_JSONArray):
     """Spider's file of questions, without questions."""
-
-    meaning = "Spider's JSON (db_id, query, query_toks, question, question_toks); the questions are empty"
 
     def element(self, row: Row) -> dict[str, Any]:
         """Return an entry as Spider's train_spider.json has them, its parsed form aside."""
@@ -254,11 +248,19 @@ class _LLaMAFactory(_JSONArray):
     needs_schemas = True
     about: ClassVar[dict[str, Any]]
 
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder, source)
+        # Many queries are over the same tables.
+        self._schema_text = lru_cache(maxsize=10_000)(self._described)
+
     def asked(self, row: Row) -> tuple[str, str]:
         """Return the instruction, and what it is about: the tables of the query."""
-        found = describe(self.source.schemas[row.values["database"]], row.values["tables"])
-        keys = f"\nForeign keys:\n{found.foreign_keys}" if found.foreign_keys else ""
-        return f"Write one {row.values['dialect']} query over these tables.", found.text + keys
+        text = self._schema_text(row.values["database"], tuple(row.values["tables"]))
+        return f"Write one {row.values['dialect']} query over these tables.", text
+
+    def _described(self, database: str, tables: tuple[str, ...]) -> str:
+        found = describe(self.source.schemas[database], tables)
+        return found.text + (f"\nForeign keys:\n{found.foreign_keys}" if found.foreign_keys else "")
 
     def close(self) -> None:
         """Write what LLaMA-Factory has to know of the files."""
@@ -271,7 +273,6 @@ class _LLaMAFactory(_JSONArray):
 class Alpaca(_LLaMAFactory):
     """LLaMA-Factory's alpaca form."""
 
-    meaning = "LLaMA-Factory: instruction, input (the schema), output; with dataset_info.json"
     about: ClassVar[dict[str, Any]] = {
         "columns": {"prompt": "instruction", "query": "input", "response": "output"},
     }
@@ -285,7 +286,6 @@ class Alpaca(_LLaMAFactory):
 class ShareGPT(_LLaMAFactory):
     """LLaMA-Factory's sharegpt form."""
 
-    meaning = "LLaMA-Factory: conversations of human and gpt; with dataset_info.json"
     about: ClassVar[dict[str, Any]] = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
 
     def element(self, row: Row) -> dict[str, Any]:
@@ -299,8 +299,6 @@ class ShareGPT(_LLaMAFactory):
 
 class Workload(Format):
     """One query for each skeleton, with the share of the pool that it stands for."""
-
-    meaning = "one query for each skeleton with its weight, for tuning a database"
 
     def __init__(self, folder: Path, source: Source) -> None:
         super().__init__(folder, source)
@@ -331,7 +329,7 @@ FORMATS: dict[str, type[Format]] = {
     "sharegpt": ShareGPT,
     "workload": Workload,
 }
-"""Every form, by the name that `format=` takes."""
+"""Every form of `validate.FORMATS`."""
 
 
 def difficulty(values: Mapping[str, Any]) -> str:
@@ -345,18 +343,17 @@ def difficulty(values: Mapping[str, Any]) -> str:
     return "simple" if parts < 3 else "moderate" if parts < 6 else "challenging"
 
 
-def card(source: Source, splits: list[str]) -> str:
+def card(source: Source) -> str:
     """Return the card of a dataset: what is in it, how it was made, and how good it is."""
     identity, summary = source.identity, source.summary
     benchmark = str(identity.get("benchmark", ""))
-    files = "\n".join(f"  - split: {split}\n    path: data/{split}.parquet" for split in splits)
-    counts = "\n".join(f"| {split} | {source.splits.get(split, 0)} |" for split in splits)
+    files = "\n".join(f"  - split: {split}\n    path: data/{split}.parquet" for split in source.splits)
+    counts = "\n".join(f"| {split} | {num_rows} |" for split, num_rows in source.splits.items())
     figures = "\n".join(
         f"| {name.replace('_', ' ')} | {summary[name]:.3f} |"
         for name in ("executability", "non_empty_rate", "mean_similarity", "table_gini", "cost_usd")
         if isinstance(summary.get(name), (int, float))
     )
-    models = ", ".join(sorted({str(row.get("model")) for row in summary.get("ledger", ())})) or "the offline rules"
     text = f"""\
 ---
 language:
@@ -377,8 +374,9 @@ configs:
 
 # SQL queries over {benchmark}
 
-{sum(source.splits.values())} executable queries with {source.num_skeletons} skeletons, made by rayfactory \
-{identity.get("version", "")} with seed {identity.get("seed")} over the databases of {benchmark}. Written by: {models}.
+{sum(source.splits.values())} executable queries with {source.num_skeletons} skeletons over the databases of \
+{benchmark}, made by rayfactory {identity.get("rayfactory", "")} with seed {identity.get("seed")}. Written by: \
+{", ".join(source.models)}.
 
 | split | rows |
 |---|---|
@@ -405,5 +403,4 @@ def _size(num_rows: int) -> str:
 
 
 def _json(value: Any) -> str:
-    # What is no Unicode (half a surrogate pair) would be no UTF-8 either.
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return json.dumps(value, ensure_ascii=False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from rayfactory import sql
 from rayfactory.errors import StatementError
@@ -18,13 +21,6 @@ from rayfactory.pool import connect
 
 ROWS_AT_ONCE = 2_000
 """Rows that are in memory at a time, and that a process takes apart at a time."""
-
-SPLITS = {
-    "none": "all rows in one file, train",
-    "skeleton": "queries of one skeleton are all in train or all in test",
-    "database": "queries of one database are all in train or all in test",
-}
-"""How rows may be divided, by the name that `split=` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +41,19 @@ class Row:
 
 
 class Rows:
-    """The rows of a run, divided.
+    """The rows of a run as they are when this is made, divided. Others may be added meanwhile.
 
     Args:
         run_dir: of a run that has been started.
-        split: one of `SPLITS`.
+        split: one of `validate.SPLITS`.
         test_share: of the rows, in [0, 1]: as many whole groups go to the test split as fit into it.
         seed: decides which groups.
         on_progress: called with how many skeletons are known.
+
+    Attributes:
+        databases: rows of each database.
+        models: what wrote them, in alphabetical order.
+        splits: rows in each split that has some.
 
     Raises:
         RunDirError: there is no run.
@@ -61,29 +62,42 @@ class Rows:
     def __init__(
         self, run_dir: Path, split: str, test_share: float, seed: int, on_progress: Callable[[int], None]
     ) -> None:
-        self._run_dir = run_dir
-        self._skeletons = _skeletons(run_dir, on_progress)
+        # What an open connection shows stays as it is, whatever the run does.
+        self._pool = connect(run_dir)
+        self.databases: Counter[str] = Counter(
+            dict(self._pool.sql("SELECT database, count(*) FROM R GROUP BY database").fetchall())
+        )
+        self.models = [str(model) for (model,) in self._pool.sql("SELECT DISTINCT model FROM R ORDER BY 1").fetchall()]
+        self._skeletons = _skeletons(self._values("sql, dialect"), on_progress)
         self._sizes = Counter(self._skeletons)
-        self._test = frozenset[str]()
         self._by = split
-        if split != "none":
-            groups = self._sizes if split == "skeleton" else _databases(run_dir)
-            self._test = chosen(groups, test_share, seed)
+        groups = {"none": Counter[str](), "skeleton": self._sizes, "database": self.databases}[split]
+        self._test = chosen(groups, test_share, seed)
+        num_test = sum(groups[group] for group in self._test)
+        self.splits = {name: n for name, n in (("train", len(self) - num_test), ("test", num_test)) if n}
 
     def __len__(self) -> int:
         return len(self._skeletons)
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in the order of the pool."""
-        for place, values in enumerate(_values(self._run_dir, "*")):
-            skeleton = self._skeletons[place]
-            group = skeleton if self._by == "skeleton" else values["database"]
-            yield Row(values, skeleton, "test" if group in self._test else "train", self._sizes[skeleton])
+        rows = (row for batch in self._values("*") for row in batch.to_pylist())
+        for skeleton, row in zip(self._skeletons, rows, strict=True):
+            group = skeleton if self._by == "skeleton" else row["database"]
+            yield Row(row, skeleton, "test" if group in self._test else "train", self._sizes[skeleton])
 
     @property
     def num_skeletons(self) -> int:
         """How many different ones there are."""
         return len(self._sizes)
+
+    def close(self) -> None:
+        """Let the run put together the files that are read here."""
+        self._pool.close()
+
+    def _values(self, columns: str) -> Iterator[pa.RecordBatch]:
+        # A cursor of its own, so that two may be read at a time.
+        yield from self._pool.cursor().sql(f"SELECT {columns} FROM R ORDER BY query_id").to_arrow_reader(ROWS_AT_ONCE)
 
 
 def chosen(groups: Counter[str], share: float, seed: int) -> frozenset[str]:
@@ -93,46 +107,30 @@ def chosen(groups: Counter[str], share: float, seed: int) -> frozenset[str]:
     """
     room = share * groups.total()
     test = set()
-    for group in sorted(groups, key=lambda name: blake2b(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()):
+    for group in sorted(groups, key=lambda name: blake2b(f"{seed} {name}".encode()).digest()):
         if groups[group] <= room:
             test.add(group)
             room -= groups[group]
     return frozenset(test)
 
 
-def _values(run_dir: Path, columns: str) -> Iterator[dict[str, Any]]:
-    with connect(run_dir) as connection:
-        found = connection.sql(f"SELECT {columns} FROM R ORDER BY query_id")
-        for batch in found.to_arrow_reader(ROWS_AT_ONCE):
-            yield from batch.to_pylist()
-
-
-def _databases(run_dir: Path) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for values in _values(run_dir, "query_id, database"):
-        counts[values["database"]] += 1
-    return counts
-
-
-def _skeletons(run_dir: Path, on_progress: Callable[[int], None]) -> list[str]:
-    """Return the skeleton of each row, in order; where there are many, with a process for each CPU."""
-    chunks: list[list[tuple[str, str]]] = [[]]
-    for values in _values(run_dir, "query_id, sql, dialect"):
-        if len(chunks[-1]) == ROWS_AT_ONCE:
-            chunks.append([])
-        chunks[-1].append((values["sql"], values["dialect"]))
+def _skeletons(batches: Iterator[pa.RecordBatch], on_progress: Callable[[int], None]) -> list[str]:
+    """Return the skeleton of each row, in order; where there are several batches, with a process for each CPU."""
+    queries = (list(zip(*batch.to_pydict().values(), strict=True)) for batch in batches)
+    first = next(queries, [])
+    second = next(queries, None)
+    if second is None:
+        return skeletons_of(first)  # a process takes longer to start
     found: list[str] = []
-
-    def collect(each: list[str]) -> None:
-        found.extend(each)
-        on_progress(len(found))
-
-    if len(chunks) == 1:
-        collect(skeletons_of(chunks[0]))
-        return found
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as processes:
-        for each in processes.map(skeletons_of, chunks):
-            collect(each)
+    num_processes = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(num_processes, get_context("spawn")) as processes:
+        waiting = deque(processes.submit(skeletons_of, each) for each in (first, second))
+        while waiting:
+            # Not all of a large pool is in memory at once.
+            more = islice(queries, max(0, 2 * num_processes - len(waiting)))
+            waiting.extend(processes.submit(skeletons_of, each) for each in more)
+            found += waiting.popleft().result()
+            on_progress(len(found))
     return found
 
 

@@ -48,7 +48,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run over two databases, beside their file."""
     folder = tmp_path_factory.mktemp("runs")
     make_shop(folder / "shop.sqlite")
-    with opened(folder / "run", {**IDENTITY, "benchmark": "custom"}) as pool:
+    with opened(folder / "run", {**IDENTITY, "benchmark": "custom", "rayfactory": "9.8.7"}) as pool:
         for number in range(ROUNDS):
             tables = round_tables(pool.num_rows, len(QUERIES), 1, number)
             database = [EVIL if number == 1 else "shop"] * len(QUERIES)
@@ -63,7 +63,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 number, "GEN", len(QUERIES), 1.0, 1.0, None, {}, {"shop": 1}, {"shop": len(QUERIES)}
             )
             pool.commit(tables, [PlannedRequest("generation", "shop", ("sale",), 10)], evaluation, 1.0)
-    (folder / "run" / "summary.json").write_text(json.dumps({"executability": 0.875, "ledger": [{"model": "m-1"}]}))
+    (folder / "run" / "summary.json").write_text(json.dumps({"executability": 0.875}))
     return folder / "run"
 
 
@@ -77,7 +77,7 @@ def exported(run_dir: Path, tmp_path: Path, name: str, *more: str) -> Path:
     ]
     words = [*(benchmark if "benchmark" in more else []), "task=export", f"run_dir={run_dir}", f"format={name}"]
     assert main([*words, f"output={out}", *(word for word in more if word != "benchmark")]) == 0
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(f".out-{name}*"))
     return out
 
 
@@ -97,10 +97,8 @@ def files(out: Path, pattern: str) -> list[Path]:
     return sorted(out.glob(pattern))
 
 
-def test_every_format_is_told_and_made():
-    assert tuple(formats.FORMATS) == FORMATS
-    assert tuple(rows_module.SPLITS) == SPLITS
-    assert all(each.meaning for each in formats.FORMATS.values())
+def test_every_format_is_made():
+    assert set(formats.FORMATS) == set(FORMATS)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -152,6 +150,38 @@ def test_large_pool_is_taken_apart_in_processes(run_dir: Path, tmp_path: Path, m
     assert (
         exported(run_dir, tmp_path / "other", "jsonl", "split=skeleton").joinpath("train.jsonl").read_bytes() == alone
     )
+
+
+def test_rows_are_those_of_the_beginning(run_dir: Path, tmp_path: Path):
+    """A run goes on while it is exported: what it adds is for the next export."""
+    own = only_shop(run_dir, tmp_path)
+    rows = rows_module.Rows(own, "skeleton", 0.3, 0, print)
+    with opened(own, {**IDENTITY, "benchmark": "custom"}) as pool:
+        evaluation = Evaluation(1, "GEN", 2, 1.0, 1.0, None, {}, {"d": 1}, {"d": 2})
+        pool.commit(
+            round_tables(len(QUERIES), 2, 1, 1), [PlannedRequest("generation", "d", ("t",), 2)], evaluation, 2.0
+        )
+    found = list(rows)
+    assert [row.values["query_id"] for row in found] == list(range(len(QUERIES)))
+    assert Counter(row.split for row in found) == rows.splits
+    rows.close()
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_export_that_does_not_get_to_its_end_leaves_nothing(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, capsys
+):
+    """Not a part of it; and what others have there stays."""
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    kept = tmp_path / "out.partial"
+    kept.mkdir()
+    monkeypatch.setattr(formats.JSONLines, "close", fail)
+    assert main(["task=export", f"run_dir={run_dir}", f"output={tmp_path / 'out'}"]) in (2, 130)
+    assert list(tmp_path.iterdir()) == [kept]
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_columns_of_the_pool_are_kept(run_dir: Path, tmp_path: Path):
@@ -210,6 +240,14 @@ def test_llama_factory_has_the_schema_and_the_query(run_dir: Path, tmp_path: Pat
                 assert answer in QUERIES
 
 
+def test_database_without_schema_is_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Where the benchmark that is named is not that of the run."""
+    root = run_dir.parent / "shop.sqlite"
+    words = ["+benchmark=custom", f"benchmark.root={root}", f"data_dir={tmp_path / 'data'}", "task=export"]
+    assert main([*words, f"run_dir={run_dir}", "format=alpaca", f"output={tmp_path / 'out'}"]) == 2
+    assert "name it as the run did" in capsys.readouterr().err
+
+
 def test_sql_files_run(run_dir: Path, tmp_path: Path):
     """The script that comes with them runs them, and marks what returns something else than when it was made."""
     out = exported(run_dir, tmp_path, "sql")
@@ -263,7 +301,8 @@ def test_card_is_filled_from_the_run(run_dir: Path, tmp_path: Path):
     assert "data/test.parquet" in front
     assert "n<1K" in front
     assert "| executability | 0.875 |" in card
-    assert "m-1" in card
+    assert "made by rayfactory 9.8.7 with seed 0" in card
+    assert "Written by: m." in card
 
 
 @pytest.mark.parametrize(
