@@ -176,11 +176,14 @@ class ServerEngine(Engine):
             interrupted = self._watchdog.disarm()
             if not self._server.is_open:
                 self.close()
-        if failure is None:
-            return Result(columns, tuple(rows), row_count, (time.perf_counter() - started) * 1_000)
-        if interrupted or failure.reason == "timeout":
+        elapsed_s = time.perf_counter() - started
+        # MariaDB answers some statements that it stopped, such as BENCHMARK, as if they had ended.
+        interrupted = interrupted or elapsed_s >= self._limits.timeout_s
+        if interrupted or (failure is not None and failure.reason == "timeout"):
             raise StatementError("timeout", f"ran longer than {self._limits.timeout_s:g} s") from failure
-        raise StatementError(failure.reason, str(failure)) from failure
+        if failure is not None:
+            raise StatementError(failure.reason, str(failure)) from failure
+        return Result(columns, tuple(rows), row_count, elapsed_s * 1_000)
 
     @property
     def is_open(self) -> bool:

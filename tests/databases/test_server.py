@@ -107,6 +107,14 @@ def test_time_is_bounded_by_the_server_and_from_here(server: Server, empty: Data
     engine.close()
 
 
+def test_statement_that_was_stopped_has_no_result(server: Server, empty: Database) -> None:
+    """Where the server and this side stop it at once, MariaDB may answer with a row, as if nothing had happened."""
+    engine = connect(empty, ExecutionConfig(timeout_s=0.05))
+    endless = "pg_sleep(600)" if server.dialect == "postgres" else "benchmark(1000000000000, sha2('x', 512))"
+    assert {reason_of(engine, f"SELECT {endless}") for _ in range(40)} == {"timeout"}
+    engine.close()
+
+
 def test_error_is_one_line_without_the_statement(engine: Engine) -> None:
     with pytest.raises(StatementError, match="no_such_table") as caught:
         engine.run("SELECT secret_of_the_statement FROM no_such_table")
