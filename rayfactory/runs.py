@@ -21,6 +21,7 @@ from typing import Any
 from rayfactory import __version__
 from rayfactory.agents.planning import requests_after_warmup
 from rayfactory.agents.preflight import check_context_windows
+from rayfactory.analysis import outline
 from rayfactory.cluster.crew import JOURNAL, Crew
 from rayfactory.cluster.session import connected
 from rayfactory.compose import with_hidden_keys
@@ -47,7 +48,7 @@ from rayfactory.validate import has_price, used_slots
 # Settings that change what is done or shown, and not which rows the pool gets.
 _NOT_IN_IDENTITY = (
     *("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display"),
-    *("format", "output", "split", "test_share"),
+    *("format", "output", "split", "test_share", "runs", "dialect", "encoders"),
 )
 
 # Of a model: where it is, what it costs, and how it is asked. What it is asked and what it may reply stay in.
@@ -91,6 +92,7 @@ def run(config: Config, command: str) -> int:
     for note in notes:
         monitor.say(f"Note: {note}")
     with opened(run_dir, identity) as pool:
+        pool.write_schema(outline.to_json(schemas.values()))
         reason = reason_to_stop(config, pool) or _spent(config, pool)
         if reason is not None:
             monitor.say(f"{run_dir} is complete: {pool.num_rows} rows, {STOP_REASONS[reason]}.")

@@ -16,6 +16,8 @@ TASKS = {
     "generate": "grow a pool of queries (the default)",
     "preview": "show some prompts and what a run would cost and start; asks no model",
     "download": "fetch the databases that a benchmark publishes",
+    "report": "show what the pool of a run is like: a page that opens offline, and the same figures as JSON",
+    "compare": "put runs, and files of queries from anywhere, side by side: runs=[runs/a,peer.jsonl]",
     "export": "hand the pool of a run to another tool: format=jsonl, csv, sql, huggingface, ..",
 }
 """What a run can do, by the name that `task=` takes."""
@@ -35,6 +37,9 @@ FORMATS = {
 
 SPLITS = ("none", "skeleton", "database")
 """How the rows of an export are divided: not at all, or so that all queries of one are in train or all in test."""
+
+DIALECTS = ("duckdb", "sqlite", "postgres", "mysql")
+"""Of the queries in a file."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 
@@ -161,6 +166,7 @@ def validate(config: Config) -> None:
     _one_of("task", config.task, TASKS)
     _one_of("format", config.format, FORMATS)
     _one_of("split", config.split, SPLITS)
+    _one_of("dialect", config.dialect, DIALECTS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
     _validate_embedding(config.embedding)
     for agent in AGENTS:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 LAW = (
     "shown", "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
     "segments", "manifests", "pool",
-    "reports", "cluster", "rounds", "factory", "runs", "exports", "downstream", "__main__",
+    "reports", "analysis", "cluster", "rounds", "factory", "runs", "exports", "downstream", "__main__",
 )  # fmt: skip
 
 # The only modules that may import a heavy library, as patterns over the dotted name.
@@ -30,6 +30,7 @@ OWNERS = {
     "tokenizers": r"tools\.openvino_encoder",
     "openai": r"models\.endpoint",
     "hydra": r"compose",
+    "vl_convert": r"analysis\.charts",
 }
 
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})

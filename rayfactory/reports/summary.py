@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -158,6 +159,7 @@ def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
             *models,
             f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
             f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
+            f"See what it is like with: python -m rayfactory task=report run_dir={shlex.quote(str(run_dir))}",
         ]
     )
 

@@ -117,6 +117,7 @@ def start(tmp_path, on, *overrides):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_folder_of_csv_files(tmp_path):
     """Each file becomes a table; keys are inferred. The first run of somebody new, who has no `data_dir` yet."""
     connection = sqlite3.connect(make_shop(tmp_path / "shop.sqlite"))

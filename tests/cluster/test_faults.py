@@ -251,9 +251,8 @@ def test_sigterm_in_any_phase_ends_the_run_with_what_is_committed(folder, server
     assert rows_of(folder / name) == undisturbed
 
 
-@pytest.mark.parametrize(
-    "phase", ["judge", *(pytest.param(each, marks=pytest.mark.slow) for each in ("plan", "commit"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["plan", "judge", "commit"])
 def test_own_raylet_lost_ends_the_run_and_a_second_start_goes_on(folder, server, nodes, undisturbed, phase):
     """Ray ends a driver whose raylet is gone; all that was committed is there, and the next start makes the rest."""
     run = Run(folder, server, f"own-{phase}")
@@ -287,6 +286,7 @@ def replica(folder, nodes):
         yield SimpleNamespace(base_url=f"http://127.0.0.1:{port}/model/v1", requests=[])
 
 
+@pytest.mark.slow
 def test_replica_lost_in_the_middle_of_requests_costs_those_alone(folder, nodes, undisturbed, replica):
     """kill -9 of the process that answers on Ray Serve, twice, while requests are with it: it is replaced, what was
     under way is asked again, and nothing that had come is.
@@ -364,6 +364,7 @@ def test_objects_go_to_disk_where_the_store_is_full(folder, server, large, small
     assert after.sql("SELECT count(*), count(DISTINCT query_id) FROM R").fetchone() == (num_rows + 1, num_rows + 1)
 
 
+@pytest.mark.slow
 def test_store_and_disk_without_room_end_the_run_with_the_remedy(folder, server, large, small_store):
     """Exit code 2 and a message; what was committed is there."""
     run_dir, _ = large

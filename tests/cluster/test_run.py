@@ -109,7 +109,12 @@ def test_killed_run_ends_with_the_same_rows(folder, undisturbed, elsewhere):
 
 
 @pytest.mark.parametrize(
-    "kinds", [(("ToolWorker", "Encoder"), ("CriticalAgent", "ExpansionAgent")), (("VectorStore",),)], ids=str
+    "kinds",
+    [
+        (("ToolWorker", "Encoder"), ("CriticalAgent", "ExpansionAgent")),
+        pytest.param((("VectorStore",),), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_lost_actors_cost_nothing(folder, undisturbed, elsewhere, kinds):
     """kill -9 of a process of some kinds while a round is judged, and of other kinds in the next: the run goes on and

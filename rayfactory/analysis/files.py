@@ -1,0 +1,158 @@
+"""Queries out of files that other tools wrote: JSON, JSON lines, CSV and SQL."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlglot
+from sqlglot.errors import SqlglotError
+
+from rayfactory.errors import UserError
+
+QUERY_FIELDS = ("sql", "query", "sql_query", "gold_sql", "output")
+"""Names of the field that a query stands in, the likeliest first; upper case counts as lower case."""
+
+DATABASE_FIELDS = ("database", "db_id", "db", "db_name", "schema")
+
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".sql", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundQuery:
+    """One query of a file; the database is empty where the file names none."""
+
+    sql: str
+    database: str = ""
+
+
+def read_queries(path: Path, dialect: str) -> list[FoundQuery]:
+    """Return the queries of a file, in order.
+
+    - ``.json``: a list of queries, or of objects with one in a field of `QUERY_FIELDS`; or an object that holds such a
+      list, as `{"queries": [...]}`.
+    - ``.jsonl``, ``.ndjson``: one of those a line.
+    - ``.csv``, ``.tsv``: with a header that names such a field.
+    - ``.sql``, ``.txt``: statements that end with a semicolon; or a statement a line, where none does, or where what
+      follows a tab is its database (Spider's gold files).
+
+    Args:
+        path: of the file.
+        dialect: of the statements, where they have to be told apart.
+
+    Raises:
+        UserError: the file cannot be read, or no query is where one should be.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{str(path)!r} cannot be read ({reason}); name a text file in UTF-8") from None
+    match path.suffix.lower():
+        case ".json":
+            found = _of_objects(path, _list_in(path, _json(path, text)))
+        case ".jsonl" | ".ndjson":
+            lines = [line for line in text.splitlines() if line.strip()]
+            found = _of_objects(path, [_json(path, line) for line in lines])
+        case ".csv" | ".tsv":
+            found = _of_table(path, text)
+        case ".sql" | ".txt":
+            found = _of_statements(text, dialect)
+        case other:
+            raise UserError(
+                f"{str(path)!r} ends with {other!r}; queries are read from files that end with {', '.join(SUFFIXES)}"
+            )
+    if not found:
+        raise UserError(f"{str(path)!r} holds no query; name a file that has some")
+    return found
+
+
+def _json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{str(path)!r} is no JSON ({error}); a file with an object a line ends with .jsonl") from None
+
+
+def _list_in(path: Path, data: Any) -> list[Any]:
+    if isinstance(data, dict):
+        lists = [value for value in data.values() if isinstance(value, list) and value]
+        data = lists[0] if len(lists) == 1 else data
+    if not isinstance(data, list):
+        raise UserError(
+            f"{str(path)!r} holds no list of queries; write a list of texts, or of objects with a field sql"
+        )
+    return data
+
+
+def _of_objects(path: Path, items: Iterable[Any]) -> list[FoundQuery]:
+    found = []
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, str):
+            found.append(FoundQuery(item))
+            continue
+        query = _field(item, QUERY_FIELDS) if isinstance(item, dict) else None
+        if query is None:
+            raise UserError(
+                f"{str(path)!r} holds no query at place {number}; each has to be a text, or an object with one in a "
+                f"field {', '.join(QUERY_FIELDS)}"
+            )
+        found.append(FoundQuery(query, _field(item, DATABASE_FIELDS) or ""))
+    return found
+
+
+def _field(item: dict[Any, Any], names: Iterable[str]) -> str | None:
+    by_name = {str(name).lower(): value for name, value in item.items()}
+    return next((by_name[name] for name in names if isinstance(by_name.get(name), str)), None)
+
+
+def _of_table(path: Path, text: str) -> list[FoundQuery]:
+    csv.field_size_limit(sys.maxsize)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        rows = list(csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{str(path)!r} is no CSV ({error}); write it with a header, and quotes around texts") from None
+    return _of_objects(path, rows)
+
+
+def _of_statements(text: str, dialect: str) -> list[FoundQuery]:
+    lines = [line for line in text.splitlines() if line.strip()]
+    is_by_line = all(map(_begins_query, lines))
+    if is_by_line and all("\t" in line for line in lines):
+        return [FoundQuery(*_parts(line)) for line in lines]
+    statements = _divided(text, dialect)
+    if len(statements) < 2 and is_by_line:
+        return [FoundQuery(*_parts(line)) for line in lines]
+    return [FoundQuery(statement) for statement in statements]
+
+
+def _parts(line: str) -> tuple[str, str]:
+    """Return the query of a line, and what follows its last tab."""
+    query, tab, database = line.rpartition("\t")
+    query, database = (query, database) if tab else (line, "")
+    return query.strip().removesuffix(";").rstrip(), database.strip()
+
+
+def _begins_query(line: str) -> bool:
+    return line.lstrip(" (").lower().startswith(("select", "with"))
+
+
+def _divided(text: str, dialect: str) -> list[str]:
+    """Return what stands between the semicolons of a text that are no part of a string, a name or a comment."""
+    try:
+        tokens = sqlglot.tokenize(text, dialect=dialect)
+    except SqlglotError:
+        return [text.strip()]
+    parts, start = [], 0
+    for token in tokens:
+        if token.token_type == sqlglot.TokenType.SEMICOLON:
+            parts.append(text[start : token.start])
+            start = token.end + 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
