@@ -12,6 +12,8 @@ _AGGREGATES_BY_NAME = frozenset(
     {"total", "favg", "fsum", "sumkahan", "geomean", "product", "entropy", "mad", "kurtosis_pop", "sem", "histogram"}
 )
 """Aggregate functions of SQLite and DuckDB that sqlglot has no class for."""
+_GROUPING = (exp.Grouping, exp.GroupingId)
+"""Functions of GROUP BY, which sqlglot has among the aggregates."""
 _CONNECTORS = (exp.And, exp.Or, exp.Xor, exp.Not, exp.Paren)
 
 
@@ -20,10 +22,12 @@ def features(tree: exp.Expr, sql: str, dialect: str) -> Features:
 
     - num_joins: JOINs and further FROM items, in every scope.
     - num_predicates: atomic conditions in WHERE, HAVING, QUALIFY and CASE; BETWEEN and IN count one;
-      equalities that join two columns of different tables do not count.
+      equalities that join two columns of different tables do not count. A name in double quotes without its table,
+      beside one with it, is taken for the text that it is in SQLite.
     - num_subqueries: nested SELECTs other than CTE bodies and set branches; a set operation that is
       nested counts one.
-    - num_aggregates: aggregate functions, other than those that an OVER clause turns into window functions.
+    - num_aggregates: aggregate functions, other than those that an OVER clause turns into window functions; GROUPING()
+      is none.
     - num_windows: OVER clauses.
     - num_tokens: tokens of `sql` by sqlglot's tokenizer.
     - ast_nodes: nodes of sqlglot's tree, identifiers and literals included.
@@ -39,7 +43,7 @@ def features(tree: exp.Expr, sql: str, dialect: str) -> Features:
             predicates += sum(_num_case_conditions(node, branch) for branch in node.args["ifs"])
         elif isinstance(node, exp.Window):
             windows += node.arg_key != "windows"  # WINDOW w AS (..) is a name for what OVER says
-        elif isinstance(node, exp.AggFunc) or _is_aggregate_by_name(node):
+        elif (isinstance(node, exp.AggFunc) and not isinstance(node, _GROUPING)) or _is_aggregate_by_name(node):
             aggregates += not _is_window_function(node)
         elif isinstance(node, exp.Query) and not isinstance(node, exp.Subquery):
             subqueries += _is_nested(node)
@@ -73,6 +77,9 @@ def _joins_two_tables(condition: exp.Expr) -> bool:
     if not (isinstance(left, exp.Column) and isinstance(right, exp.Column)):
         return False
     if left.table or right.table:
+        # What SQLite takes for a text where no column is called so: `t.city = "Oslo"`.
+        if any(not column.table and column.this.quoted for column in (left, right)):
+            return False
         return left.table.casefold() != right.table.casefold()
     # Without qualifiers: two tables unless there is only one to be of.
     select = condition.find_ancestor(exp.Select)
