@@ -7,6 +7,7 @@ file does not tell, such as who wrote a query and how many rows it returned, is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from rayfactory.tools.execution import examine
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.words import encode
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no text of a database has, and JSON may."""
 
 VECTORS_AT_ONCE = 8_192
 """Vectors that are in memory at a time."""
@@ -188,7 +192,7 @@ def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> C
     examined = []
     for number, query in enumerate(queries, start=1):
         found = examine(query.sql, config.dialect)
-        if found.tree is not None and found.features is not None:
+        if found.tree is not None and found.features is not None and not _NO_TEXT.search(query.sql + query.database):
             examined.append((query, found))
         if number % 100 == 0:
             on_progress(number)

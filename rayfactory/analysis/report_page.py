@@ -147,7 +147,8 @@ def tiles(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         found.append(("mean similarity", f"{similar['mean']:.3f}", f"{similar['low']:.3f} to {similar['high']:.3f}"))
     vendi = diversity["vendi"]
     found.append(("Vendi score", f"{vendi['score']:.2f}", f"n = {vendi['n']:,}"))
-    found.append(("skeletons", figure(diversity["skeletons"]["distinct_share"], "%"), "occur as different ones"))
+    skeletons = diversity["skeletons"]
+    found.append(("different skeletons", figure(skeletons["distinct_share"], "%"), f"n = {skeletons['n']:,}"))
     if cost is not None:
         found.append(("cost", dollars(cost["cost_usd"]), f"{dollars(cost['cost_usd_per_1000'])} for 1,000"))
     if work is not None:

@@ -202,3 +202,17 @@ def test_names_tell_corpora_apart():
     assert distinct_names([Path("/a/x"), Path("/b/y")]) == ["x", "y"]
     assert distinct_names([Path("/a/x"), Path("/b/x"), Path("/c/y")]) == ["a/x", "b/x", "y"]
     assert distinct_names([Path("/a/x"), Path("/a/x")])[0] != distinct_names([Path("/a/x"), Path("/a/x")])[1]
+
+
+def test_odd_and_tiny_files_are_compared(shop_config: Config, tmp_path: Path):
+    """One query, and texts that no database has, which count as not parsed."""
+    (tmp_path / "one.json").write_text('["SELECT 1 AS a"]')
+    (tmp_path / "odd.json").write_text(
+        json.dumps(["SELECT '\ud800'", "SELECT '\0'", "SELECT name FROM customer", "(("])
+    )
+    out = tmp_path / "out"
+    words = [f"runs=[{tmp_path}/one.json,{tmp_path}/odd.json]", f"output={out}", f"data_dir={shop_config.data_dir}"]
+    assert main(["task=compare", *words]) == 0
+    one, odd = json.loads((out / "compare.json").read_text())["corpora"]
+    assert (one["corpus"]["queries"], one["similarity"], one["at_n"]["vendi"][0]["score"]) == (1, None, 1.0)
+    assert (odd["corpus"]["queries"], odd["corpus"]["unparsed"]) == (1, 3)
