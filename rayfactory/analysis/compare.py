@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayfactory.analysis import charts
+import numpy as np
+
+from rayfactory.analysis import charts, measures
 from rayfactory.analysis.corpus import Corpus, of_file, of_run
 from rayfactory.analysis.diversity import distinct_ngrams, effective_number, vendi_score
 from rayfactory.analysis.encoding import Encoders
 from rayfactory.analysis.markdown import plain
-from rayfactory.analysis.measures import Taken, measure, rounded, take_apart
+from rayfactory.analysis.measures import Taken, rounded, take_apart
 from rayfactory.analysis.page import chart, figure, render
 from rayfactory.analysis.report import write
 from rayfactory.analysis.structure import CONSTRUCTS
@@ -38,10 +40,11 @@ def run(config: Config) -> None:
         UserError: fewer than two are named, one cannot be read, or the folder cannot be written.
     """
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with console.status("the queries are read") as status:
-        out, found = compare(config, status.update)
+        out, found = compare(config, lambda what: status.update(Text(shown(what))))
     console.print(shown(table_of(found)), soft_wrap=True)
     console.print(
         shown(f"{out / (COMPARE + '.html')} has them side by side; compare.json and compare.md the same figures")
@@ -105,20 +108,24 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def _column(corpus: Corpus, n: int, seed: int, encoders: Encoders, say: Callable[[str], None]) -> dict[str, Any]:
     say(f"{corpus.name}: the queries are parsed")
     taken = take_apart(corpus, seed)
-    measures = measure(corpus, taken, seed, lambda what: say(f"{corpus.name}: {what}"))
+    say(f"{corpus.name}: contents and similarity")
+    figure_6, figure_7 = measures.figure_6(corpus), measures.figure_7(corpus)
+    cost, work, constructs = measures.cost(corpus), measures.work(corpus), measures.constructs(taken)
     say(f"{corpus.name}: {NUM_DRAWS} draws of {n:,}")
     return {
         "name": corpus.name,
-        "corpus": measures["corpus"],
-        "shares": measures["figure_6"]["shares"],
-        "figure_6": measures["figure_6"],
-        "tables": {name: measures["figure_7"][name] for name in ("populated", "used", "gini")},
-        "similarity": measures["diversity"]["similarity"],
-        "cost_usd_per_1000": None if measures["cost"] is None else measures["cost"]["cost_usd_per_1000"],
-        "queries_per_second": None if measures["work"] is None else measures["work"]["queries_per_second"],
-        "coverage": _coverage(measures["coverage"]),
-        "missing": measures["constructs"]["missing"],
-        "constructs": measures["constructs"]["counts"],
+        "corpus": measures.about(corpus, taken),
+        "shares": figure_6["shares"],
+        "figure_6": figure_6,
+        "tables": {name: figure_7[name] for name in ("populated", "used", "gini")},
+        "similarity": measures.mean_similarity(corpus, seed),
+        "similarity_of": f"{corpus.weights.token_weight:g} words, {corpus.weights.ast_weight:g} structure, "
+        f"{corpus.weights.embedding_weight:g} meaning ({corpus.encoder})",
+        "cost_usd_per_1000": None if cost is None else cost["cost_usd_per_1000"],
+        "queries_per_second": None if work is None else work["queries_per_second"],
+        "coverage": _coverage(measures.coverage(corpus, taken)),
+        "missing": constructs["missing"],
+        "constructs": constructs["counts"],
         "at_n": at_equal_number(corpus, taken, n, seed, encoders),
     }
 
@@ -135,10 +142,13 @@ def at_equal_number(corpus: Corpus, taken: Taken, n: int, seed: int, encoders: E
     """
     structures = dict(zip(taken.query_ids, taken.structures, strict=True))
     num_draws = NUM_DRAWS if corpus.num_queries > n else 1
-    draws = [sorted(random.Random(f"{seed} {draw}").sample(range(corpus.num_queries), n)) for draw in range(num_draws)]
+    # Of a large corpus not all queries were parsed, but more than are drawn.
+    draws = [sorted(random.Random(f"{seed} {draw}").sample(taken.query_ids, n)) for draw in range(num_draws)]
+    drawn = sorted(set().union(*draws))
     vendi = []
     for name in encoders.names:
-        scores = [vendi_score(encoders.vectors(corpus, draw, name)) for draw in draws]
+        vectors_ND = encoders.vectors(corpus, drawn, name)
+        scores = [vendi_score(vectors_ND[np.searchsorted(drawn, draw)]) for draw in draws]
         vendi.append(
             {
                 "encoder": encoders.description(name),
@@ -152,7 +162,7 @@ def at_equal_number(corpus: Corpus, taken: Taken, n: int, seed: int, encoders: E
         "n": n,
         "draws": num_draws,
         "vendi": vendi,
-        # Of a large corpus not all of a draw was parsed; so many were at least.
+        # Of a draw, at least.
         "parsed": min(map(len, parsed)),
         "distinct_skeletons_share": _mean([_distinct(one) for one in parsed]),
         "effective_skeletons": _mean([effective_number(s.skeleton for s in one) for one in parsed]),
@@ -199,6 +209,10 @@ def rows_of(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     def share_of(name: str) -> Callable[[Mapping[str, Any]], float]:
         return lambda column: column["shares"][name]
 
+    def tables_read(column: Mapping[str, Any]) -> str:
+        used, populated = column["tables"]["used"], column["tables"]["populated"]
+        return f"{used} of {'an unknown number' if populated is None else populated}"
+
     n = f"n = {found['n']:,}"
     vendi = [
         row(f"Vendi score, {each['encoder']}, {n}", vendi_at(place), "")
@@ -221,7 +235,7 @@ def rows_of(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         *vendi,
         row(f"different skeletons, {n}", lambda column: column["at_n"]["distinct_skeletons_share"], "%"),
         row(f"different sequences of 4 tokens, {n}", lambda column: column["at_n"]["distinct_ngrams"]["4"], "%"),
-        row("tables read", lambda column: f"{column['tables']['used']} of {column['tables']['populated']}", ""),
+        row("tables read", tables_read, ""),
         row("Gini coefficient of tables", lambda column: column["tables"]["gini"], "2"),
         row("columns read", lambda column: part(column, "columns_used", "columns"), ""),
         row("foreign keys joined along", lambda column: part(column, "join_paths_used", "join_paths"), ""),
@@ -267,12 +281,14 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def note(found: Mapping[str, Any]) -> str:
     """Return how to read the comparison."""
+    kinds = {column["similarity_of"] for column in found["corpora"]}
+    unlike = f" The similarities are not of the same kind: {'; '.join(sorted(kinds))}." if len(kinds) > 1 else ""
     return (
         f"What depends on the number of queries is of {found['n']:,} from each corpus, the mean of "
         f"{found['draws']} draws where "
         "it has more, with the least and the greatest in brackets. A low similarity alone rewards nonsense; of "
         "a file it is "
-        "not known which of its queries run."
+        "not known which of its queries run." + unlike
     )
 
 

@@ -28,7 +28,6 @@ from rayfactory.pool import ALL_VIEWS, connect, read_manifests
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Tree, canonical_digest
 from rayfactory.tools.embedding import ENCODERS, Embedder
 from rayfactory.tools.execution import examine
-from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.words import encode
 
@@ -103,12 +102,12 @@ class Corpus:
         ]
 
     def vectors(self, query_ids: Sequence[int] | None = None) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the vectors of E, or of some queries, float32[N, D], some at a time."""
+        """Yield the vectors of E, or of some queries in ascending order, float32[N, D], some at a time."""
         cursor = self.connection.cursor()
         where = ""
         if query_ids is not None:
             cursor.register("wanted", pa.table({"query_id": query_ids}))
-            where = "WHERE query_id IN (SELECT query_id FROM wanted)"
+            where = "WHERE query_id IN (SELECT query_id FROM wanted) ORDER BY query_id"
         for batch in cursor.execute(f"SELECT vector FROM E {where}").to_arrow_reader(VECTORS_AT_ONCE):
             if len(batch):
                 yield batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
@@ -178,7 +177,7 @@ def _summary(run_dir: Path) -> Mapping[str, Any]:
 def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> Corpus:
     """Return the queries of a file: parsed and encoded, not run.
 
-    Each has the nearest of those before it, as the pool of a run has. What does not parse is counted and left out.
+    What does not parse is counted and left out.
 
     Args:
         path: of the file, see `files.read_queries`.
@@ -204,14 +203,9 @@ def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> C
     embedder = Embedder(config.embedding, Path(config.data_dir) / ENCODERS)
     vectors_ND = embedder.encode([found.text for _, found in examined])
     rows, compared, vectors = [], [], []
-    indexes: dict[str, tuple[QueryIndex, list[int]]] = {}
     for query_id, ((query, found), vector) in enumerate(zip(examined, vectors_ND, strict=True)):
         assert found.tree is not None
         assert found.features is not None
-        signature = Signature(encode(found.words), found.tree, vector)
-        index, ids = indexes.setdefault(query.database, (QueryIndex(embedder.dimension, config.critic), []))
-        neighbours = index.search(signature) if ids else []
-        index.commit(index.add(signature) + 1)
         counts = {name: getattr(found.features, name) for name in found.features.__slots__}
         rows.append(
             {
@@ -219,12 +213,9 @@ def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> C
                 "database": query.database,
                 "dialect": config.dialect,
                 "sql": query.sql,
-                "tables": sorted(found.tables, key=str.lower),
+                "tables": sorted({name.lower() for name in found.tables}),
                 "model": "",
                 "seed_ids": [],
-                "similarity": sum(n.similarity for n in neighbours) / len(neighbours) if neighbours else None,
-                "nearest_id": ids[neighbours[0].position] if neighbours else None,
-                "nearest_similarity": neighbours[0].similarity if neighbours else None,
                 **counts,
             }
         )
@@ -239,7 +230,6 @@ def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> C
             }
         )
         vectors.append({"query_id": query_id, "database": query.database, "vector": vector})
-        ids.append(query_id)
     connection = duckdb.connect()
     for name, items, schema in (
         ("R", rows, R_SCHEMA),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ QUERY_FIELDS = ("sql", "query", "sql_query", "gold_sql", "output")
 DATABASE_FIELDS = ("database", "db_id", "db", "db_name", "schema")
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".sql", ".txt")
+
+_GOLD = re.compile(r".*\t\s*[^\s;]+\s*")
+"""A line of Spider's gold files: what follows the last tab is one word, the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ def read_queries(path: Path, dialect: str) -> list[FoundQuery]:
         case ".json":
             found = _of_objects(path, _list_in(path, _json(path, text)))
         case ".jsonl" | ".ndjson":
-            lines = [line for line in text.splitlines() if line.strip()]
+            # Other ends of lines may stand in a text.
+            lines = [line for line in text.split("\n") if line.strip()]
             found = _of_objects(path, [_json(path, line) for line in lines])
         case ".csv" | ".tsv":
             found = _of_table(path, text)
@@ -76,7 +82,10 @@ def _json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is no JSON ({error}); a file with an object a line ends with .jsonl") from None
+        remedy = (
+            "write an object a line" if path.suffix.lower() != ".json" else "one with an object a line ends with .jsonl"
+        )
+        raise UserError(f"{str(path)!r} is no JSON ({error}); {remedy}") from None
 
 
 def _list_in(path: Path, data: Any) -> list[Any]:
@@ -115,7 +124,7 @@ def _of_table(path: Path, text: str) -> list[FoundQuery]:
     csv.field_size_limit(sys.maxsize)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        rows = list(csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise UserError(f"{str(path)!r} is no CSV ({error}); write it with a header, and quotes around texts") from None
     return _of_objects(path, rows)
@@ -124,7 +133,7 @@ def _of_table(path: Path, text: str) -> list[FoundQuery]:
 def _of_statements(text: str, dialect: str) -> list[FoundQuery]:
     lines = [line for line in text.splitlines() if line.strip()]
     is_by_line = all(map(_begins_query, lines))
-    if is_by_line and all("\t" in line for line in lines):
+    if is_by_line and all(_GOLD.fullmatch(line) for line in lines):
         return [FoundQuery(*_parts(line)) for line in lines]
     statements = _divided(text, dialect)
     if len(statements) < 2 and is_by_line:
@@ -148,11 +157,15 @@ def _divided(text: str, dialect: str) -> list[str]:
     try:
         tokens = sqlglot.tokenize(text, dialect=dialect)
     except SqlglotError:
-        return [text.strip()]
-    parts, start = [], 0
+        # One quote too many would make one statement of all.
+        parts = re.split(r";[ \t]*(?:\n|$)", text)
+        return [part.strip() for part in parts if part.strip()]
+    found, start, holds_any = [], 0, False
     for token in tokens:
         if token.token_type == sqlglot.TokenType.SEMICOLON:
-            parts.append(text[start : token.start])
-            start = token.end + 1
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
+            found += [text[start : token.start]] * holds_any
+            start, holds_any = token.end + 1, False
+        else:
+            holds_any = True
+    found += [text[start:]] * holds_any  # what has no token is a comment
+    return [part.strip() for part in found]

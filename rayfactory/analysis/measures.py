@@ -262,9 +262,10 @@ def figure_7(corpus: Corpus) -> dict[str, Any]:
     counts = [table["queries"] for table in tables if table["rows"] != 0]
     return {
         "tables": sorted(tables, key=lambda table: (-table["queries"], table["database"], table["table"])),
-        "populated": len(counts),
+        # Without a schema nobody knows what is not read.
+        "populated": len(counts) if known else None,
         "used": sum(count > 0 for count in counts),
-        "gini": gini(counts),
+        "gini": gini(counts) if known else None,
         "histogram": histogram(counts),
     }
 
@@ -335,13 +336,10 @@ def diversity(corpus: Corpus, taken: Taken, seed: int) -> dict[str, Any]:
         moments = moments or Moments(vectors_ND.shape[1])
         moments.add(vectors_ND)
     assert moments is not None
-    similar = None
-    if corpus.num_queries > 1:
-        similar = sampled_similarity(corpus.num_queries, corpus.signatures, corpus.weights, PAIRS, seed).to_json()
     parsed = [structure for _, structure in taken.parsed]
     skeletons = Counter(structure.skeleton for structure in parsed)
     return {
-        "similarity": similar,
+        "similarity": mean_similarity(corpus, seed),
         "vendi": vendi_to_json(moments.vendi_score(), moments.num_vectors, len(vectors_ND[0]), corpus.encoder),
         "skeletons": {
             "n": len(parsed),
@@ -355,6 +353,13 @@ def diversity(corpus: Corpus, taken: Taken, seed: int) -> dict[str, Any]:
             **{str(length): share for length, share in distinct_ngrams(s.tokens for s in parsed).items()},
         },
     }
+
+
+def mean_similarity(corpus: Corpus, seed: int) -> dict[str, Any] | None:
+    """Return the mean similarity of pairs with its interval; None where there is no pair."""
+    if corpus.num_queries < 2:
+        return None
+    return sampled_similarity(corpus.num_queries, corpus.signatures, corpus.weights, PAIRS, seed).to_json()
 
 
 def vendi_to_json(score: float, n: int, d: int, encoder: str) -> dict[str, Any]:
@@ -379,26 +384,42 @@ def cost(corpus: Corpus) -> dict[str, Any] | None:
     """Return what was paid, and what the same corpus would have cost from the strong model alone; None for a file.
 
     That is what a row of the Generation Team has cost, times all rows; it is known where that team's model has a price.
+    What was paid is in the run's summary, which its end writes: it is None while a first process is at work.
     """
     if not corpus.is_run:
         return None
     summary = corpus.summary
-    ledger: list[dict[str, Any]] = list(summary.get("ledger", []))
+    ledger = _ledger(summary)
+    if ledger is None:
+        return {"cost_usd": None, "cost_usd_per_1000": None, "strong_model_alone_usd": None, "ledger": []}
     spent = sum(row["cost_usd"] for row in ledger)
-    generation = corpus.value("SELECT count(*) FROM R WHERE origin = 'generation'")
+    # The summary is of the run as its last process left it; it may have gone on since.
+    admitted, generation = summary.get("admitted", 0), summary.get("generation", 0)
     of_generation = sum(row["cost_usd"] for row in ledger if row["agent"] == "generation")
-    alone = of_generation / generation * corpus.num_queries if of_generation and generation else None
+    alone = of_generation / generation * admitted if of_generation and generation else None
     return {
         "cost_usd": spent,
         "unconfirmed_usd": summary.get("cost_unconfirmed_usd", 0.0),
-        "cost_usd_per_1000": 1000 * _share(spent, corpus.num_queries),
+        "cost_usd_per_1000": 1000 * _share(spent, admitted),
         "strong_model_alone_usd": alone,
         "saved_share": None if alone is None else 1 - _share(spent, alone),
         "tokens_in": summary.get("tokens_in", 0),
         "tokens_out": summary.get("tokens_out", 0),
         "ledger": ledger,
-        "as_of_rows": summary.get("admitted"),
+        "as_of_rows": admitted,
     }
+
+
+def _ledger(summary: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the ledger of a summary; None where there is no summary, or it is not as rayfactory wrote it."""
+    found = summary.get("ledger")
+    if not isinstance(found, list) or not isinstance(summary.get("admitted"), int):
+        return None
+    numbers = ("requests", "tokens_in", "tokens_cached", "tokens_out", "cost_usd", "unconfirmed_usd")
+    for row in found:
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), (int, float)) for name in numbers):
+            return None
+    return found
 
 
 def work(corpus: Corpus) -> dict[str, Any] | None:
@@ -458,15 +479,15 @@ def coverage(corpus: Corpus, taken: Taken) -> dict[str, Any] | None:
     if not corpus.outlines:
         return None
     columns: dict[str, Counter[tuple[str, str]]] = {}
-    joins: dict[str, Counter[Any]] = {}
+    joins: dict[str, list[frozenset[Any]]] = {}
     for database, structure in taken.parsed:
         columns.setdefault(database, Counter()).update(structure.columns)
-        joins.setdefault(database, Counter()).update(structure.joins)
+        joins.setdefault(database, []).append(structure.joins)
     unused: list[dict[str, str]] = []
     num_columns = 0
     paths: list[dict[str, Any]] = []
     for name, outline in sorted(corpus.outlines.items()):
-        read, equated = columns.get(name, Counter()), joins.get(name, Counter())
+        read, equated = columns.get(name, Counter()), joins.get(name, [])
         populated = [table for table in outline.tables if table.num_rows]
         for table in populated:
             num_columns += len(table.columns)
@@ -477,7 +498,7 @@ def coverage(corpus: Corpus, taken: Taken) -> dict[str, Any] | None:
             ]
         names = {table.name.lower() for table in populated}
         paths += [
-            {"database": name, "path": str(key), "queries": min(equated[pair] for pair in key.pairs)}
+            {"database": name, "path": str(key), "queries": sum(key.pairs <= pairs for pairs in equated)}
             for key in outline.foreign_keys
             if {key.table.lower(), key.referenced_table.lower()} <= names
         ]

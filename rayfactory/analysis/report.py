@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlglot
-from sqlglot.errors import SqlglotError
 
 from rayfactory.analysis.corpus import Corpus, of_run
 from rayfactory.analysis.diversity import vendi_score
@@ -38,10 +37,11 @@ def run(config: Config) -> None:
         RunDirError: there is no run, it has no rows yet, or the folder cannot be written.
     """
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with console.status("the queries are parsed") as status:
-        out = report(config, lambda what: status.update(f"{what} of the corpus"))
+        out = report(config, lambda what: status.update(Text(shown(f"{what} of the corpus"))))
     console.print(shown(f"{out / (REPORT + '.html')} is the report; the same figures are in report.json and report.md"))
 
 
@@ -103,7 +103,7 @@ def formatted(query: str, dialect: str) -> str:
     """Return a query over several lines; as it is where it does not parse."""
     try:
         return sqlglot.transpile(query, read=dialect, write=dialect, pretty=True)[0]
-    except (SqlglotError, IndexError, RecursionError):
+    except Exception:  # noqa: BLE001 - whatever sqlglot trips over is a fault of the text
         return query
 
 

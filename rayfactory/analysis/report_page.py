@@ -141,7 +141,8 @@ def tiles(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if corpus["non_empty_rate"] is not None:
         found.append(("return rows", figure(corpus["non_empty_rate"], "%"), ""))
     use = measures["figure_7"]
-    found.append(("tables used", f"{use['used']} of {use['populated']}", f"Gini {use['gini']:.2f}"))
+    if use["populated"] is not None:
+        found.append(("tables used", f"{use['used']} of {use['populated']}", f"Gini {use['gini']:.2f}"))
     if diversity["similarity"] is not None:
         similar = diversity["similarity"]
         found.append(("mean similarity", f"{similar['mean']:.3f}", f"{similar['low']:.3f} to {similar['high']:.3f}"))
@@ -149,7 +150,7 @@ def tiles(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     found.append(("Vendi score", f"{vendi['score']:.2f}", f"n = {vendi['n']:,}"))
     skeletons = diversity["skeletons"]
     found.append(("different skeletons", figure(skeletons["distinct_share"], "%"), f"n = {skeletons['n']:,}"))
-    if cost is not None:
+    if cost is not None and cost["cost_usd"] is not None:
         found.append(("cost", dollars(cost["cost_usd"]), f"{dollars(cost['cost_usd_per_1000'])} for 1,000"))
     if work is not None:
         found.append(("time", f"{work['wall_s']:,.0f} s", f"{work['queries_per_second']:.1f} queries a second"))
@@ -215,6 +216,8 @@ def token_range(row: Mapping[str, Any]) -> str:
 
 def tables_text(figure_7: Mapping[str, Any]) -> str:
     """Return figure 7 in a sentence."""
+    if figure_7["populated"] is None:
+        return f"{figure_7['used']} tables are read; which are not is not known here."
     return (
         f"{figure_7['used']} of {figure_7['populated']} tables with rows are read. The Gini coefficient of the "
         "queries that "
@@ -294,7 +297,9 @@ def cost_text(measures: Mapping[str, Any]) -> str:
     cost, work = measures["cost"], measures["work"]
     if cost is None:
         return ""
-    text = f"Replies of models cost {dollars(cost['cost_usd'])}"
+    if cost["cost_usd"] is None:
+        return "What it cost is in the summary that the end of the run writes, and there is none, or it is damaged."
+    text = f"When the pool had {cost['as_of_rows']:,} queries, replies of models had cost {dollars(cost['cost_usd'])}"
     if cost["unconfirmed_usd"]:
         text += f", and up to {dollars(cost['unconfirmed_usd'])} for requests without a reply may be billed"
     text += f": {dollars(cost['cost_usd_per_1000'])} for 1,000 queries."

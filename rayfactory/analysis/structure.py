@@ -16,7 +16,6 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
 from rayfactory import sql
-from rayfactory.errors import StatementError
 
 ColumnName = tuple[str, str]
 """A base table and one of its columns, both in lower case."""
@@ -71,8 +70,11 @@ ROWS_AT_ONCE = 250
 
 _DATE_FUNCTIONS = (
     exp.DateAdd, exp.DateSub, exp.DateDiff, exp.DateTrunc, exp.TimestampTrunc, exp.Extract, exp.Year, exp.Month,
-    exp.Day, exp.StrToDate, exp.TimeToStr, exp.TsOrDsToDate, exp.CurrentDate,
+    exp.Day, exp.Quarter, exp.Date, exp.CurrentTimestamp, exp.Interval, exp.TimestampAdd, exp.TimestampSub,
+    exp.StrToDate, exp.TimeToStr, exp.TsOrDsToDate, exp.CurrentDate,
 )  # fmt: skip
+_DATE_NAMES = frozenset({"date", "datetime", "julianday", "strftime", "unixepoch", "date_part", "age", "now"})
+"""Functions that sqlglot has no class for in each dialect."""
 _TEXT_FUNCTIONS = (
     exp.Upper, exp.Lower, exp.Substring, exp.Length, exp.Trim, exp.Concat, exp.DPipe, exp.Replace, exp.StrPosition,
     exp.Left, exp.Right, exp.Initcap,
@@ -131,7 +133,7 @@ def structure_of(query: str, dialect: str, columns: Columns) -> Structure | None
         tokens = tuple(token.text.lower() for token in sqlglot.tokenize(query, dialect=dialect))
         skeleton = sql.skeleton(tree, dialect)
         formatted = tree.sql(dialect=dialect, pretty=True)
-    except (StatementError, SqlglotError, RecursionError):
+    except Exception:  # noqa: BLE001 - whatever sqlglot trips over is a fault of the text
         return None
     scopes = _scopes(tree)
     used = _Columns(scopes, columns)
@@ -178,8 +180,17 @@ def _constructs_at(node: exp.Expr) -> Iterator[str]:
         case exp.Count() if isinstance(node.this, exp.Distinct):
             yield from ("aggregate", "count distinct")
         case exp.AggFunc():
-            if not isinstance(node.parent, exp.Window):
+            around = node.parent
+            while isinstance(around, (exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup)):
+                around = around.parent
+            if not isinstance(around, exp.Window):
                 yield "aggregate"
+        case exp.Where() if isinstance(node.parent, exp.Query):
+            yield "where"
+        case exp.Order() if isinstance(node.parent, exp.Query):
+            yield "order by"
+        case exp.Anonymous() if node.name.lower() in _DATE_NAMES:
+            yield "date function"
         case exp.With():
             yield "recursive cte" if node.recursive else "cte"
         case exp.Exists():
@@ -202,10 +213,8 @@ def _constructs_at(node: exp.Expr) -> Iterator[str]:
 
 
 _SIMPLE: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (exp.Where, "where"),
     ((exp.GroupingSets, exp.Cube, exp.Rollup), "grouping sets"),
     (exp.Having, "having"),
-    (exp.Order, "order by"),
     ((exp.Limit, exp.Fetch), "limit"),
     (exp.Window, "window"),
     (exp.Qualify, "qualify"),
@@ -234,14 +243,26 @@ def _kind_of_join(join: exp.Join) -> str:
     return "cross join" if join.kind == "CROSS" else "inner join"
 
 
+_SETS_OF_ROWS = (exp.In, exp.Exists, exp.Any, exp.All, exp.SetOperation, exp.CTE)
+"""What a query stands in that may give several rows; anywhere else it has to give one value."""
+
+
 def _kind_of_subquery(subquery: exp.Subquery) -> Iterator[str]:
     if not isinstance(subquery.this, exp.Query):
         return
     parent = subquery.parent
     if isinstance(parent, (exp.From, exp.Join, exp.Lateral)):
         yield "subquery in FROM"
-    elif not isinstance(parent, (exp.In, exp.Exists, exp.SetOperation, exp.CTE)) and parent is not None:
+    elif parent is not None and not isinstance(parent, _SETS_OF_ROWS):
         yield "scalar subquery"
+
+
+def _gives(source: object, name: str) -> bool:
+    """Return whether a query in FROM or WITH has a column of that name, as far as can be told."""
+    if not isinstance(source, Scope) or not isinstance(source.expression, exp.Query):
+        return False
+    names = [each.lower() for each in source.expression.named_selects]
+    return name in names or "*" in names
 
 
 # -- columns and joins --------------------------------------------------------
@@ -270,7 +291,11 @@ class _Columns:
         """Yield the pairs of columns of two sources that are equated."""
         for left, right in self._equalities:
             a, b = self._of.get(id(left)), self._of.get(id(right))
-            if a is not None and b is not None and left.args.get("table") != right.args.get("table"):
+            if a is None or b is None:
+                continue
+            aliases = [side.text("table").lower() for side in (left, right)]
+            # Where the tables are not named, two columns of one table are taken for one row's.
+            if (aliases[0] != aliases[1]) if any(aliases) else (a[0] != b[0]):
                 yield (a, b) if a <= b else (b, a)
 
     def _read(self, scope: Scope) -> None:
@@ -288,10 +313,10 @@ class _Columns:
 
     def _using(self, scope: Scope, join: exp.Join) -> Iterator[tuple[exp.Expr, exp.Expr]]:
         """Yield, for what USING names, a column of the table joined and one of another table that has it."""
-        own = join.alias_or_name
+        own = join.alias_or_name.lower()
         for name in join.args.get("using") or ():
             pair = []
-            for alias in (own, *(other for other in scope.sources if other != own)):
+            for alias in (own, *(other for other in scope.sources if other.lower() != own)):
                 column = exp.column(name.name, table=alias)
                 found = self._column(scope, column)
                 if found is not None:
@@ -303,24 +328,24 @@ class _Columns:
 
     def _column(self, scope: Scope, column: exp.Column) -> ColumnName | None:
         """Return the table and column that a name stands for; None where it is not one of a base table."""
-        name = column.name.lower()
+        name, qualifier = column.name.lower(), column.table.lower()
         inner: Scope | None = scope
         while inner is not None:
-            if column.table:
-                candidates = [inner.sources[column.table]] if column.table in inner.sources else []
-            else:
-                candidates = list(inner.sources.values())
+            candidates = [
+                source for alias, source in inner.sources.items() if not qualifier or alias.lower() == qualifier
+            ]
             is_outer = inner is not scope
-            self.is_correlated |= is_outer and bool(column.table) and bool(candidates)
+            self.is_correlated |= is_outer and bool(qualifier) and bool(candidates)
             tables = [source.name.lower() for source in candidates if isinstance(source, exp.Table)]
             for table in tables:
                 columns = self._known.get(table)
                 if columns is not None and name in columns:
                     self.is_correlated |= is_outer
                     return table, name
-            if tables and not self._known and (column.table or len(candidates) == 1):
+            if tables and not self._known and (qualifier or len(candidates) == 1):
                 return tables[0], name
-            if column.table and candidates:
+            if (qualifier and candidates) or any(_gives(source, name) for source in candidates):
                 return None
-            inner = inner.parent
+            # What stands in FROM, or in WITH, sees nothing of the query around it.
+            inner = None if inner.is_cte or inner.is_derived_table else inner.parent
         return None

@@ -31,9 +31,9 @@ SHOP = {
         ("SELECT customer_id, sum(amount) FROM sale GROUP BY 1 HAVING sum(amount) > 3", {"aggregate", "group by", "having"}),
         ("SELECT 1 FROM sale GROUP BY ROLLUP (customer_id, sold_on)", {"group by", "grouping sets"}),
         ("SELECT 1 FROM sale GROUP BY GROUPING SETS ((customer_id), ())", {"group by", "grouping sets"}),
-        ("SELECT row_number() OVER (ORDER BY amount) FROM sale", {"window", "order by"}),
+        ("SELECT row_number() OVER (ORDER BY amount) FROM sale ORDER BY 1", {"window", "order by"}),
         ("SELECT sum(amount) OVER () FROM sale", {"window"}),
-        ("SELECT amount FROM sale QUALIFY rank() OVER (ORDER BY amount) = 1", {"window", "order by", "qualify"}),
+        ("SELECT amount FROM sale QUALIFY rank() OVER (ORDER BY amount) = 1", {"window", "qualify"}),
         ("WITH a AS (SELECT 1 AS x) SELECT x FROM a", {"cte"}),
         ("WITH RECURSIVE a AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM a) SELECT x FROM a", {"recursive cte", "union", "arithmetic"}),
         ("SELECT x FROM (SELECT amount AS x FROM sale) AS t", {"subquery in FROM"}),
@@ -122,3 +122,41 @@ def test_many_are_taken_apart_in_order():
     assert [next(iter(structure.columns)) for structure in found if structure] == [
         (f"t{i % 7}", f"a{i}") for i in range(600)
     ]
+
+
+@pytest.mark.parametrize(
+    ("query", "columns", "joins"),
+    [
+        # Columns without their tables, as in TPC-DS.
+        ("SELECT amount FROM sale, region WHERE region.region_id = sale_id", {"sale.amount", "region.region_id", "sale.sale_id"}, 1),
+        ("SELECT sold_on FROM sale, region WHERE sale_id = region_id", {"sale.sold_on", "region.region_id", "sale.sale_id"}, 1),
+        ("SELECT sold_on FROM sale WHERE sale_id = customer_id", {"sale.sold_on", "sale.customer_id", "sale.sale_id"}, 0),
+        # Case of names.
+        ("SELECT T1.Name FROM customer AS t1 JOIN SALE T2 ON T1.customer_id = t2.Customer_ID", {"customer.name", "customer.customer_id", "sale.customer_id"}, 1),
+        ("SELECT Customer.name FROM customer", {"customer.name"}, 0),
+        # What a CTE names is no column of a table around it.
+        ("WITH x AS (SELECT customer_id, sum(amount) AS name FROM sale GROUP BY 1), y AS (SELECT customer_id, name FROM x WHERE name > 5) SELECT c.region_id FROM customer c JOIN y ON c.customer_id = y.customer_id", {"sale.customer_id", "sale.amount", "customer.region_id", "customer.customer_id"}, 0),
+    ],
+)  # fmt: skip
+def test_names_are_resolved_as_a_database_does(query: str, columns: set[str], joins: int):
+    structure = structure_of(query, "duckdb", SHOP)
+    assert structure is not None
+    assert {".".join(each) for each in structure.columns} == columns
+    assert len(structure.joins) == joins
+    assert "correlated subquery" not in structure.constructs
+
+
+@pytest.mark.parametrize(
+    ("query", "dialect", "expected"),
+    [
+        ("SELECT date(sold_on) FROM sale", "sqlite", {"date function"}),
+        ("SELECT julianday(sold_on) FROM sale", "sqlite", {"date function"}),
+        ("SELECT sum(amount) FILTER (WHERE amount > 1) OVER () FROM sale", "duckdb", {"window"}),
+        ("SELECT rank() OVER (ORDER BY amount) FROM sale", "duckdb", {"window"}),
+        ("SELECT 1 FROM sale WHERE amount > ANY (SELECT amount FROM sale)", "postgres", {"where"}),
+    ],
+)
+def test_constructs_of_other_dialects_and_inside_windows(query: str, dialect: str, expected: set[str]):
+    structure = structure_of(query, dialect, {})
+    assert structure is not None
+    assert structure.constructs == expected
