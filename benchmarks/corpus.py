@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import zss
 from sqlglot import exp
 
+from rayfactory.analysis.files import read_queries
 from rayfactory.errors import StatementError
 from rayfactory.sql import parse
 from rayfactory.tools.trees import label
 
 
-def read_corpus(path: Path) -> list[str]:
-    """Return the queries of a file: one a line (what follows a tab is dropped), or a JSON list of texts or objects."""
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        return [_query_of(item) for item in json.loads(text)]
-    return [line.partition("\t")[0].strip() for line in text.splitlines() if line.strip()]
-
-
-def _query_of(item: object) -> str:
-    if isinstance(item, dict):
-        item = next((value for key, value in item.items() if key.lower() in {"sql", "query"}), None)
-    if not isinstance(item, str):
-        raise SystemExit(f"not a query, nor an object with one in its field `sql`: {item!r}")
-    return item
+def read_corpus(path: Path, dialect: str) -> list[str]:
+    """Return the queries of a file, in any of the forms of `rayfactory.analysis.files`."""
+    return [query.sql for query in read_queries(path, dialect)]
 
 
 def official_tpcds() -> list[str]:
@@ -76,5 +65,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def chosen_trees(arguments: argparse.Namespace) -> list[exp.Expr]:
     """Return the trees of the corpus that the arguments choose."""
-    queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus)
+    queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus, arguments.dialect)
     return parse_each(queries[: arguments.limit], arguments.dialect)

@@ -70,7 +70,7 @@ def main() -> None:
         official = official_tpcds()
         queries = [*official, *written(max(0, arguments.limit - len(official)))]
     else:
-        queries = read_corpus(arguments.corpus)
+        queries = read_corpus(arguments.corpus, arguments.dialect)
     trees = parse_each(queries[: arguments.limit], arguments.dialect)
     texts = [normalise(tree, arguments.dialect) for tree in trees]
     random.Random(0).shuffle(texts)

@@ -74,7 +74,7 @@ def main() -> None:
     if arguments.run is not None:
         queries = [sql for (sql,) in connect_pool(arguments.run).sql("SELECT sql FROM R ORDER BY query_id").fetchall()]
     else:
-        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus)
+        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus, arguments.dialect)
     queries = queries[: arguments.limit]
     databases, _ = open_databases(compose(["+benchmark=tpcds"]))
     here_s, there_s = compared(databases["tpcds"], queries, 1)

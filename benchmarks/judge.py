@@ -220,7 +220,7 @@ def main() -> None:
     if arguments.run is not None:
         queries = queries_of(arguments.run)
     else:
-        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus)
+        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus, arguments.dialect)
     candidates = as_candidates(queries[: arguments.limit])
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:

@@ -3,9 +3,9 @@
     python benchmarks/quality.py --run RUN_DIR [SETTING=VALUE ...]
     python benchmarks/quality.py --corpus FILE --dialect duckdb [--database FILE]
 
-A corpus is a text file with one query a line (what follows a tab is dropped), or JSON: a list of queries or of objects
-with one in the field `sql`. Its queries are run where a database is given. A run is read from its pool and run again on
-its own databases, which the settings of the run's command line name (benchmark.root=...).
+A corpus is a file of queries as `task=compare` takes one: JSON, JSON lines, CSV or SQL. Its queries are run where a
+database is given. A run is read from its pool and run again on its own databases, which the settings of the run's
+command line name (benchmark.root=...).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def measure_tables(
 
 def measure_corpus(path: Path, dialect: str, database: Path | None, *, num_draws: int, seed: int) -> dict[str, Any]:
     """Measure a plain list of queries."""
-    queries = read_corpus(path)
+    queries = read_corpus(path, dialect)
     names = ["corpus"] * len(queries)
     parsed, failures = parse_all(queries, names, dialect)
     report: dict[str, Any] = {"corpus": str(path), "rows": len(queries), "do_not_parse": dict(failures)}

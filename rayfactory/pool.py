@@ -340,6 +340,15 @@ class Pool:
         self._lock.close()
 
 
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Return what `summary.json` of a run says; empty where there is none, or it is damaged: nothing rests on it."""
+    try:
+        found = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_manifests(run_dir: Path) -> list[Manifest]:
     """Return the committed rounds in order.
 

@@ -36,7 +36,7 @@ from rayfactory.models.chat import check_endpoints, read_books
 from rayfactory.models.grammar_check import check_grammars
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_folder
 from rayfactory.models.prompts import templates_sha256
-from rayfactory.pool import Pool, opened, read_manifests
+from rayfactory.pool import Pool, opened, read_manifests, read_summary
 from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
@@ -419,21 +419,19 @@ def _finish(
 
 def _spent(config: Config, pool: Pool) -> StopReason | None:
     """Return that the budget is spent where the summary says so and the budget has not grown since."""
+    summary = read_summary(pool.run_dir)
     try:
-        summary = json.loads((pool.run_dir / "summary.json").read_text(encoding="utf-8"))
         spent = summary["stop_reason"] == "max_cost" and config.max_cost_usd <= summary["max_cost_usd"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     return "max_cost" if spent else None
 
 
 def _is_written(pool: Pool, reason: StopReason, target: int | None) -> bool:
     """Return whether `summary.json` tells of this end of the run already."""
-    try:
-        summary = json.loads((pool.run_dir / "summary.json").read_text(encoding="utf-8"))
-        return bool((summary["stop_reason"], summary["target"], summary["admitted"]) == (reason, target, pool.num_rows))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    summary = read_summary(pool.run_dir)
+    told = tuple(summary.get(name) for name in ("stop_reason", "target", "admitted"))
+    return told == (reason, target, pool.num_rows)
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
+from pathlib import Path
 
 from rayfactory.agents.management import ManagementAgent
 from rayfactory.agents.seed_selection import SeedSelectionAgent
@@ -11,7 +14,13 @@ from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.critic import Contender, CriticalAgent
 from rayfactory.cluster.judges import as_verdict
 from rayfactory.cluster.tool_worker import ToolWorker
+from rayfactory.config import EmbeddingConfig
+from rayfactory.factory import Clock, Loop
+from rayfactory.pool import opened
 from rayfactory.records import Verdict
+from rayfactory.reports.monitor import Monitor, Progress
+from rayfactory.runs import open_databases, run_identity, with_encoder, with_round_size
+from rayfactory.tools.embedding import ENCODERS, Embedder
 from rayfactory.tools.execution import examine
 
 
@@ -81,3 +90,49 @@ class LocalCrew:
 
     def commit(self, ids):
         self._critic.commit(ids)
+
+
+class Encoder:
+    """The real encoder, asked once for each text: these runs write the same queries again and again."""
+
+    def __init__(self, cache):
+        self._embedder = Embedder(EmbeddingConfig(), cache)
+        self._known = {}
+
+    def encode(self, texts):
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(new, self._embedder.encode(new), strict=True))
+        return [self._known[text] for text in texts]
+
+
+@functools.cache
+def _encoder(cache):
+    return Encoder(cache)
+
+
+class StoppedError(Exception):
+    """Raised where a test lets a run die."""
+
+
+def grow(config, *, die_in_round=None, die_in="judge", produce=None, judge=None):
+    """Run the loop without Ray; return its stop reason."""
+    config = with_encoder(with_round_size(config))
+    databases, schemas = open_databases(config)
+    progress = Progress("test", config.target)
+    with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
+        loop = Loop(config, schemas, pool, Monitor(progress, config.display), progress, Clock(0.0))
+        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _encoder(Path(config.data_dir) / ENCODERS))
+        inner = getattr(crew, die_in)
+        calls = itertools.count()
+
+        def dying(*args):
+            if next(calls) == die_in_round:
+                raise StoppedError
+            return inner(*args)
+
+        setattr(crew, die_in, dying)
+        if produce is not None:
+            setattr(crew, "produce", functools.partial(produce, crew.produce))  # noqa: B010 - a method, for this one
+        if judge is not None:
+            setattr(crew, "judge", functools.partial(judge, crew.judge))  # noqa: B010
+        return loop.run(crew)

@@ -1,7 +1,5 @@
 """The loop ends with exactly the rows that were asked for, however it was stopped and started."""
 
-import functools
-import itertools
 import json
 import threading
 from dataclasses import replace
@@ -14,15 +12,12 @@ from rayfactory.agents.planning import Plan, requests_after_warmup
 from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import ConfigError, RunDirError
-from rayfactory.factory import Clock, Loop
 from rayfactory.identity import check_run_dir
 from rayfactory.pool import connect, opened, read_manifests
 from rayfactory.records import Answer, Candidate, Execution, Request, Tally, Verdict
-from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.rounds import Produced, row_costs, without_surplus
 from rayfactory.runs import open_databases, run_identity
-from rayfactory.tools.embedding import ENCODERS, Embedder
-from tests.local_crew import LocalCrew
+from tests.local_crew import StoppedError, grow
 from tests.shop import make_shop
 from tests.test_compaction import files_no_larger_than, parts, sizes
 
@@ -46,52 +41,6 @@ def config(shop, tmp_path):
     config.round.queries_per_request = 5
     config.display.mode = "none"
     return config
-
-
-class Encoder:
-    """The real encoder, asked once for each text: these runs write the same queries again and again."""
-
-    def __init__(self, cache):
-        self._embedder = Embedder(EmbeddingConfig(), cache)
-        self._known = {}
-
-    def encode(self, texts):
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        self._known.update(zip(new, self._embedder.encode(new), strict=True))
-        return [self._known[text] for text in texts]
-
-
-@functools.cache
-def _encoder(cache):
-    return Encoder(cache)
-
-
-class StoppedError(Exception):
-    """Raised where a test lets a run die."""
-
-
-def grow(config, *, die_in_round=None, die_in="judge", produce=None, judge=None):
-    """Run the loop without Ray; return its stop reason."""
-    config = runs.with_encoder(runs.with_round_size(config))
-    databases, schemas = open_databases(config)
-    progress = Progress("test", config.target)
-    with opened(Path(config.run_dir), run_identity(config, schemas)) as pool:
-        loop = Loop(config, schemas, pool, Monitor(progress, config.display), progress, Clock(0.0))
-        crew = LocalCrew(config, databases, schemas, loop.committed_tables, _encoder(Path(config.data_dir) / ENCODERS))
-        inner = getattr(crew, die_in)
-        calls = itertools.count()
-
-        def dying(*args):
-            if next(calls) == die_in_round:
-                raise StoppedError
-            return inner(*args)
-
-        setattr(crew, die_in, dying)
-        if produce is not None:
-            setattr(crew, "produce", functools.partial(produce, crew.produce))  # noqa: B010 - a method, for this one
-        if judge is not None:
-            setattr(crew, "judge", functools.partial(judge, crew.judge))  # noqa: B010
-        return loop.run(crew)
 
 
 def rows_of(run_dir):

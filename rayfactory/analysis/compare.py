@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from rayfactory.analysis import charts, measures
+from rayfactory.analysis.alike import mean_similarity
 from rayfactory.analysis.corpus import Corpus, of_file, of_run
+from rayfactory.analysis.coverage import constructs, coverage
 from rayfactory.analysis.diversity import distinct_ngrams, effective_number, vendi_score
+from rayfactory.analysis.draw import Taken, take_apart
 from rayfactory.analysis.encoding import Encoders
 from rayfactory.analysis.markdown import plain
-from rayfactory.analysis.measures import Taken, rounded, take_apart
-from rayfactory.analysis.page import chart, figure, render
+from rayfactory.analysis.page import chart, figure, render, rounded
 from rayfactory.analysis.report import write
 from rayfactory.analysis.structure import CONSTRUCTS
 from rayfactory.config import Config
@@ -110,7 +112,7 @@ def _column(corpus: Corpus, n: int, seed: int, encoders: Encoders, say: Callable
     taken = take_apart(corpus, seed)
     say(f"{corpus.name}: contents and similarity")
     figure_6, figure_7 = measures.figure_6(corpus), measures.figure_7(corpus)
-    cost, work, constructs = measures.cost(corpus), measures.work(corpus), measures.constructs(taken)
+    cost, work, found = measures.cost(corpus), measures.work(corpus), constructs(taken)
     say(f"{corpus.name}: {NUM_DRAWS} draws of {n:,}")
     return {
         "name": corpus.name,
@@ -118,14 +120,14 @@ def _column(corpus: Corpus, n: int, seed: int, encoders: Encoders, say: Callable
         "shares": figure_6["shares"],
         "figure_6": figure_6,
         "tables": {name: figure_7[name] for name in ("populated", "used", "gini")},
-        "similarity": measures.mean_similarity(corpus, seed),
+        "similarity": mean_similarity(corpus, seed),
         "similarity_of": f"{corpus.weights.token_weight:g} words, {corpus.weights.ast_weight:g} structure, "
         f"{corpus.weights.embedding_weight:g} meaning ({corpus.encoder})",
         "cost_usd_per_1000": None if cost is None else cost["cost_usd_per_1000"],
         "queries_per_second": None if work is None else work["queries_per_second"],
-        "coverage": _coverage(measures.coverage(corpus, taken)),
-        "missing": constructs["missing"],
-        "constructs": constructs["counts"],
+        "coverage": _coverage(coverage(corpus, taken)),
+        "missing": found["missing"],
+        "constructs": found["counts"],
         "at_n": at_equal_number(corpus, taken, n, seed, encoders),
     }
 

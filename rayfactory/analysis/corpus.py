@@ -6,7 +6,6 @@ file does not tell, such as who wrote a query and how many rows it returned, is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from rayfactory.config import Config, CriticConfig
 from rayfactory.errors import RunDirError
 from rayfactory.identity import read_identity
 from rayfactory.manifests import Manifest
-from rayfactory.pool import ALL_VIEWS, connect, read_manifests
+from rayfactory.pool import ALL_VIEWS, connect, read_manifests, read_summary
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Tree, canonical_digest
 from rayfactory.tools.embedding import ENCODERS, Embedder
 from rayfactory.tools.execution import examine
@@ -96,10 +95,9 @@ class Corpus:
             "ORDER BY place"
         ).to_arrow_table()
         cursor.close()
-        return [
-            Signature(encode(words), _tree(labels, leftmost), np.array(vector, np.float32))
-            for words, labels, leftmost, vector in zip(*(column.to_pylist() for column in found.columns), strict=True)
-        ]
+        trees = map(_tree, _arrays(found["labels"]), _arrays(found["leftmost"]))
+        words = map(encode, found["words"].to_pylist())
+        return list(map(Signature, words, trees, _arrays(found["vector"])))
 
     def vectors(self, query_ids: Sequence[int] | None = None) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the vectors of E, or of some queries in ascending order, float32[N, D], some at a time."""
@@ -118,8 +116,17 @@ class Corpus:
         self.connection.close()
 
 
-def _tree(labels: list[int], leftmost: list[int]) -> Tree | None:
-    return Tree(np.array(labels, np.int64), np.array(leftmost, np.int32)) if labels else None
+def _arrays(column: pa.ChunkedArray) -> Iterator[npt.NDArray[Any]]:
+    return (value.values.to_numpy() for chunk in column.chunks for value in chunk)
+
+
+def _tree(labels: npt.NDArray[np.int64], leftmost: npt.NDArray[np.int32]) -> Tree | None:
+    return Tree(labels, leftmost) if len(labels) else None
+
+
+def described(model: str, precision: str) -> str:
+    """Return an encoder in words."""
+    return f"{model} ({precision})"
 
 
 def of_run(run_dir: Path) -> Corpus:
@@ -139,9 +146,9 @@ def of_run(run_dir: Path) -> Corpus:
         run_dir,
         connection,
         _weights(settings.get("critic", {})),
-        f"{embedding.get('model', 'unknown')} ({embedding.get('precision', 'unknown precision')})",
+        described(embedding.get("model", "unknown"), embedding.get("precision", "unknown precision")),
         identity=identity,
-        summary=_summary(run_dir),
+        summary=read_summary(run_dir),
         outlines=read_outlines(run_dir),
     )
     corpus.num_queries = corpus.value("SELECT count(*) FROM R")
@@ -164,14 +171,6 @@ def _weights(settings: Mapping[str, Any]) -> CriticConfig:
         ast_weight=settings.get("ast_weight", default.ast_weight),
         embedding_weight=settings.get("embedding_weight", default.embedding_weight),
     )
-
-
-def _summary(run_dir: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> Corpus:
@@ -247,7 +246,7 @@ def of_file(path: Path, config: Config, on_progress: Callable[[int], None]) -> C
         path,
         connection,
         config.critic,
-        f"{embedder.config.model} ({embedder.config.precision})",
+        described(embedder.config.model, embedder.config.precision),
         num_queries=len(rows),
         unparsed=len(queries) - len(rows),
     )

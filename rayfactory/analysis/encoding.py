@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rayfactory import sql
-from rayfactory.analysis.corpus import Corpus
-from rayfactory.analysis.measures import of_ids
+from rayfactory.analysis.corpus import Corpus, described
+from rayfactory.analysis.draw import of_ids
 from rayfactory.config import Config, EmbeddingConfig
 from rayfactory.errors import StatementError
 from rayfactory.tools.embedding import ENCODERS, Embedder
@@ -59,8 +59,3 @@ class Encoders:
 
     def _new_embedder(self, name: str) -> Embedder:
         return Embedder(self._settings(name), Path(self._config.data_dir) / ENCODERS)
-
-
-def described(model: str, precision: str) -> str:
-    """Return an encoder in words, as `Corpus.encoder` has it."""
-    return f"{model} ({precision})"

@@ -43,8 +43,10 @@ def read_queries(path: Path, dialect: str) -> list[FoundQuery]:
       list, as `{"queries": [...]}`.
     - ``.jsonl``, ``.ndjson``: one of those a line.
     - ``.csv``, ``.tsv``: with a header that names such a field.
-    - ``.sql``, ``.txt``: statements that end with a semicolon; or a statement a line, where none does, or where what
-      follows a tab is its database (Spider's gold files).
+    - ``.sql``, ``.txt``, no ending: such a list; or statements that end with a semicolon; or a statement a line, where
+      none does, or where what follows a tab is its database (Spider's gold files).
+
+    A field that is there and empty is a query that does not parse.
 
     Args:
         path: of the file.
@@ -67,8 +69,10 @@ def read_queries(path: Path, dialect: str) -> list[FoundQuery]:
             found = _of_objects(path, [_json(path, line) for line in lines])
         case ".csv" | ".tsv":
             found = _of_table(path, text)
-        case ".sql" | ".txt":
+        case ".sql" | ".txt" | "" if not text.lstrip().startswith("["):
             found = _of_statements(text, dialect)
+        case ".sql" | ".txt" | "":  # no statement begins so
+            found = _of_objects(path, _list_in(path, _json(path, text)))
         case other:
             raise UserError(
                 f"{str(path)!r} ends with {other!r}; queries are read from files that end with {', '.join(SUFFIXES)}"
@@ -106,6 +110,8 @@ def _of_objects(path: Path, items: Iterable[Any]) -> list[FoundQuery]:
             found.append(FoundQuery(item))
             continue
         query = _field(item, QUERY_FIELDS) if isinstance(item, dict) else None
+        if query is None and isinstance(item, dict) and any(str(name).lower() in QUERY_FIELDS for name in item):
+            query = ""  # the field is there and empty: that is no query, and no other form either
         if query is None:
             raise UserError(
                 f"{str(path)!r} holds no query at place {number}; each has to be a text, or an object with one in a "

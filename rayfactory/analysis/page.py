@@ -98,3 +98,12 @@ def markup(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Return JSON-compatible values with every fraction rounded, so that the file is as long as it tells."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item, digits) for item in value]
+    return round(value, digits) if isinstance(value, float) else value

@@ -10,12 +10,16 @@ from typing import Any
 
 import sqlglot
 
+from rayfactory.analysis.alike import vendi_to_json
 from rayfactory.analysis.corpus import Corpus, of_run
 from rayfactory.analysis.diversity import vendi_score
+from rayfactory.analysis.draw import drawn, take_apart
 from rayfactory.analysis.encoding import Encoders
 from rayfactory.analysis.markdown import summary
-from rayfactory.analysis.measures import drawn, measure, rounded, sample, take_apart, vendi_to_json
+from rayfactory.analysis.measures import measure
+from rayfactory.analysis.page import rounded
 from rayfactory.analysis.report_page import report_page
+from rayfactory.analysis.sample import sample
 from rayfactory.config import Config
 from rayfactory.errors import RunDirError
 from rayfactory.shown import shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,6 +14,7 @@ from rayfactory.errors import ConfigError, RunDirError
 from rayfactory.exports.formats import FORMATS, Format, Source
 from rayfactory.exports.rows import Row, Rows
 from rayfactory.identity import read_identity
+from rayfactory.pool import read_summary
 from rayfactory.runs import open_databases
 from rayfactory.shown import shown
 
@@ -68,7 +68,7 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Ma
         format_type = FORMATS[config.format]
         schemas = _schemas(config, rows.databases) if format_type.needs_schemas else {}
         source = Source(
-            identity, _summary(run_dir), schemas, rows.models, rows.splits, rows.num_skeletons, config.split
+            identity, read_summary(run_dir), schemas, rows.models, rows.splits, rows.num_skeletons, config.split
         )
         _write(out, rows, partial(format_type, source=source))
     finally:
@@ -109,11 +109,3 @@ def _write(out: Path, rows: Iterable[Row], make: Callable[[Path], Format]) -> No
         raise RunDirError(
             f"{str(out)!r} cannot be written: {error.strerror or error}; name another with output="
         ) from error
-
-
-def _summary(run_dir: Path) -> dict[str, object]:
-    try:
-        found = json.loads((run_dir / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayfactory import sql
+from rayfactory.analysis.structure import digest
 from rayfactory.errors import StatementError
 from rayfactory.pool import connect
 
@@ -136,7 +137,7 @@ def _skeletons(batches: Iterator[pa.RecordBatch], on_progress: Callable[[int], N
 
 def skeletons_of(queries: Sequence[tuple[str, str]]) -> list[str]:
     """Return what stands for the skeleton of each query, given with its dialect; for its text where it has none."""
-    return [blake2b(_skeleton(*query).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() for query in queries]
+    return [digest(_skeleton(*query)) for query in queries]
 
 
 def _skeleton(query: str, dialect: str) -> str:

@@ -17,7 +17,7 @@ from rayfactory.manifests import Manifest
 from rayfactory.pool import connect
 from rayfactory.records import DID_NOT_RUN, add_tallies
 from rayfactory.reports.figures import projected_cost_usd
-from rayfactory.tools.statistics import gini
+from rayfactory.tools.statistics import gini, share
 
 StopReason = Literal["target", "saturated", "exhausted", "max_candidates", "max_cost", "interrupted"]
 
@@ -99,10 +99,10 @@ def summarise(
         "candidates": candidates,
         "generation": admitted - expansion,
         "expansion": expansion,
-        "expansion_ratio": _share(expansion, admitted),
-        "executability": _share(candidates - did_not_run, candidates),
-        "non_empty_rate": _share(non_empty, admitted),
-        "admission_rate": _share(admitted, candidates),
+        "expansion_ratio": share(expansion, admitted),
+        "executability": share(candidates - did_not_run, candidates),
+        "non_empty_rate": share(non_empty, admitted),
+        "admission_rate": share(admitted, candidates),
         "rejected": rejected,
         "mean_similarity": mean_similarity,
         "table_gini": gini(counts[key] for key in populated),
@@ -110,7 +110,7 @@ def summarise(
         "tokens_out": _total(books, "tokens_out"),
         "cost_usd": cost_usd,
         "cost_unconfirmed_usd": unconfirmed_usd,
-        "cost_usd_per_1000": 1000 * _share(cost_usd, admitted),
+        "cost_usd_per_1000": 1000 * share(cost_usd, admitted),
         "projected_cost_usd": projected_cost_usd(cost_usd + unconfirmed_usd, admitted, target),
         "max_cost_usd": max_cost_usd,
         "ledger": list(books),
@@ -121,7 +121,7 @@ def summarise(
             phase: round(sum(manifest.phase_s.get(phase, 0.0) for manifest in manifests), 3)
             for phase in ("start", "plan", "produce", "write", "judge")
         },
-        "queries_per_second": _share(admitted, wall_s),
+        "queries_per_second": share(admitted, wall_s),
         "seed": identity["seed"],
         "config_sha256": identity["config_sha256"],
         "versions": versions(),
@@ -177,7 +177,3 @@ def versions() -> dict[str, str]:
 
 def _total(books: Sequence[Mapping[str, Any]], name: str) -> Any:
     return sum(row[name] for row in books)
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0

@@ -77,3 +77,8 @@ def gini(counts: Iterable[int]) -> float:
         return 0.0
     weighted = sum(position * count for position, count in enumerate(ordered, start=1))
     return 2 * weighted / (n * total) - (n + 1) / n
+
+
+def share(part: float, whole: float) -> float:
+    """Return a part of a whole; 0 of nothing."""
+    return part / whole if whole else 0.0

@@ -10,10 +10,10 @@ import pytest
 from rayfactory.analysis import outline
 from rayfactory.config import Config
 from rayfactory.pool import opened, read_manifests
-from rayfactory.reports.monitor import Monitor, Progress
-from rayfactory.runs import _finish, open_databases, run_identity, with_encoder, with_round_size
+from rayfactory.reports.summary import summarise
+from rayfactory.runs import open_databases, run_identity, with_encoder, with_round_size
+from tests.local_crew import grow
 from tests.shop import make_shop
-from tests.test_factory import grow
 
 ROWS = 130
 
@@ -42,6 +42,6 @@ def run_dir(shop_config: Config) -> Path:
     run_dir = Path(config.run_dir)
     with opened(run_dir, identity) as pool:
         pool.write_schema(outline.to_json(schemas.values()))
-        _finish(config, pool, schemas, identity, reason, 12.5, Monitor(Progress("test", ROWS), config.display))
+        pool.write_summary(summarise(run_dir, identity, schemas, pool.manifests, ROWS, reason, 12.5))
     assert sum(manifest.num_rows for manifest in read_manifests(run_dir)) == ROWS
     return run_dir

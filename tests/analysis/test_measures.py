@@ -20,10 +20,12 @@ from sqlglot import exp
 from vendi_score import vendi
 
 from rayfactory import sql
-from rayfactory.analysis import measures
+from rayfactory.analysis import alike, measures
 from rayfactory.analysis.corpus import Corpus, of_file, of_run
 from rayfactory.analysis.diversity import sampled_similarity
-from rayfactory.analysis.measures import Taken, measure, sample, take_apart
+from rayfactory.analysis.draw import Taken, take_apart
+from rayfactory.analysis.measures import measure
+from rayfactory.analysis.sample import sample
 from rayfactory.config import Config
 from rayfactory.records import DID_NOT_RUN
 from rayfactory.tools.trees import label
@@ -173,7 +175,7 @@ def test_similarity_of_pairs(corpus: Corpus, found: dict[str, Any], rows: Rows, 
     def signatures_of(places):
         return corpus.signatures([shortest[place] for place in places])
 
-    measured = sampled_similarity(9, signatures_of, corpus.weights, measures.PAIRS, 0)
+    measured = sampled_similarity(9, signatures_of, corpus.weights, alike.PAIRS, 0)
     assert measured.mean == measured.low == measured.high == pytest.approx(expected, abs=1e-6)
     assert measured.num_pairs == 36
     every = sampled_similarity(len(rows), corpus.signatures, corpus.weights, 10**6, 0)
@@ -197,8 +199,8 @@ def test_figure_8(found: dict[str, Any], rows: Rows, run_dir: Path, corpus: Corp
 
 
 def test_curve_over_many_rounds_has_few_points_and_ends_at_the_end(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(measures, "POINTS", 3)
-    points = measures.figure_8(corpus, 0)
+    monkeypatch.setattr(alike, "POINTS", 3)
+    points = alike.figure_8(corpus, 0)
     assert 1 < len(points) <= 4
     assert points[-1]["queries"] == corpus.num_queries
 
