@@ -28,7 +28,8 @@ Store = tuple[Schema, Engine]
 @pytest.fixture(scope="module", params=["postgresql_server", "mariadb_server"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     database, schema = make_store(tmp_path_factory.mktemp("store"), "", request.getfixturevalue(request.param))
-    engine = connect(database, ExecutionConfig())
+    # A question that runs out of time is another one, and a loaded machine no fault of the author.
+    engine = connect(database, ExecutionConfig(timeout_s=60))
     yield schema, engine
     engine.close()
 

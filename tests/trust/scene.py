@@ -7,6 +7,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import psycopg
 
 from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import connect
+from rayfactory.errors import StatementError
 from tests import servers
 from tests.databases.test_engine import make, numbers
 from tests.trust.bait import Bait
@@ -190,7 +193,7 @@ class ServerScene:
                 f"information_schema.session_variables WHERE variable_name NOT IN ({_OF_A_MOMENT})"
             )
         engine = connect(self.database, ExecutionConfig(timeout_s=SERVER_TIMEOUT_S))
-        ((value,),) = engine.run(told, keep_rows=1).rows
+        ((value,),) = in_time(lambda: engine.run(told, keep_rows=1)).rows
         engine.close()
         return f"SELECT 1 FROM ({told}) AS x WHERE told = '{value}'"
 
@@ -210,3 +213,13 @@ class ServerScene:
         top = [each.name for place in (self.server.folder, self.server.folder / "data") for each in place.iterdir()]
         state["files"] = [(name,) for name in sorted(top)]
         return state
+
+
+def in_time(run: Callable[[], Any]) -> Any:
+    """Return what a harmless statement gives, which a loaded machine may not be able to run in the time of a bomb."""
+    for _ in range(50):
+        with suppress(StatementError):
+            found = run()
+            if getattr(found, "reason", None) != "timeout":
+                return found
+    return run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from rayfactory.tools.execution import examine as examine_once
 from tests import servers
 from tests.trust.bait import Bait
 from tests.trust.hostile import BOMB_REASONS, DIALECTS, UNSTOPPABLE, WALL_REASONS, Hostile, statements
-from tests.trust.scene import ROWS, SERVER_TIMEOUT_S, Scene, ServerScene
+from tests.trust.scene import ROWS, SERVER_TIMEOUT_S, Scene, ServerScene, in_time
 
 LIMITS = ExecutionConfig(timeout_s=0.3, max_rows=1_000, memory_mb=256)
 SERVER_LIMITS = replace(LIMITS, timeout_s=SERVER_TIMEOUT_S)
@@ -92,7 +92,8 @@ def test_nothing_comes_of_any_statement(scene: Scene):
         else:
             assert found.reason is None or found.reason in statement.reasons, statement
         scene.check(statement.sql)
-    good = tool.run("shop", "SELECT i FROM t", examine("SELECT i FROM t", database.dialect))
+    alive = examine("SELECT i FROM t", database.dialect)
+    good = in_time(lambda: tool.run("shop", "SELECT i FROM t", alive))
     assert (good.reason, good.row_count) == (None, ROWS)
     tool.close()
 
@@ -109,13 +110,13 @@ def test_nothing_comes_of_any_statement_without_the_first_wall(scene: Scene):
             outcomes[error.reason] += 1
         scene.check(statement.sql)
     scene.check_content()
-    assert sandbox.run("shop", "SELECT i FROM t").row_count == ROWS
+    assert in_time(lambda: sandbox.run("shop", "SELECT i FROM t")).row_count == ROWS
     assert outcomes["error"] > 300
     if scene.database.dialect == "duckdb":
         kept = {"threads": "1", "lock_configuration": "true", "enable_external_access": "false"}
         for name, value in kept.items():
             asked = f"SELECT 1 FROM duckdb_settings() WHERE name = '{name}' AND value = '{value}'"
-            assert sandbox.run("shop", asked).row_count == 1
+            assert in_time(partial(sandbox.run, "shop", asked)).row_count == 1
     sandbox.close()
 
 
@@ -136,7 +137,8 @@ def test_nothing_comes_of_any_statement_on_a_server(server: servers.Server, user
             assert found.reason is None or found.reason in statement.reasons, statement
     scene.check(database.dialect)
     scene.check_content()
-    assert tool.run("shop", "SELECT i FROM t", examine("SELECT i FROM t", database.dialect)).row_count == ROWS
+    alive = examine("SELECT i FROM t", database.dialect)
+    assert in_time(lambda: tool.run("shop", "SELECT i FROM t", alive)).row_count == ROWS
     tool.close()
     scene.close()
 
@@ -158,11 +160,11 @@ def test_nothing_comes_of_any_statement_on_a_server_without_the_first_wall(serve
             outcomes[error.reason] += 1
         scene.check(statement.sql)
         if number % 20 == 0:
-            assert sandbox.run("shop", unchanged).row_count == 1, statement
+            assert in_time(lambda: sandbox.run("shop", unchanged)).row_count == 1, statement
     scene.check_content()
     assert set(outcomes) <= BOMB_REASONS | {"ran"}
-    assert sandbox.run("shop", unchanged).row_count == 1
-    assert sandbox.run("shop", "SELECT i FROM t").row_count == ROWS
+    assert in_time(lambda: sandbox.run("shop", unchanged)).row_count == 1
+    assert in_time(lambda: sandbox.run("shop", "SELECT i FROM t")).row_count == ROWS
     assert outcomes["error"] > 1_000
     assert outcomes["timeout"] > 10
     sandbox.close()
