@@ -47,7 +47,7 @@ def config_dir() -> Path:
 
 @cache
 def groups() -> dict[str, dict[str, str]]:
-    """Return each config group's choices with what they are: the comment on the first line of the choice's file."""
+    """Return each config group's choices with what they are: the first comment of the choice's file."""
     return {
         folder.name: {path.stem: _first_comment(path) for path in sorted(folder.glob("*.yaml"))}
         for folder in sorted(config_dir().iterdir())
@@ -56,7 +56,9 @@ def groups() -> dict[str, dict[str, str]]:
 
 
 def _first_comment(path: Path) -> str:
-    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+    lines = (line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
+    # One that sets more than its own group begins with where it belongs, for Hydra.
+    return next(line for line in lines if not line.startswith("@"))
 
 
 @cache

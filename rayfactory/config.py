@@ -151,11 +151,30 @@ def _author() -> AgentConfig:
 
 
 @dataclass
+class LearnedConfig:
+    """What `models.method=learnedsqlgen` is trained for, anew in each process that writes."""
+
+    # Rows of a wanted result: at least, and at most.
+    min_rows: int = 10
+    max_rows: int = 1_000
+    # Queries that it learns from.
+    num_queries: int = 4_000
+
+
+@dataclass
 class ModelsConfig:
     """Who writes and who decides (`models=...`)."""
 
     # `offline`: every agent on its rule, with no model at all.
     name: str = "offline"
+    # How the Generation Agent writes: `factory`, as this package does; or, to compare with, by the method of others:
+    # `sqlsmith`, `templates`, `learnedsqlgen`, or `omnisql`, which needs a model. The sets of these names (models=...)
+    # leave out everything else too.
+    method: str = "factory"
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
+    # Share of the Generation Agent's requests that the local model answers where it is the strong one: so `omnisql` has
+    # the same mix of models as a run that expands with the local one.
+    local_share: float = 0.0
     # The paper has two models: a strong one that explores, and a cheap local one that does the rest.
     strong: ModelConfig = field(default_factory=ModelConfig)
     local: ModelConfig = field(default_factory=ModelConfig)
@@ -178,6 +197,8 @@ class RoundConfig:
     # once, so that they do not wait for each other's round (`max_in_flight` when the run was begun).
     requests_after_warmup: int | None = None
     queries_per_request: int = 10
+    # Whether a round is judged while it is being written, and the next one written while it is judged.
+    overlap: bool = True
 
 
 @dataclass
@@ -186,6 +207,8 @@ class ManagementConfig:
 
     # Rounds of exploration at the start.
     warmup_rounds: int = 2
+    # Whether it goes back to exploration after them, as the next three say.
+    switch: bool = True
     # Back to exploration when the share of candidates that run falls to this.
     min_executability: float = 0.75
     # Back to exploration when a round's mean similarity exceeds the warm-up's by this much ...
@@ -208,6 +231,8 @@ class TableSelectionConfig:
 
     # At most this many tables a request, connected by foreign keys.
     max_tables: int = 8
+    # Whether tables that the pool uses least come first; without, chance decides.
+    balanced: bool = True
 
 
 @dataclass
@@ -229,8 +254,10 @@ class CriticConfig:
     token_weight: float = 0.6
     ast_weight: float = 0.3
     embedding_weight: float = 0.1
-    # An expansion query nearer than this to a query of the pool is rejected.
+    # An expansion query nearer than this to a query of the pool is rejected; 1: none is.
     max_similarity: float = 0.9
+    # Whether everything that runs is admitted, what is in the pool already too.
+    admit_all: bool = False
 
 
 @dataclass
@@ -274,6 +301,9 @@ class ExecutionConfig:
 @dataclass
 class ProfileConfig:
     """How closely the content of a database is looked at for hints."""
+
+    # Whether those who write know what columns hold; without, prompts show no values and the rules look at no rows.
+    content: bool = True
 
     # Rows sampled from a table; smaller tables are read whole.
     max_rows: int = 20_000

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
-from rayfactory.agents import expansion, generation
+from rayfactory.agents import baselines, expansion, generation
 from rayfactory.agents.planning import Plan
 from rayfactory.records import (
     E_SCHEMA,
@@ -22,7 +22,7 @@ from rayfactory.records import (
     canonical_digest,
 )
 
-RULE_AUTHORS = frozenset({generation.OFFLINE_MODEL, expansion.OFFLINE_MODEL})
+RULE_AUTHORS = frozenset({generation.OFFLINE_MODEL, expansion.OFFLINE_MODEL, *baselines.RULES})
 """What `model` says of a query that a rule wrote: it cost nothing."""
 
 

@@ -41,6 +41,9 @@ SPLITS = ("none", "skeleton", "database")
 DIALECTS = ("duckdb", "sqlite", "postgres", "mysql")
 """Of the queries in a file."""
 
+METHODS = ("factory", "sqlsmith", "templates", "learnedsqlgen", "omnisql")
+"""Ways in which the Generation Agent writes, by the name that `models.method=` takes."""
+
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -76,6 +79,10 @@ RULES: dict[str, Rule] = {
     "management.exhausted_rounds": POSITIVE,
     "table_selection.max_tables": POSITIVE,
     "seed_selection.num_seeds": POSITIVE,
+    "models.local_share": SHARE,
+    "models.learned.min_rows": POSITIVE,
+    "models.learned.max_rows": POSITIVE,
+    "models.learned.num_queries": POSITIVE,
     "critic.k": POSITIVE,
     "critic.candidates_per_neighbour": POSITIVE,
     "critic.token_weight": SHARE,
@@ -168,6 +175,7 @@ def validate(config: Config) -> None:
     _one_of("split", config.split, SPLITS)
     _one_of("dialect", config.dialect, DIALECTS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
+    _validate_method(config.models)
     _validate_embedding(config.embedding)
     for agent in AGENTS:
         _one_of(f"models.{agent}.model", getattr(config.models, agent).model, ("rule", *SLOTS))
@@ -182,6 +190,34 @@ def validate(config: Config) -> None:
                 f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out to what its endpoint charges, "
                 "or leave max_cost_usd out"
             )
+
+
+def _validate_method(models: ModelsConfig) -> None:
+    method = models.method
+    _one_of("models.method", method, METHODS)
+    slot = models.generation.model
+    if method == "omnisql" and slot == "rule":
+        raise ConfigError(
+            "models.method='omnisql' is a prompt, and no model answers it; start with models=omnisql and give it one: "
+            "models.strong.base_url=URL models.strong.name=MODEL"
+        )
+    if method == "omnisql" and any(getattr(models, used).constrained for used in used_slots(models)):
+        raise ConfigError(
+            "models.method='omnisql' is a prompt alone, and a grammar leads the model; set models.local.constrained="
+            "false and models.strong.constrained=false"
+        )
+    if method not in ("factory", "omnisql") and slot != "rule":
+        raise ConfigError(f"models.method={method!r} needs no model; start with models={method}")
+    if models.local_share and slot != "strong":
+        raise ConfigError(
+            "models.local_share is a share of what the strong model is asked, and models.generation.model is "
+            f"{slot!r}; set models.generation.model=strong, or leave models.local_share out"
+        )
+    if models.learned.min_rows > models.learned.max_rows:
+        raise ConfigError(
+            f"models.learned.min_rows={models.learned.min_rows} is more than max_rows={models.learned.max_rows}; "
+            "lower the one or raise the other"
+        )
 
 
 def _validate_embedding(embedding: EmbeddingConfig) -> None:
@@ -207,7 +243,7 @@ def has_price(model: ModelConfig) -> bool:
 
 def used_slots(models: ModelsConfig) -> list[Slot]:
     """Return the models that at least one agent asks."""
-    asked = {getattr(models, agent).model for agent in AGENTS}
+    asked = {getattr(models, agent).model for agent in AGENTS} | ({"local"} if models.local_share else set())
     return [slot for slot in SLOTS if slot in asked]
 
 

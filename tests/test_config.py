@@ -46,7 +46,7 @@ def test_every_choice_composes_and_is_valid(group, choice):
     names = [f"{group}@{place}" for place in PLACES[group]] if group in PLACES else [group]
     for name in names:
         words = [f"+{name}={choice}"] if group == "benchmark" else ["+benchmark=tpcds", f"{name}={choice}"]
-        if "endpoint" in choice:
+        if "endpoint" in choice or choice == "omnisql":
             words += ["models.strong.base_url=http://host:8000/v1", "models.strong.name=a-model"]
         validate(compose(words))
 
@@ -114,7 +114,7 @@ def test_a_model_is_put_in_one_of_two_places(word):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_says_what_it_is(group, choice):
-    """The first line of each choice is a comment, which --help shows."""
+    """The first comment of each choice is what --help shows."""
     text = (config_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert groups()[group][choice].endswith(".")

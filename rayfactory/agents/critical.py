@@ -42,6 +42,8 @@ def reject(
         nearest_similarity: Sim to its nearest neighbour, in [0, 1]; None where it has none.
         config: thresholds.
     """
+    if config.admit_all:
+        return None
     if origin == "generation" and num_request_tables > 1 and num_tables < 2:
         return "single_table", f"references {num_tables} of {num_request_tables} tables"
     if is_duplicate:

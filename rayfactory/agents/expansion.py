@@ -23,13 +23,13 @@ MAX_SEED_CHARACTERS = 4_000
 """A seed is cut to this in a prompt."""
 
 
-def expand(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
+def expand(request: Request, schema: Schema, engine: Engine | None) -> list[Candidate]:
     """Answer an expansion request by the agent's rule, rewriting the seeds on their syntax trees.
 
     Args:
         request: with the seeds.
         schema: of the request's database.
-        engine: for bounded look-ups of rows.
+        engine: for bounded look-ups of rows; None: no row is looked at.
     """
     seeds = [seed.sql for seed in request.seeds]
     use = dict(request.table_use)

@@ -18,13 +18,13 @@ OFFLINE_MODEL = "offline-grammar"
 """What `model` says in the pool for queries that this agent's rule wrote."""
 
 
-def generate(request: Request, schema: Schema, engine: Engine) -> list[Candidate]:
+def generate(request: Request, schema: Schema, engine: Engine | None) -> list[Candidate]:
     """Answer a generation request by the agent's rule, the schema grammar.
 
     Args:
         request: with the tables to write about.
         schema: of the request's database.
-        engine: for bounded look-ups of rows that satisfy a join.
+        engine: for bounded look-ups of rows that satisfy a join; None: no row is looked at.
     """
     rng, use = random.Random(request.rng_seed), dict(request.table_use)
     queries = write_queries(schema, request.tables, request.num_queries, rng, engine, use)

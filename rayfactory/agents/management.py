@@ -81,7 +81,7 @@ async def decide_with_model(
     """
     state, databases = ManagementAgent(management, rounds).decide(num_requests, situation)
     number = len(situation.states)
-    if number < management.warmup_rounds or not situation.evaluations:
+    if number < management.warmup_rounds or not management.switch or not situation.evaluations:
         return (state, databases), Tally("management")
     completion = await player.decide("management", number, 0, management_prompt(situation, management, player))
     if completion is None:
@@ -149,6 +149,8 @@ def decide_state(states: Sequence[State], evaluations: Sequence[Evaluation], con
     """
     if len(states) < config.warmup_rounds:
         return "GEN"
+    if not config.switch:
+        return "EXP"
     exploring = 0
     for state in reversed(states[config.warmup_rounds :]):
         if state == "EXP":

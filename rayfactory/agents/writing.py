@@ -43,7 +43,7 @@ _CONSTRUCTS = (
 )  # fmt: skip
 """Every request is nudged towards a few of these, so that equal tables do not get the same ten queries every time."""
 
-Rule = Callable[[Request, Schema, Engine], list[Candidate]]
+Rule = Callable[[Request, Schema, Engine | None], list[Candidate]]
 """The rule of an author: `agents.generation.generate` or `agents.expansion.expand`."""
 
 MakePrompt = Callable[[Request, Player, Mapping[str, Schema]], Prompt]
@@ -54,10 +54,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Craft:
-    """How an author answers: by its rule, or with a model that a prompt asks."""
+    """How an author answers: by its rule, or with a model that a prompt asks.
+
+    Attributes:
+        looks: whether the rule is given the database, to look at rows.
+    """
 
     rule: Rule
     prompt: MakePrompt
+    looks: bool = True
+
+    def by_rule(self, request: Request, desk: Desk) -> list[Candidate]:
+        """Answer a request by the rule. For the desk's thread."""
+        engine = desk.connections.get(request.database) if self.looks else None
+        return self.rule(request, desk.schemas[request.database], engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +154,13 @@ async def write(request: Request, craft: Craft, player: Player, desk: Desk, *, s
         drafts: list[_Draft | None] = [None] * request.num_queries
     else:
         if player.model.constrained:
-            drafts = await _one_call_a_query(request, prompt, player, desk, book)
+            drafts = await _one_call_a_query(request, prompt, player, craft, desk, book)
         else:
             drafts = await _one_call(request, prompt, player, book)
     missing = [place for place, draft in enumerate(drafts) if draft is None]
     if missing and not book.out_of_budget:
         asked = replace(request, num_queries=len(missing))
-        own = await desk.in_thread(
-            lambda: craft.rule(asked, desk.schemas[request.database], desk.connections.get(request.database))
-        )
+        own = await desk.in_thread(partial(craft.by_rule, asked, desk))
         for place, candidate in zip(missing, own, strict=False):
             drafts[place] = _Draft(candidate.sql, candidate.model, candidate.prompt_sha256, by_rule=True)
     tallies = [
@@ -194,14 +202,14 @@ async def _one_call(request: Request, prompt: Prompt, player: Player, book: _Boo
 
 
 async def _one_call_a_query(
-    request: Request, common: Prompt, player: Player, desk: Desk, book: _Book
+    request: Request, common: Prompt, player: Player, craft: Craft, desk: Desk, book: _Book
 ) -> list[_Draft | None]:
     """Return one query for each call, decoded by a grammar of its own; a gap where a reply cannot be used."""
     schema = desk.schemas[request.database]
 
     def draw(place: int) -> str:
         rng = random.Random(f"{request.rng_seed}/{place}")
-        engine = desk.connections.get(request.database)
+        engine = desk.connections.get(request.database) if craft.looks else None
         return draw_grammar(schema, request.tables, rng, engine, max_tokens=player.model.max_output_tokens).ebnf()
 
     async def ask(place: int) -> _Draft | None:

@@ -26,7 +26,7 @@ from rayfactory.databases.keys import infer_foreign_keys
 from rayfactory.databases.metadata import Metadata, read_descriptions, read_tables_files
 from rayfactory.databases.profile import TableContent, num_rows, profile_table
 from rayfactory.databases.roles import Facts, role_of
-from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
+from rayfactory.databases.schema import Column, ForeignKey, Schema, Table, without_content
 from rayfactory.databases.server import (
     ServerConnection,
     ServerError,
@@ -229,7 +229,7 @@ def load_schemas(
             ) from error
         if schema.populated:
             num_found += 1
-            yield schema
+            yield schema if profile.content else without_content(schema)
         elif len(benchmark.databases) > 1:
             what = "rows" if schema.tables else "tables"
             logger.warning("database %r (%s) has no %s; it is left out", database.name, database.path, what)

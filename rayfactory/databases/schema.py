@@ -6,7 +6,7 @@ nothing of the connection they were read through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Value = int | float | str | bool
@@ -191,3 +191,10 @@ class Schema:
     def populated(self) -> tuple[Table, ...]:
         """The base tables that have rows: those that authors write about."""
         return tuple(table for table in self.tables if table.num_rows > 0)
+
+
+def without_content(schema: Schema) -> Schema:
+    """Return a schema that tells nothing of what its columns hold, but for what they are used as."""
+    unknown = ColumnProfile(0, 0.0, 0)
+    tables = [replace(t, columns=tuple(replace(c, profile=unknown) for c in t.columns)) for t in schema.tables]
+    return replace(schema, tables=tuple(tables))
