@@ -106,6 +106,9 @@ class Workers(PlanningAgents, Protocol):
     ) -> list[Verdict]:
         """Judge the candidates of a round, which come in order, some at a time."""
 
+    def show(self, progress: Progress, phase_s: Mapping[str, float] | None = None) -> None:
+        """Tell whoever watches the agents how the run is doing; after a round with the seconds of its phases."""
+
     def commit(self, ids: Mapping[int, int]) -> None:
         """Learn which query_id each admitted position of the round has got."""
 
@@ -201,7 +204,8 @@ class Loop:
                 self._remember(plan)
                 # What is known now is what a resumed run would know: everything before the round that is under way.
                 self._learn_up_to(plan.round - 1)
-                following = None if out_of_budget else self._start_producing(crew, background)
+                overlaps = self._config.round.overlap and not out_of_budget
+                following = self._start_producing(crew, background) if overlaps else None
                 self._compact()  # beside what is being written
                 verdicts, judge_s = self._judge(crew, plan, current)
                 produced = self._wait_for(crew, current.produced)
@@ -214,7 +218,7 @@ class Loop:
                     return reason
                 self._warn_if_saturated()
                 if following is None and not out_of_budget:
-                    # Enough seemed to be under way, and was not.
+                    # Enough seemed to be under way, and was not; or rounds do not overlap.
                     following = self._start_producing(crew, background)
                 current = following
         except (KeyboardInterrupt, SystemExit):
@@ -360,7 +364,7 @@ class Loop:
                 num_ready = len(chunk)
             else:
                 num_ready = len(chunk) // block_size * block_size
-                if num_ready < _BLOCKS_AT_ONCE * block_size:
+                if num_ready < _BLOCKS_AT_ONCE * block_size or not self._config.round.overlap:
                     self._progress.activity = f"writing round {plan.round}" if plan.round else "writing the first round"
                     with waiting.running():
                         self._is_done(crew, written.produced, _LOOK_S)
@@ -387,6 +391,7 @@ class Loop:
         self._counted.add(tables["R"])
         self._progress.commit(evaluation)
         self._show_counts()
+        crew.show(self._progress, phase_s)
         self._monitor.tick(now=True)
 
     def _compact(self) -> None:
@@ -410,6 +415,7 @@ class Loop:
     def show_models(self, crew: Workers) -> None:
         """Show how the models are doing, and say what is new of what a person should know."""
         models = self._progress.models = crew.models()
+        crew.show(self._progress)
         for notice in models.notices if models is not None else ():
             self._say_once(f"Note: {notice}")
 

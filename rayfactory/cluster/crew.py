@@ -19,6 +19,7 @@ from rayfactory.cluster.encoder import start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
 from rayfactory.cluster.judges import Judges, LoadPool
 from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
+from rayfactory.cluster.metrics import STAGES, Metrics
 from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
@@ -29,6 +30,7 @@ from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.models.chat import ChatStatus
 from rayfactory.records import Answer, Failure, Request, State, Tally
+from rayfactory.reports.monitor import Progress
 from rayfactory.validate import used_slots
 
 REQUESTS_PER_AUTHOR = 2
@@ -116,7 +118,9 @@ class Crew:
             # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
             _check_warm(warm)
         dialects = {name: schema.dialect for name, schema in schemas.items()}
-        judges = Judges(config, dialects, load_pool, partial(self._actors, "tools"), self._encoders)
+        self._metrics = Metrics()
+        tools = partial(self._actors, "tools")
+        judges = Judges(config, dialects, load_pool, tools, self._encoders, self._metrics.took)
         self.judge, self.commit = judges.judge, judges.commit
 
     def _actors(self, kind: str) -> list[Any]:
@@ -252,6 +256,17 @@ class Crew:
                 self._status = ray.get(self._status_asked)
             self._status_asked = None
         return self._status
+
+    def show(self, progress: Progress, phase_s: Mapping[str, float] | None = None) -> None:
+        """Have Ray's metrics say how the run is doing.
+
+        Args:
+            phase_s: seconds of the phases of a round that has just been committed.
+        """
+        self._metrics.show(progress)
+        for phase, seconds in (phase_s or {}).items():
+            if phase in STAGES:
+                self._metrics.took(phase, seconds)
 
     def close(self) -> None:
         """End the conversation with the models: what arrived is on disk, what is open is booked as unconfirmed."""

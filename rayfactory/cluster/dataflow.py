@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any
@@ -53,8 +54,17 @@ _EXECUTION = pa.schema(
 )
 
 
+Took = Callable[[str, float], None]
+"""Is told of a stage, and the seconds that it took for a block."""
+
+
 def run_and_embed(
-    candidates: Sequence[Candidate], first: int, workers: Sequence[Any], encoders: Mapping[str, Any], block_size: int
+    candidates: Sequence[Candidate],
+    first: int,
+    workers: Sequence[Any],
+    encoders: Mapping[str, Any],
+    block_size: int,
+    took: Took,
 ) -> Iterator[tuple[list[int], list[Execution], list[npt.NDArray[np.float32] | None]]]:
     """Yield (positions, executions, vectors) of one block after the other, in the order of the candidates.
 
@@ -64,6 +74,7 @@ def run_and_embed(
         workers: handles of `ToolWorker` actors.
         encoders: handles of `Encoder` actors, by the id of their node.
         block_size: candidates in a block.
+        took: told of each stage of each block.
     """
     import ray
 
@@ -83,16 +94,25 @@ def run_and_embed(
     stages: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     dataset: Any = (
         ray.data.from_arrow(blocks)
-        .map_batches(parse_block, **stages)
-        .map_batches(partial(execute_block, workers=list(workers)), **stages)
-        .map_batches(partial(embed_block, encoders=dict(encoders)), **stages)
+        .map_batches(partial(timed, stage="parse", work=parse_block), **stages)
+        .map_batches(partial(timed, stage="execute", work=partial(execute_block, workers=list(workers))), **stages)
+        .map_batches(partial(timed, stage="embed", work=partial(embed_block, encoders=dict(encoders))), **stages)
     )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for stage in ("parse", "execute", "embed"):
+            took(stage, block[f"{stage}_s"][0].as_py())
         yield block["position"].to_pylist(), _executions(block), _arrays(block["vector"])
 
 
 def _columns(candidate: Candidate) -> dict[str, Any]:
     return {name: getattr(candidate, name) for name in ("database", "dialect", "sql", "ended")}
+
+
+def timed(block: pa.Table, stage: str, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """Return what a stage makes of a block, with the seconds that it took as a column."""
+    began = time.monotonic()
+    found = work(block)
+    return found.append_column(f"{stage}_s", pa.array([time.monotonic() - began] * len(found), pa.float64()))
 
 
 def parse_block(block: pa.Table) -> pa.Table:

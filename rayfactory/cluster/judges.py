@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
-from rayfactory.cluster.dataflow import run_and_embed
+from rayfactory.cluster.dataflow import Took, run_and_embed
 from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.vector_actor import options_with_gpu
 from rayfactory.config import Config
@@ -34,6 +35,7 @@ class Judges:
         load_pool: reads the committed rounds.
         tools: gives the handles of the `ToolWorker` actors.
         encoders: handles of the `Encoder` actors, by the id of their node.
+        took: told of each stage of each block.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Judges:
         load_pool: LoadPool,
         tools: Callable[[], list[Any]],
         encoders: Mapping[str, Any],
+        took: Took,
     ) -> None:
         import ray
 
@@ -51,6 +54,7 @@ class Judges:
         self._load_pool = load_pool
         self._tools = tools
         self._encoders = encoders
+        self._took = took
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(dialects)}
         self._critics: list[Any] = []
         with suppress(ray.exceptions.RayError):  # a critic that is lost already is started again by the first round
@@ -103,14 +107,15 @@ class Judges:
         import ray
 
         candidates: list[Candidate] = []
-        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]]]] = []
+        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]], float]] = []
         verdicts: list[Verdict] = []
 
         def collect() -> None:
-            positions, executions, vectors, decisions = pending.pop(0)
+            positions, executions, vectors, decisions, began = pending.pop(0)
             decided: dict[int, Decision] = {}
             for places, reference in decisions:
                 decided.update(zip(places, ray.get(reference), strict=True))
+            self._took("admit", time.monotonic() - began)
             block = [
                 as_verdict(candidates[position], execution, vector, decided.get(position), first_id)
                 for position, execution, vector in zip(positions, executions, vectors, strict=True)
@@ -124,7 +129,7 @@ class Judges:
             for chunk in chunks:
                 start = len(candidates)
                 candidates.extend(chunk)
-                yield from run_and_embed(chunk, start, tools, self._encoders, block_size)
+                yield from run_and_embed(chunk, start, tools, self._encoders, block_size, self._took)
 
         for positions, executions, vectors in blocks():
             by_shard: dict[int, list[Contender]] = {}
@@ -138,7 +143,7 @@ class Judges:
                 ([c.position for c in contenders], self._critics[shard].admit.remote(contenders, first_id))
                 for shard, contenders in by_shard.items()
             ]
-            pending.append((positions, executions, vectors, decisions))
+            pending.append((positions, executions, vectors, decisions, time.monotonic()))
             if len(pending) > 1:
                 collect()
         while pending:

@@ -80,7 +80,7 @@ def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path, make_da
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ
         )
-        deadline_s = time.monotonic() + 200
+        deadline_s = time.monotonic() + 600
         while server.calls["state"] < 2:
             assert process.poll() is None, process.stdout and process.stdout.read()
             assert time.monotonic() < deadline_s

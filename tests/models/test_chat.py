@@ -160,7 +160,8 @@ def test_retry_after_is_waited_for_by_all_requests(value, tmp_path):
         loop = asyncio.get_running_loop()
         started = loop.time()
         first = asyncio.create_task(chat.complete("strong", key(0), PROMPT))
-        await asyncio.sleep(0.3)
+        while not chat.status().slots[0].waits_for:  # noqa: ASYNC110 - looked at from outside
+            await asyncio.sleep(0.01)
         assert server.num_requests == 1
         assert "asks to wait" in chat.status().slots[0].waits_for
         await asyncio.gather(first, chat.complete("strong", key(1), PROMPT))
