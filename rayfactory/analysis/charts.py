@@ -31,7 +31,7 @@ def bars(rows: Rows, x: str, y: str, x_title: str, y_title: str, series: str = "
             "type": "nominal",
             "sort": None,
             "title": x_title,
-            "axis": {"labelAngle": 0, "labelOverlap": "greedy"},
+            "axis": {"labelAngle": 0, "labelOverlap": "greedy", "labelSeparation": 6},
         },
         "y": {"field": y, "type": "quantitative", "title": y_title, "axis": {"tickCount": 5}},
     }
