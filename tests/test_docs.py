@@ -19,9 +19,10 @@ from tests.test_imports import LAW
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
-COMMANDS = sorted({match[1] for match in re.finditer(r"python -m rayfactory ([^\n`#]*)", README + help_text())})
+COMMANDS = sorted({match[1] for match in re.finditer(r"python -m rayfactory ([^\n`#]*)", README + GUIDE + help_text())})
 
 
 def rows(after: str) -> dict[str, list[str]]:
@@ -41,6 +42,11 @@ def rows(after: str) -> dict[str, list[str]]:
 def test_every_command_is_understood(command):
     """Whatever the documents tell a person to type is accepted."""
     validate(compose([word for word in shlex.split(command) if word not in {"--cfg", "job"}]))
+
+
+def test_pictures_of_the_guide_are_there():
+    for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", GUIDE):
+        assert (ROOT / "docs" / name).stat().st_size > 1_000
 
 
 def test_settings_are_there_with_their_defaults():
