@@ -176,6 +176,11 @@ def validate(config: Config) -> None:
     _one_of("dialect", config.dialect, DIALECTS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
     _validate_method(config.models)
+    if config.models.method == "learnedsqlgen" and not config.profile.content:
+        raise ConfigError(
+            "models.method='learnedsqlgen' learns from the results of its queries, and profile.content=false keeps the "
+            "database from those who write; leave profile.content out"
+        )
     _validate_embedding(config.embedding)
     for agent in AGENTS:
         _one_of(f"models.{agent}.model", getattr(config.models, agent).model, ("rule", *SLOTS))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from rayfactory.agents.generation import as_candidates
+from rayfactory.agents.generation import CRAFT, as_candidates
 from rayfactory.agents.player import Player
 from rayfactory.agents.writing import Craft
 from rayfactory.config import Config, LearnedConfig
@@ -44,8 +44,10 @@ _MORE_COLUMNS = 0.5
 
 
 def craft(config: Config) -> Craft:
-    """Return how the Generation Agent answers by `models.method`, which is not `factory`."""
+    """Return how the Generation Agent answers by `models.method`: ours, or another's."""
     method = config.models.method
+    if method == "factory":
+        return CRAFT
     if method == "omnisql":
         return Craft(_nothing, omnisql_prompt)
     if method == "learnedsqlgen":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rayfactory.config import AgentConfig, Config, ModelConfig, Slot
@@ -98,3 +98,8 @@ def player_of(config: Config, agent: str, complete: Complete, prompts: Prompts) 
         return None
     slot: Slot = "strong" if settings.model == "strong" else "local"
     return Player(complete, slot, getattr(config.models, slot), settings, config.seed, prompts)
+
+
+def stand_in_of(config: Config, player: Player) -> Player | None:
+    """Return the local model in the part of the Generation Agent, where it answers a share of that one's requests."""
+    return replace(player, slot="local", model=config.models.local) if config.models.local_share else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from rayfactory.agents import baselines
 from rayfactory.agents.critical import critical_prompt
 from rayfactory.agents.expansion import expansion_prompt
-from rayfactory.agents.generation import generation_prompt
 from rayfactory.agents.management import LAG, Situation, management_prompt
-from rayfactory.agents.player import Player, player_of
+from rayfactory.agents.player import Player, player_of, stand_in_of
 from rayfactory.agents.seed_selection import CONSTRUCTS, PoolSeed, seed_prompt
 from rayfactory.agents.table_selection import table_prompt
 from rayfactory.config import AGENTS, Config, Slot
@@ -37,15 +37,17 @@ def check_context_windows(config: Config, schemas: Mapping[str, Schema]) -> None
         player = player_of(config, agent, _never, prompts)
         if player is None:
             continue
+        stand_in = stand_in_of(config, player) if agent == "generation" else None
         for schema in schemas.values():
             try:
-                _try_prompt(agent, config, schema, schemas, player)
+                for each in filter(None, (player, stand_in)):
+                    _try_prompt(agent, config, schema, schemas, each)
             except ConfigError as error:
                 # An author's message has the database in it, and the others' prompts are about none.
                 about = f"database {schema.database!r}: " if agent.endswith("_selection") else ""
-                raise ConfigError(
-                    f"{about}{error}, or leave the agent to its rule: models.{agent}.model=rule"
-                ) from None
+                has_rule = agent != "generation" or config.models.method == "factory"
+                or_rule = f", or leave the agent to its rule: models.{agent}.model=rule" if has_rule else ""
+                raise ConfigError(f"{about}{error}{or_rule}") from None
 
 
 def _try_prompt(
@@ -61,7 +63,7 @@ def _try_prompt(
     num_seeds, num_requests = config.seed_selection.num_seeds, config.round.requests
     match agent:
         case "generation":
-            return generation_prompt(_request(config, schema, widest, ()), player, schemas)
+            return baselines.craft(config).prompt(_request(config, schema, widest, ()), player, schemas)
         case "expansion":
             return expansion_prompt(_request(config, schema, widest, (Seed(0, sql),)), player, schemas)
         case "table_selection":

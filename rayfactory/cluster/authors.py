@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from rayfactory.agents import baselines, expansion, generation
-from rayfactory.agents.player import Player
+from rayfactory.agents import baselines, expansion
+from rayfactory.agents.player import Player, stand_in_of
 from rayfactory.agents.writing import Craft, Desk, write
 from rayfactory.cluster.gateway import player
 from rayfactory.config import Config
@@ -57,16 +57,12 @@ class GenerationAgent(_Author):
     agent = "generation"
 
     def __init__(self, config: Config, databases: Mapping[str, Database], schemas: Mapping[str, Schema]) -> None:
-        is_ours = config.models.method == "factory"
-        super().__init__(config, databases, schemas, generation.CRAFT if is_ours else baselines.craft(config))
-        self._local = None
-        if config.models.local_share and self._player is not None:
-            local = replace(config.models.generation, model="local")
-            self._local = player(replace(config, models=replace(config.models, generation=local)), self.agent)
+        super().__init__(config, databases, schemas, baselines.craft(config))
+        self._stand_in = None if self._player is None else stand_in_of(config, self._player)
 
     def _player_of(self, request: Request) -> Player | None:
-        if self._local is not None and baselines.is_local(request, self._config.models.local_share):
-            return self._local
+        if self._stand_in is not None and baselines.is_local(request, self._config.models.local_share):
+            return self._stand_in
         return self._player
 
 

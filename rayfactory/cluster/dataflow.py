@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
 import numpy as np
@@ -94,9 +94,9 @@ def run_and_embed(
     stages: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     dataset: Any = (
         ray.data.from_arrow(blocks)
-        .map_batches(partial(timed, stage="parse", work=parse_block), **stages)
-        .map_batches(partial(timed, stage="execute", work=partial(execute_block, workers=list(workers))), **stages)
-        .map_batches(partial(timed, stage="embed", work=partial(embed_block, encoders=dict(encoders))), **stages)
+        .map_batches(parse_block, **stages)
+        .map_batches(partial(execute_block, workers=list(workers)), **stages)
+        .map_batches(partial(embed_block, encoders=dict(encoders)), **stages)
     )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for stage in ("parse", "execute", "embed"):
@@ -108,13 +108,23 @@ def _columns(candidate: Candidate) -> dict[str, Any]:
     return {name: getattr(candidate, name) for name in ("database", "dialect", "sql", "ended")}
 
 
-def timed(block: pa.Table, stage: str, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """Return what a stage makes of a block, with the seconds that it took as a column."""
-    began = time.monotonic()
-    found = work(block)
-    return found.append_column(f"{stage}_s", pa.array([time.monotonic() - began] * len(found), pa.float64()))
+def timed(work: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
+    """Have a stage add the seconds that it took as a column, ``<stage>_s`` of the function ``<stage>_block``.
+
+    It keeps its name, by which Ray's dashboard shows it.
+    """
+
+    @wraps(work)
+    def stage(*args: Any, **kwargs: Any) -> pa.Table:
+        began = time.monotonic()
+        found = work(*args, **kwargs)
+        column = pa.array([time.monotonic() - began] * len(found), pa.float64())
+        return found.append_column(f"{work.__name__.removesuffix('_block')}_s", column)
+
+    return stage
 
 
+@timed
 def parse_block(block: pa.Table) -> pa.Table:
     """Add what parsing tells of each candidate."""
     leave_alone_what_is_there()
@@ -140,6 +150,7 @@ def _examined(sql: str, dialect: str, ended: list[str] | None) -> Execution:
     return replace(examined, reason=reason, detail=detail)
 
 
+@timed
 def execute_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
     """Run each candidate that may run."""
     # What running does not need, text and tree above all, stays here.
@@ -180,6 +191,7 @@ def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> list[E
     return executions
 
 
+@timed
 def embed_block(block: pa.Table, encoders: Mapping[str, Any]) -> pa.Table:
     """Add the vector of each candidate that ran; the others have none."""
     import ray

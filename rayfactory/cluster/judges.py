@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -107,15 +108,14 @@ class Judges:
         import ray
 
         candidates: list[Candidate] = []
-        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]], float]] = []
+        pending: list[tuple[list[int], list[Execution], list[Any], list[tuple[list[int], Any]]]] = []
         verdicts: list[Verdict] = []
 
         def collect() -> None:
-            positions, executions, vectors, decisions, began = pending.pop(0)
+            positions, executions, vectors, decisions = pending.pop(0)
             decided: dict[int, Decision] = {}
             for places, reference in decisions:
                 decided.update(zip(places, ray.get(reference), strict=True))
-            self._took("admit", time.monotonic() - began)
             block = [
                 as_verdict(candidates[position], execution, vector, decided.get(position), first_id)
                 for position, execution, vector in zip(positions, executions, vectors, strict=True)
@@ -143,12 +143,18 @@ class Judges:
                 ([c.position for c in contenders], self._critics[shard].admit.remote(contenders, first_id))
                 for shard, contenders in by_shard.items()
             ]
-            pending.append((positions, executions, vectors, decisions, time.monotonic()))
+            for _, reference in decisions:
+                # When it is there, not when the driver comes to look.
+                reference.future().add_done_callback(partial(self._admitted, time.monotonic()))
+            pending.append((positions, executions, vectors, decisions))
             if len(pending) > 1:
                 collect()
         while pending:
             collect()
         return verdicts
+
+    def _admitted(self, began: float, _decisions: Any) -> None:
+        self._took("admit", time.monotonic() - began)
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Tell the critics which query_id each admitted position of the round has got."""

@@ -38,7 +38,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "rayfactory_model_cost_dollars_total": ("US dollars by model and agent.", ("model", "agent")),
 }
-"""The same of what only grows. They count from 0 in each process that goes on with a run, from its first look on."""
+"""The same of what only grows, over the whole run: a process that goes on with one begins with what it has come to."""
 
 STAGES = ("plan", "produce", "parse", "execute", "embed", "admit", "judge")
 STAGE = "rayfactory_stage_seconds"
@@ -75,7 +75,8 @@ class Metrics:
         self._set("rayfactory_round", progress.round)
         for state in ("GEN", "EXP"):
             self._set("rayfactory_state", progress.state == state, state=state)
-        self._set("rayfactory_similarity_ratio", progress.similarity or 0.0)
+        if progress.similarity is not None:
+            self._set("rayfactory_similarity_ratio", progress.similarity)
         self._set("rayfactory_tables", progress.tables)
         self._set("rayfactory_tables_covered", progress.tables_covered)
         self._set("rayfactory_candidates_waiting", max(0, progress.written_ahead))

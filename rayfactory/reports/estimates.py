@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rayfactory.agents.management import LAG
 from rayfactory.agents.planning import requests_of_round
-from rayfactory.agents.player import Player, player_of
+from rayfactory.agents.player import Player, player_of, stand_in_of
 from rayfactory.agents.table_selection import REQUESTS_PER_CALL
 from rayfactory.config import AGENTS, Config
 from rayfactory.databases.schema import Schema
@@ -140,13 +140,15 @@ def estimates(
     for agent, player in players.items():
         if player is None or agent not in prompts:
             continue
-        if agent in written:
-            num_queries = written[agent]
-            calls = math.ceil(num_queries / queries_per_call(config, player))
-            tokens_out = num_queries * TOKENS_PER_QUERY
-        else:
-            calls, tokens_out = decisions[agent]
-        found.append(_estimate(agent, player, prompts[agent], calls, tokens_out))
+        if agent not in written:
+            found.append(_estimate(agent, player, prompts[agent], *decisions[agent]))
+            continue
+        stand_in = stand_in_of(config, player) if agent == "generation" else None
+        theirs = 0 if stand_in is None else round(config.models.local_share * written[agent])
+        for author, num_queries in ((player, written[agent] - theirs), (stand_in, theirs)):
+            if author is not None:
+                calls = math.ceil(num_queries / queries_per_call(config, author))
+                found.append(_estimate(agent, author, prompts[agent], calls, num_queries * TOKENS_PER_QUERY))
     authors = [player for agent in written if (player := players[agent]) is not None and not player.model.constrained]
     for author in {player.slot: player for player in authors}.values():
         if "correction" in prompts:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from rayfactory.agents import baselines
 from rayfactory.agents.critical import critical_prompt
 from rayfactory.agents.expansion import expansion_prompt
-from rayfactory.agents.generation import generation_prompt
 from rayfactory.agents.management import MAX_ROUNDS_SHOWN, ManagementAgent, Situation, management_prompt
 from rayfactory.agents.planning import Knowledge, plan_round
 from rayfactory.agents.player import Player, player_of
@@ -98,7 +98,9 @@ def example_prompts(config: Config, schemas: Mapping[str, Schema]) -> dict[str, 
         "table_selection": lambda player: table_prompt(
             pool.schema, {}, len(requests), config.table_selection.max_tables, player
         ),
-        "generation": lambda player: _with_grammar(generation_prompt(first, player, schemas), first, pool, player),
+        "generation": lambda player: _with_grammar(
+            baselines.craft(config).prompt(first, player, schemas), first, pool, player
+        ),
         "expansion": lambda player: _expansion(config, pool, player, schemas),
         "seed_selection": lambda player: _seed_selection(config, pool, player),
         "management": lambda player: management_prompt(_situation(config, pool), config.management, player),

@@ -78,6 +78,7 @@ def test_omnisql_asks_one_model_or_a_mix():
         (["models=omnisql", "models.strong.base_url=http://h/v1", "models.strong.name=m",
           "models.strong.constrained=true"], "models.strong.constrained=false"),
         (["models.local_share=0.5"], "models.generation.model=strong"),
+        (["models=learnedsqlgen", "profile.content=false"], "leave profile.content out"),
         (["models=learnedsqlgen", "models.learned.min_rows=5", "models.learned.max_rows=2"], "lower the one"),
     ],
 )  # fmt: skip

@@ -37,6 +37,19 @@ def test_window_that_is_too_small(agent, schemas):
     check_context_windows(too_small, schemas)
 
 
+def test_window_of_a_model_that_answers_a_share(schemas):
+    """It is asked the same as the one that it stands in for; a method without a rule has none to be left to."""
+    settings = config("generation", context_tokens=700, max_output_tokens=600)
+    settings.models.strong = ModelConfig(name="large")
+    settings.models.generation.model = "strong"
+    settings.models.method = "omnisql"
+    check_context_windows(settings, schemas)
+    settings.models.local_share = 0.5
+    with pytest.raises(ConfigError, match=r"the omnisql prompt .*context_tokens=700 .*'small'") as caught:
+        check_context_windows(settings, schemas)
+    assert "rule" not in str(caught.value)
+
+
 @pytest.mark.parametrize("agent", ["generation", "expansion"])
 def test_every_table_of_every_database_is_looked_at(agent, schemas, caplog):
     """A database with one whose keys alone are too much is named; and what was only tried is not told as cut."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rayfactory.cluster.dataflow import _INPUT, parse_block
+from rayfactory.cluster.dataflow import _INPUT, embed_block, execute_block, parse_block
 from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.records import NEVER_AGAIN, Execution
 
@@ -90,3 +90,10 @@ def test_statement_that_is_not_to_run_again_keeps_its_reason(reason: str):
     assert parsed["detail"].to_pylist()[0] == "why"
     assert parsed["reason"].to_pylist()[2] in {"parse", "refused"}
     assert parsed["text"].to_pylist()[0] == "select 1"
+    assert all(seconds >= 0 for seconds in parsed["parse_s"].to_pylist())
+
+
+def test_stages_have_names_that_the_dashboard_shows():
+    assert [stage.__name__ for stage in (parse_block, execute_block, embed_block)] == [
+        "parse_block", "execute_block", "embed_block"
+    ]  # fmt: skip

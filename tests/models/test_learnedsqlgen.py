@@ -47,23 +47,13 @@ def test_every_walk_ends_in_a_query_that_runs(store):
         assert any(word in sql for sql in written), word
 
 
-@given(st.integers(0, 2**32))
-def test_the_bounds_of_a_query_are_kept(seed):
-    automaton = _AUTOMATON
-    sql = walked(automaton, Random(seed))
+@given(seed=st.integers(0, 2**32))
+def test_the_bounds_of_a_query_are_kept(store, seed):
+    sql = walked(Automaton(store[0]), Random(seed))
     head, _, tail = sql.partition(" WHERE ")
     assert head.count(" JOIN ") < MAX_TABLES
     assert head.partition(" FROM ")[0].count(", ") < MAX_ITEMS
     assert tail.count(" AND ") < MAX_CONDITIONS + 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _automaton(store):
-    global _AUTOMATON  # noqa: PLW0603 - hypothesis takes no fixture that is one for a module
-    _AUTOMATON = Automaton(store[0])
-
-
-_AUTOMATON = None
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,20 @@ def test_estimates_follow_target_prices_and_prompts(opened, prompts):
     assert expected(config, schemas, longer)["generation"].tokens_in > 1.5 * more["generation"].tokens_in
 
 
+def test_another_method_is_shown_and_estimated_as_it_asks(opened):
+    """Its own prompt, one query a call, from both models by their share."""
+    local = ["models.local.name=n", "models.local.base_url=http://y/v1", "models.local_share=0.8"]
+    at = [*ENDPOINT[1:], *PRICES, "models=omnisql"]
+    config, schemas = opened(*at, *local, "target=850")
+    shown = example_prompts(config, schemas)
+    assert list(shown) == ["generation"]
+    assert "of this level of complexity" in shown["generation"].user
+    found = estimates(config, schemas, shown, outlook(config))
+    assert [(e.agent, e.model, e.calls) for e in found] == [("generation", "m", 200), ("generation", "n", 800)]
+    assert found[0].cost_usd > 0
+    assert found[1].cost_usd == 0
+
+
 def test_cached_prefix_gives_a_range(opened, prompts):
     """At a tenth of the price, a prefix that the endpoint has can take up to nine tenths off what goes in."""
     config, schemas = opened(*ENDPOINT, *PRICES, "models.strong.usd_per_million_cached=0.2")
