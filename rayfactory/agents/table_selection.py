@@ -70,8 +70,8 @@ class TableSelectionAgent:
         chosen = []
         for database, num_queries, rng_seed in asks:
             schema, rng = self._schemas[database], random.Random(rng_seed)
-            draw = select_tables if self._config.balanced else draw_tables
-            tables = draw(schema, use.get(database, {}), self._config.max_tables, rng)
+            counts = use.get(database, {}) if self._config.balanced else {}  # all alike: chance decides
+            tables = select_tables(schema, counts, self._config.max_tables, rng)
             expect(use, database, tables, num_queries)
             chosen.append(tables)
         return chosen
@@ -298,26 +298,6 @@ def select_tables(schema: Schema, use: Mapping[str, float], max_tables: int, rng
         # Nothing to join with: a second table can still be compared with in a subquery or a set operation.
         others = [name for name in weight if name != start]
         chosen.append(_least(others, behind, rng, spread=0.25))
-    return tuple(chosen)
-
-
-def draw_tables(schema: Schema, _use: Mapping[str, float], max_tables: int, rng: random.Random) -> tuple[str, ...]:
-    """Return the tables of one request as chance has them: some that foreign keys connect, where they do.
-
-    Args:
-        schema: of the request's database; at least one of its tables has rows.
-        max_tables: at most so many.
-        rng: source of every choice.
-    """
-    names = [table.name for table in schema.populated]
-    wanted = min(rng.choices(range(1, len(NUM_TABLES_WEIGHTS) + 1), NUM_TABLES_WEIGHTS)[0], max_tables, len(names))
-    chosen = [rng.choice(names)]
-    neighbours = _neighbours(schema)
-    while len(chosen) < wanted:
-        near = sorted({n for name in chosen for n in neighbours.get(name, ()) if n in names and n not in chosen})
-        if not near:
-            break
-        chosen.append(rng.choice(near))
     return tuple(chosen)
 
 

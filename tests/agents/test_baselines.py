@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from random import Random
 
 import pytest
 
 from rayfactory.agents import baselines
 from rayfactory.agents.critical import reject
 from rayfactory.agents.management import decide_state
-from rayfactory.agents.table_selection import draw_tables
+from rayfactory.agents.table_selection import TableSelectionAgent
 from rayfactory.agents.writing import write
 from rayfactory.compose import compose
-from rayfactory.config import Config, CriticConfig, ExecutionConfig, ManagementConfig
+from rayfactory.config import Config, CriticConfig, ExecutionConfig, ManagementConfig, TableSelectionConfig
 from rayfactory.errors import ConfigError
 from rayfactory.pool import connect, read_manifests
 from rayfactory.records import Request
@@ -109,10 +108,11 @@ def test_without_the_switch_exploitation_goes_on():
 
 def test_drawn_tables_do_not_look_at_their_use(store):
     """Chance alone decides where to begin, and keys where to go on."""
-    _, schema = store
-    use = {name: 0.0 if name == "category" else 1_000.0 for name in TABLES}
-    drawn = [draw_tables(schema, use, 4, Random(i)) for i in range(400)]
-    assert drawn == [draw_tables(schema, {}, 4, Random(i)) for i in range(400)]
+    agent = TableSelectionAgent(TableSelectionConfig(max_tables=4, balanced=False), {"store": store[1]})
+    use = {"store": {name: 0.0 if name == "category" else 1_000.0 for name in TABLES}}
+    asks = [("store", 10, seed) for seed in range(400)]
+    drawn = agent.select(asks, use)
+    assert drawn == agent.select(asks, {})
     starts = Counter(tables[0] for tables in drawn)
     assert set(starts) == set(TABLES)
     assert max(starts.values()) < 2 * min(starts.values())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from random import Random
 
 from rayfactory.databases.schema import Column, ForeignKey, Role, Schema, Table
+from rayfactory.models.grammar.joins import equality
 from rayfactory.models.grammar.syntax import literal, quote_name
 from rayfactory.sql.spelling import spelled, written_in
 
@@ -136,12 +137,8 @@ class _Filling:
         return self._columns[table, role]
 
     def _join(self) -> str:
-        key = self._key
-        assert key is not None
-        return " AND ".join(
-            f"a.{quote_name(own)} = b.{quote_name(other)}"
-            for own, other in zip(key.columns, key.referenced_columns, strict=True)
-        )
+        assert self._key is not None
+        return equality(self._key, "a", "b")
 
     def _value(self, column: Column) -> str:
         values = [value for value, _ in column.profile.common_values]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rayfactory.databases.schema import Column, ForeignKey, Schema, Table
+from rayfactory.models.grammar.joins import equality
 from rayfactory.models.grammar.syntax import literal, quote_name
 from rayfactory.sql.spelling import spelled, written_in
 
@@ -217,12 +218,7 @@ class Walk:
         key, new = token.key, self._new_end(token)
         assert key is not None
         assert new is not None
-        child, parent = quote_name(key.table), quote_name(key.referenced_table)
-        equal = " AND ".join(
-            f"{child}.{quote_name(own)} = {parent}.{quote_name(other)}"
-            for own, other in zip(key.columns, key.referenced_columns, strict=True)
-        )
-        self._from += f" JOIN {quote_name(new)} ON {equal}"
+        self._from += f" JOIN {quote_name(new)} ON {equality(key, key.table, key.referenced_table)}"
         self._tables.append(new)
 
     def _item(self, token: Token, is_end: bool) -> None:
