@@ -118,7 +118,7 @@ class Crew:
             # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
             _check_warm(warm)
         dialects = {name: schema.dialect for name, schema in schemas.items()}
-        self._metrics = Metrics()
+        self._metrics = Metrics(config.run_dir)
         tools = partial(self._actors, "tools")
         judges = Judges(config, dialects, load_pool, tools, self._encoders, self._metrics.took)
         self.judge, self.commit = judges.judge, judges.commit

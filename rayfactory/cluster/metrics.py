@@ -25,7 +25,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rayfactory_model_requests_in_flight": ("Requests that a model has at work.", ("model",)),
     "rayfactory_model_requests_waiting": ("Requests that wait for a model to take them.", ("model",)),
 }
-"""Help text and tags of what goes up and down."""
+"""Help text and tags, but for that of the run, of what goes up and down."""
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rayfactory_candidates_total": (
@@ -40,6 +40,9 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """The same of what only grows, over the whole run: a process that goes on with one begins with what it has come to."""
 
+RUN = "run"
+"""Tag of them all: the `run_dir`."""
+
 STAGES = ("plan", "produce", "parse", "execute", "embed", "admit", "judge")
 STAGE = "rayfactory_stage_seconds"
 STAGE_HELP = (
@@ -50,23 +53,30 @@ BOUNDS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 
 
 class Metrics:
-    """The metrics of this process's run. Ray has to be connected."""
+    """The metrics of this process's run. Ray has to be connected.
 
-    def __init__(self) -> None:
+    Ray exports those of a process for a while after its end, so every one says in a tag of which run it is.
+
+    Args:
+        run: the `run_dir` of the run.
+    """
+
+    def __init__(self, run: str) -> None:
         from ray.util import metrics
 
+        self._run = {RUN: run}
         self._gauges: dict[str, Gauge] = {
-            name: metrics.Gauge(name, text, tags) for name, (text, tags) in GAUGES.items()
+            name: metrics.Gauge(name, text, (RUN, *tags)) for name, (text, tags) in GAUGES.items()
         }
         self._counters: dict[str, Counter] = {
-            name: metrics.Counter(name, text, tags) for name, (text, tags) in COUNTERS.items()
+            name: metrics.Counter(name, text, (RUN, *tags)) for name, (text, tags) in COUNTERS.items()
         }
-        self._stage = metrics.Histogram(STAGE, STAGE_HELP, BOUNDS_S, ("stage",))
+        self._stage = metrics.Histogram(STAGE, STAGE_HELP, BOUNDS_S, (RUN, "stage"))
         self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def took(self, stage: str, seconds: float) -> None:
         """A stage (one of `STAGES`) took so long."""
-        self._stage.observe(seconds, {"stage": stage})
+        self._stage.observe(seconds, self._run | {"stage": stage})
 
     def show(self, progress: Progress) -> None:
         """Say what there is to be said of a run."""
@@ -98,12 +108,12 @@ class Metrics:
         self._count("rayfactory_model_cost_dollars_total", row["cost_usd"], **whose)
 
     def _set(self, name: str, value: float, **tags: str) -> None:
-        self._gauges[name].set(float(value), tags)
+        self._gauges[name].set(float(value), self._run | tags)
 
     def _count(self, name: str, total: float, **tags: str) -> None:
         """Let a counter have grown to a total."""
         key = name, tuple(tags.values())
         grown = total - self._counted.get(key, 0.0)
         if grown > 0:
-            self._counters[name].inc(grown, tags)
+            self._counters[name].inc(grown, self._run | tags)
             self._counted[key] = total
