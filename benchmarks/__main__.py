@@ -1,4 +1,4 @@
-"""Benchmarks one after the other: `python -m benchmarks critic` or `models`.
+"""Benchmarks one after the other: `python -m benchmarks critic`, `run`, `methods` or `models`.
 
 Each prints its JSON object. Those after one that misses a limit are run all the same, and what was missed is told at
 the end, with exit code 1.
@@ -13,20 +13,12 @@ import time
 RUN = "--run runs/tpcds"
 
 SETS = {
-    "critic": (
-        f"quality {RUN}",
-        "tree_distance",
-        f"retrieval {RUN}",
-        "embedding",
-        f"judge {RUN}",
-        f"isolation {RUN}",
-        f"pool_growth {RUN}",
-        f"resume {RUN}",
-        "compaction",
-    ),
+    "critic": ("tree_distance", f"retrieval {RUN}", f"embedding {RUN}", f"judge {RUN}", f"pool_growth {RUN}"),
+    "run": (f"quality {RUN}", f"isolation {RUN}", f"resume {RUN}", "compaction"),
+    "methods": ("diversity", "ablations"),
     "models": ("endpoint", "overlap", "serving", "constrained"),
 }
-"""Scripts with their arguments; those of `critic` are about a run over TPC-DS that is there."""
+"""Scripts with their arguments; those of `critic` and `run` are about a run over TPC-DS that is there."""
 
 
 def main() -> None:

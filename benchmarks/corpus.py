@@ -6,18 +6,29 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import zss
 from sqlglot import exp
 
 from rayfactory.analysis.files import read_queries
+from rayfactory.config import EmbeddingConfig
 from rayfactory.errors import StatementError
-from rayfactory.sql import parse
+from rayfactory.pool import connect
+from rayfactory.sql import normalise, parse
+from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.trees import label
 
 
 def read_corpus(path: Path, dialect: str) -> list[str]:
     """Return the queries of a file, in any of the forms of `rayfactory.analysis.files`."""
     return [query.sql for query in read_queries(path, dialect)]
+
+
+def of_run(run_dir: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Return the queries of a run, in order, and their vectors: float32, queries x dimensions."""
+    rows = connect(run_dir).sql("SELECT sql, vector FROM R JOIN E USING (query_id) ORDER BY query_id").fetchall()
+    return [sql for sql, _ in rows], np.array([vector for _, vector in rows], np.float32)
 
 
 def official_tpcds() -> list[str]:
@@ -63,7 +74,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=300, help="queries of the corpus at most")
 
 
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for a run in the place of a corpus."""
+    parser.add_argument("--run", type=Path, help="a finished run over TPC-DS: its pool is the corpus")
+
+
+def chosen_queries(arguments: argparse.Namespace) -> list[str]:
+    """Return the queries that the arguments choose: of a run, of a file, or the official ones."""
+    if getattr(arguments, "run", None) is not None:
+        queries, _ = of_run(arguments.run)
+    elif arguments.corpus is not None:
+        queries = read_corpus(arguments.corpus, arguments.dialect)
+    else:
+        queries = official_tpcds()
+    return queries[: arguments.limit]
+
+
 def chosen_trees(arguments: argparse.Namespace) -> list[exp.Expr]:
     """Return the trees of the corpus that the arguments choose."""
-    queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus, arguments.dialect)
-    return parse_each(queries[: arguments.limit], arguments.dialect)
+    return parse_each(chosen_queries(arguments), arguments.dialect)
+
+
+def chosen_with_vectors(
+    arguments: argparse.Namespace,
+) -> tuple[list[exp.Expr], list[str], npt.NDArray[np.float32]]:
+    """Return the trees that the arguments choose, their texts, and their vectors: those that a run has."""
+    trees = chosen_trees(arguments)
+    texts = [normalise(tree, arguments.dialect) for tree in trees]
+    if arguments.run is not None:
+        return trees, texts, of_run(arguments.run)[1][: arguments.limit]
+    return trees, texts, Embedder(EmbeddingConfig()).encode(texts)

@@ -1,10 +1,10 @@
 """How fast is the encoder? Ours beside sentence-transformers as it comes. Prints one JSON object.
 
-    python -m benchmarks.embedding [--corpus FILE --dialect duckdb] [--limit 1000] [--timed 200] [--repetitions 5]
+    python -m benchmarks.embedding [--run runs/tpcds | --corpus FILE --dialect duckdb] [--limit 1000] [--timed 200]
 
 Both sides use every core, in turns, several times; the least time of each counts, and `ratio` is that of the least.
-The reference is `SentenceTransformer.encode` with batches of 32 in fp32. Without `--corpus`, the offline author writes
-queries over TPC-DS, and the 99 official ones are added. Whether the neighbours are the same is looked at on the whole
+The reference is `SentenceTransformer.encode` with batches of 32 in fp32. To the queries of a run over TPC-DS the 99
+official ones are added; without a corpus, they are all. Whether the neighbours are the same is looked at on the whole
 corpus, how fast it is on `--timed` queries of it. `arithmetic_ms` is what the network's matrix products take by
 themselves in fp32, which no encoder in fp32 goes below. A limit that is missed (3.5 times as fast in bf16, twice in
 fp32; mean cosine 0.999; recall 0.98) makes the exit code 1.
@@ -27,8 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.corpus import add_arguments, official_tpcds, parse_each, read_corpus
-from benchmarks.overlap import written
+from benchmarks.corpus import add_arguments, add_run_argument, chosen_queries, official_tpcds, parse_each
 from rayfactory.config import EmbeddingConfig
 from rayfactory.sql import normalise
 from rayfactory.tools.embedding import Embedder, packaged_model_dir
@@ -80,15 +79,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.set_defaults(limit=1000)
+    add_run_argument(parser)
     parser.add_argument("--timed", type=int, default=200, help="queries that are timed")
     parser.add_argument("--repetitions", type=int, default=5, help="of each side")
     parser.add_argument("--precision", default="auto", help="of ours: auto, fp32 or bf16")
     arguments = parser.parse_args()
-    if arguments.corpus is None:
-        official = official_tpcds()
-        queries = [*official, *written(max(0, arguments.limit - len(official)))]
-    else:
-        queries = read_corpus(arguments.corpus, arguments.dialect)
+    queries = chosen_queries(arguments)
+    if arguments.run is not None:
+        queries = [*official_tpcds(), *queries]
     trees = parse_each(queries[: arguments.limit], arguments.dialect)
     texts = [normalise(tree, arguments.dialect) for tree in trees]
     random.Random(0).shuffle(texts)

@@ -20,13 +20,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from benchmarks.corpus import add_arguments, official_tpcds, read_corpus
+from benchmarks.corpus import add_arguments, add_run_argument, chosen_queries
 from rayfactory.compose import compose
 from rayfactory.config import ExecutionConfig
 from rayfactory.databases.engine import Database, connect
 from rayfactory.databases.sandbox import Sandbox
 from rayfactory.errors import StatementError
-from rayfactory.pool import connect as connect_pool
 from rayfactory.runs import open_databases
 
 MIN_RATIO = 0.8
@@ -67,15 +66,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--run", type=Path, help="a finished run over TPC-DS")
+    add_run_argument(parser)
     parser.add_argument("--small", type=int, default=2_000, help="statements that take hardly any time")
     parser.set_defaults(limit=300)
     arguments = parser.parse_args()
-    if arguments.run is not None:
-        queries = [sql for (sql,) in connect_pool(arguments.run).sql("SELECT sql FROM R ORDER BY query_id").fetchall()]
-    else:
-        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus, arguments.dialect)
-    queries = queries[: arguments.limit]
+    queries = chosen_queries(arguments)
     databases, _ = open_databases(compose(["+benchmark=tpcds"]))
     here_s, there_s = compared(databases["tpcds"], queries, 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,14 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.corpus import add_arguments, official_tpcds, read_corpus
+from benchmarks.corpus import add_arguments, add_run_argument, chosen_queries
 from rayfactory.cluster.crew import Crew
 from rayfactory.cluster.critic import Contender, CriticalAgent
 from rayfactory.cluster.dataflow import leave_alone_what_is_there
 from rayfactory.cluster.session import connected
 from rayfactory.compose import compose
 from rayfactory.config import Config
-from rayfactory.pool import connect
 from rayfactory.records import Candidate, Verdict
 from rayfactory.runs import open_databases, with_encoder
 from rayfactory.tools.embedding import ENCODERS, Embedder
@@ -42,11 +41,6 @@ from rayfactory.tools.execution import ExecutionTool, examine
 PER_ROUND = 200
 MIN_RATIO = 0.8
 STAGES = ("parse", "execute", "embed", "retrieve")
-
-
-def queries_of(run_dir: Path) -> list[str]:
-    """Return the queries of a run, in order."""
-    return [sql for (sql,) in connect(run_dir).sql("SELECT sql FROM R ORDER BY query_id").fetchall()]
 
 
 def as_candidates(queries: Sequence[str]) -> list[Candidate]:
@@ -214,14 +208,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--run", type=Path, help="a finished run over TPC-DS")
+    add_run_argument(parser)
     parser.set_defaults(limit=1000)
     arguments = parser.parse_args()
-    if arguments.run is not None:
-        queries = queries_of(arguments.run)
-    else:
-        queries = official_tpcds() if arguments.corpus is None else read_corpus(arguments.corpus, arguments.dialect)
-    candidates = as_candidates(queries[: arguments.limit])
+    candidates = as_candidates(chosen_queries(arguments))
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         config = compose(["+benchmark=tpcds", f"run_dir={folder}/run", "cluster.dashboard=false"])

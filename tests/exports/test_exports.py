@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -215,6 +216,7 @@ def test_every_row_says_where_it_is_from(run_dir: Path, tmp_path: Path, name: st
 
 def only_shop(run_dir: Path, tmp_path: Path) -> Path:
     """Return a run over the one database that is there."""
+    tmp_path.mkdir(exist_ok=True)
     with opened(tmp_path / "shop-run", {**IDENTITY, "benchmark": "custom"}) as pool:
         rows = connect(run_dir).sql("SELECT * FROM R WHERE round = 0 ORDER BY query_id").to_arrow_table().cast(R_SCHEMA)
         tables = {**round_tables(0, len(QUERIES)), "R": rows}
@@ -238,6 +240,67 @@ def test_llama_factory_has_the_schema_and_the_query(run_dir: Path, tmp_path: Pat
                 assert "Table customer" in text or "Table product" in text
                 answer = example["output"] if name == "alpaca" else example["conversations"][1]["value"]
                 assert answer in QUERIES
+
+
+def test_llama_factory_knows_every_column_that_is_named(run_dir: Path, tmp_path: Path):
+    """By the documentation of its data folder: which columns a description may name, by what they are when left out."""
+    documented = {
+        "alpaca": {"prompt": "instruction", "query": "input", "response": "output", "history": None, "system": None},
+        "sharegpt": {"messages": "conversations", "system": None, "tools": None},
+    }
+    turns = {"from": {"human", "gpt", "observation", "function_call", "system"}, "value": None}
+    for name, columns in documented.items():
+        out = exported(only_shop(run_dir, tmp_path / name), tmp_path, name, "benchmark")
+        for about in json.loads((out / "dataset_info.json").read_text("utf-8")).values():
+            assert set(about) <= {"file_name", "formatting", "columns"}
+            assert about.get("formatting", "alpaca") == name
+            assert set(about["columns"]) <= set(columns)
+            for example in json.loads((out / about["file_name"]).read_text("utf-8")):
+                for turn in example.get("conversations", []):
+                    assert set(turn) == set(turns)
+                    assert turn["from"] in turns["from"]
+                # It takes the roles in turns, the user first.
+                assert [turn["from"] for turn in example.get("conversations", [])] in ([], ["human", "gpt"])
+
+
+LOAD = """
+import json
+import sys
+from datasets import load_dataset
+
+for name, folder, files in json.loads(sys.argv[1]):
+    read = load_dataset(folder) if name == "huggingface" else load_dataset(name, data_files=files)
+    print(json.dumps({split: rows.to_list() for split, rows in read.items()}, default=str))
+"""
+
+
+def test_datasets_loads_what_is_exported(run_dir: Path, tmp_path: Path):
+    """The library of Hugging Face reads the folder by its card, and the files of the other formats by their names."""
+    own = only_shop(run_dir, tmp_path)
+    wanted = connect(own).sql("SELECT sql FROM R ORDER BY query_id").fetchall()
+    asked, fields = [], []
+    for name, field in (
+        ("huggingface", "sql"), ("jsonl", "sql"), ("csv", "sql"), ("alpaca", "output"), ("bird", "SQL"),
+        ("spider", "query"),
+    ):  # fmt: skip
+        out = exported(own, tmp_path, name, "benchmark", "split=skeleton", "test_share=0.4")
+        files_of = {path.stem: str(path) for path in [*out.glob("train.*"), *out.glob("test.*")]}
+        asked.append(("csv" if name == "csv" else name if name == "huggingface" else "json", str(out), files_of))
+        fields.append(field)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(asked)], env=os.environ | offline, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(asked)
+    for line, field in zip(lines, fields, strict=True):
+        splits = json.loads(line)
+        assert set(splits) == {"train", "test"}
+        assert all(splits.values())
+        found = [row[field] for split in splits.values() for row in split]
+        assert sorted(found) == sorted(sql for (sql,) in wanted)
 
 
 def test_database_without_schema_is_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

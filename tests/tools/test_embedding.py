@@ -265,6 +265,14 @@ print(Embedder(EmbeddingConfig(device="cpu"), Path(sys.argv[1])).encode(["select
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
+CONVERT = """
+import sys
+from rayfactory.config import EmbeddingConfig
+from rayfactory.tools.sentence_encoder import converted
+converted(EmbeddingConfig(), sys.argv[1])
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
 
 def test_a_model_that_was_converted_once_needs_no_torch(cache: Path, tmp_path: Path, embedder: Embedder):
     """Nor transformers or sentence-transformers, whose import takes most of a start."""
@@ -294,10 +302,16 @@ def at_once(tmp_path_factory: pytest.TempPathFactory) -> AtOnce:
 
 def test_nothing_is_told_to_the_network(at_once: AtOnce):
     """OpenVINO's reporter, which keeps a number for each user in their home, is not loaded, to convert neither."""
-    loaded = [set(modules.split()) for _, modules in at_once.printed]
-    assert any({"openvino", "torch"} <= modules for modules in loaded)
-    assert not any("openvino_telemetry" in modules for modules in loaded)
+    modules = set(in_a_process(CONVERT, packaged_model_dir(), home=at_once.home).split())
+    assert {"openvino", "torch"} <= modules
+    assert "openvino_telemetry" not in modules
     assert not (at_once.home / "intel").exists()
+
+
+def test_who_has_a_model_converted_needs_no_torch(at_once: AtOnce):
+    for _, modules in at_once.printed:
+        assert "openvino" in modules.split()
+        assert not {"torch", "transformers", "sentence_transformers"} & set(modules.split())
 
 
 def test_conversion_leaves_one_whole_folder(at_once: AtOnce, embedder: Embedder):
