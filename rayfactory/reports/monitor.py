@@ -192,10 +192,13 @@ def line(progress: Progress) -> str:
     now = progress.admitted_now
     parts = [f"{now} of {progress.target} admitted" if progress.target else f"{now} admitted"]
     if progress.state is not None:
-        judged = (
-            f"{progress.round_judged} of {progress.round_asked} judged" if progress.round_judged else progress.activity
-        )
-        parts.append(f"round {progress.round} {progress.state} ({judged})")
+        if progress.round_judged:
+            doing = f"{progress.round_judged} of {progress.round_asked} judged"
+        elif progress.written_ahead > 0:
+            doing = f"{progress.activity}, {progress.written_ahead} written"
+        else:
+            doing = progress.activity
+        parts.append(f"round {progress.round} {progress.state} ({doing})")
     else:
         parts.append(progress.activity)
     if progress.candidates:

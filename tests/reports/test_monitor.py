@@ -110,6 +110,15 @@ def test_columns_that_have_nothing_are_left_out(progress):
     assert "tokens in" not in "\n".join(shown(with_ledger(progress)))
 
 
+def test_line_says_how_much_is_written_before_anything_is_judged():
+    progress = Progress("shop", target=100)
+    progress.begin_round(0, "GEN", 200)
+    progress.activity = "writing the first round"
+    assert "round 0 GEN (writing the first round)" in line(progress)
+    progress.answer(10)
+    assert "round 0 GEN (writing the first round, 10 written)" in line(progress)
+
+
 def test_line_has_the_cost_of_each_agent_or_its_tokens(progress):
     """The dearest first, over both models; an agent without a price is not named beside those that have one."""
     rows = (
