@@ -122,7 +122,9 @@ class SQLiteReading(Reading):
 
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         if action == sqlite3.SQLITE_FUNCTION:
-            if _HARMFUL.search((second or "").lower()):
+            name = (second or "").lower()
+            # Here `glob` is the operator, which compares two texts; DuckDB's function lists files.
+            if name != "glob" and _HARMFUL.search(name):
                 self._seen.append(f"function {second}")
         elif action == sqlite3.SQLITE_READ:
             if (first or "").lower().startswith(("sqlite_", "pragma_", "dbstat")):

@@ -68,6 +68,11 @@ def test_databases_do_not_object_to_what_is_harmless(dialect: str, sql: str, rea
     assert readings[dialect].names()
 
 
+def test_glob_is_an_operator_of_sqlite_and_a_function_of_duckdb(readings: dict[str, Reading]):
+    assert readings["sqlite"].objections("SELECT i FROM t WHERE s GLOB 'x*'") == []
+    assert readings["duckdb"].objections("SELECT glob('*') FROM t") == ["function glob"]
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_dialect_is_fuzzed_from_harmless_statements(dialect: str):
     assert sum(examine(sql, dialect).reason is None for sql in fuzz.HARMLESS) >= len(fuzz.HARMLESS) - 1
