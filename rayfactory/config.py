@@ -321,6 +321,13 @@ class ClusterConfig:
     num_cpus: int = 0
     # Workers of each kind; 0: one for each CPU of the cluster.
     workers: int = 0
+    # How nodes get databases that are files: `there` has them read at the same path on every node, as on a file system
+    # that the nodes share; `shipped` brings each to a node from the one that the run starts on, once, and keeps it.
+    databases: str = "there"
+    # Folder on each node for databases that are shipped. Empty: one of its own in the folder for temporary files.
+    database_cache: str = ""
+    # What it may hold, in GB; what was not used for longest goes first.
+    database_cache_gb: float = 100.0
     # Actors that hold the index; databases are spread over them.
     index_shards: int = 1
     # Vectors that one actor holds; a database that has more fans out over several. With all-MiniLM-L6-v2 a million take

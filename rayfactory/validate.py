@@ -101,6 +101,8 @@ RULES: dict[str, Rule] = {
     "profile.max_columns": POSITIVE,
     "cluster.num_cpus": NOT_NEGATIVE,
     "cluster.workers": NOT_NEGATIVE,
+    "cluster.databases": Rule(lambda value: value in ("there", "shipped"), "there or shipped"),
+    "cluster.database_cache_gb": POSITIVE,
     "cluster.index_shards": POSITIVE,
     "cluster.vectors_per_actor": POSITIVE,
     "cluster.index_gpu_memory_gb": NOT_NEGATIVE,

@@ -15,6 +15,7 @@ from rayfactory.agents.management import Situation
 from rayfactory.agents.seed_selection import PoolSeed
 from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
+from rayfactory.cluster.delivery import shipped, where_databases_are
 from rayfactory.cluster.encoder import start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
 from rayfactory.cluster.judges import Judges, LoadPool
@@ -41,6 +42,9 @@ _IN_HAND = 2
 
 AUTHORS = ("generation", "expansion")
 """The kinds of actors that write."""
+
+OPENING_DATABASES = (*AUTHORS, "tools")
+"""The kinds that open databases."""
 
 JOURNAL = "journal"
 """Folder in the run directory for what was asked of models and what they replied."""
@@ -82,6 +86,9 @@ class Crew:
         self._config = config
         self._waiting = Waiting()
         num_workers = config.cluster.workers or session.num_cpus
+        if config.cluster.databases == "shipped":
+            databases = shipped(databases, config.cluster)
+        self._near_databases = where_databases_are(databases)
         # Held for as long as the crew is, since an actor that is restarted takes them again.
         self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
         schemas_only = both[1:]
@@ -135,6 +142,8 @@ class Crew:
                 agent, shared, count = self._kinds[kind]
                 actor: Any = ray.remote(_with_shared(agent, shared))
                 options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
+                if kind in OPENING_DATABASES:
+                    options = options | self._near_databases
                 self._started[kind] = [
                     actor.options(name=f"{kind}-{i}", **options).remote(self._config) for i in range(count)
                 ]

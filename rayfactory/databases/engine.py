@@ -61,6 +61,14 @@ class Database:
     path: str
     secret: str = field(default="", repr=False)
 
+    def here(self) -> Database:
+        """Return the database as it is on this machine: itself, where nothing has to be brought.
+
+        Raises:
+            DatabaseError: it cannot be brought here.
+        """
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -113,7 +113,7 @@ class Sandbox:
             return
         if len(self._open) >= MAX_OPEN_DATABASES:
             self._tell(["close", self._open.popitem(last=False)[0]])
-        wanted = self._databases[database]
+        wanted = self._databases[database].here()
         found = self._ask(["open", database, wanted.dialect, wanted.path, wanted.secret], _OPEN_TIMEOUT_S)
         if isinstance(found, dict) and "unavailable" not in found:
             self._open[database] = None

@@ -124,7 +124,7 @@ class Connections:
         else:
             if len(self._open) >= MAX_OPEN_DATABASES:
                 self._open.popitem(last=False)[1].close()
-            self._open[database] = connect(self._databases[database], self._limits)
+            self._open[database] = connect(self._databases[database].here(), self._limits)
         return self._open[database]
 
     def close(self) -> None:
