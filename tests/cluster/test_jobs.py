@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -46,8 +47,21 @@ def dashboard(token: str) -> Iterator[str]:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert address, "Ray did not start"
+        wait_for_jobs(f"http://{address}", environment)
         yield f"http://{address}"
         process.communicate()
+
+
+def wait_for_jobs(address: str, environment: dict[str, str]) -> None:
+    """Wait until jobs are taken, which is some seconds after the dashboard has come up."""
+    words = ["ray", "job", "submit", "--address", address, "--", "true"]
+    deadline = time.monotonic() + 300
+    while True:
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        assert time.monotonic() < deadline, done.stdout + done.stderr
+        time.sleep(1)
 
 
 def submit(address: str, token: str, *words: str) -> subprocess.CompletedProcess[str]:
