@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import IO, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlglot import exp
 
+from rayfactory import sql
 from rayfactory.databases.schema import Schema
 from rayfactory.exports.rows import ROWS_AT_ONCE, Row
 from rayfactory.models.schema_text import describe
@@ -222,24 +225,92 @@ class HuggingFace(Format):
         (self.folder / "README.md").write_text(card(self.source), encoding="utf-8")
 
 
-class BIRD(_JSONArray):
-    """BIRD's file of questions, without questions: they are yet to be written."""
+class _Benchmark(_PerSplit):
+    """The files of a benchmark for text-to-SQL: its questions, which nobody has asked yet, and its gold queries.
 
-    def element(self, row: Row) -> dict[str, Any]:
-        """Return an entry as BIRD's dev.json has them."""
+    They have what the benchmark's own have and nothing else, for the programs that read those; where each row is from
+    is in `provenance.jsonl`.
+    """
+
+    suffix = "_gold.sql"
+    head: ClassVar[str]
+    between: ClassVar[str]
+    end: ClassVar[str]
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder, source)
+        self._questions: dict[str, IO[str]] = {}
+        self._index = (folder / "provenance.jsonl").open("x", encoding="utf-8")
+
+    @abstractmethod
+    def question(self, row: Row) -> str:
+        """Return what stands for a row in the file of questions."""
+
+    def write(self, row: Row) -> None:
+        """Write a question, a gold query with its database, and where it is from."""
+        gold, is_new = self._file(row.split)
+        if is_new:
+            self._questions[row.split] = (self.folder / f"{row.split}.json").open("x", encoding="utf-8", newline="")
+        self._questions[row.split].write((self.head if is_new else self.between) + self.question(row))
+        gold.write(f"{on_one_line(row.values['sql'], row.values['dialect'])}\t{row.values['database']}\n")
+        self._index.write(_json({"split": row.split, "db_id": row.values["database"], **provenance(row)}) + "\n")
+
+    def close(self) -> None:
+        """End the files."""
+        for file in self._questions.values():
+            file.write(self.end)
+            file.close()
+        self._index.close()
+        super().close()
+
+
+class BIRD(_Benchmark):
+    """BIRD's dev.json, with empty questions, and dev_gold.sql."""
+
+    head, between, end = "[\n", ",\n", "\n]"
+
+    def question(self, row: Row) -> str:
+        """Return an entry, laid out as BIRD's are."""
         values = row.values
         about = {"question_id": values["query_id"], "db_id": values["database"], "question": "", "evidence": ""}
-        return {**about, "SQL": values["sql"], "difficulty": difficulty(values), **provenance(row)}
+        entry = {**about, "difficulty": difficulty(values), "sql": values["sql"]}
+        return textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False), "  ")
 
 
-class Spider(_JSONArray):
-    """Spider's file of questions, without questions."""
+class Spider(_Benchmark):
+    """Spider's train_spider.json, with empty questions and without its parsed form, and dev_gold.sql."""
 
-    def element(self, row: Row) -> dict[str, Any]:
-        """Return an entry as Spider's train_spider.json has them, its parsed form aside."""
+    head, between, end = "[\n", ",\n", "\n]\n"
+
+    def question(self, row: Row) -> str:
+        """Return an entry on a line."""
         words = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+(?:\.\d+)?|[^\w\s]", row.values["sql"])
         about = {"db_id": row.values["database"], "query": row.values["sql"], "query_toks": words}
-        return {**about, "question": "", "question_toks": [], **provenance(row)}
+        return _json({**about, "question": "", "question_toks": []})
+
+
+def on_one_line(query: str, dialect: str) -> str:
+    """Return a query without line ends and tabs, which means the same: those in its texts are put together from codes.
+
+    One in a name stays: there is no other way to write it.
+    """
+    if not re.search(r"[\r\n\t]", query):
+        return query
+
+    def coded(node: exp.Expr) -> exp.Expr:
+        if not (isinstance(node, exp.Literal) and node.is_string and re.search(r"[\r\n\t]", node.this)):
+            return node
+        pieces = [
+            exp.Chr(expressions=[exp.Literal.number(ord(piece))])
+            if re.fullmatch(r"[\r\n\t]", piece)
+            else exp.Literal.string(piece)
+            for piece in re.split(r"([\r\n\t])", node.this)
+            if piece
+        ]
+        together = pieces[0] if len(pieces) == 1 else exp.Concat(expressions=pieces, safe=False, coalesce=False)
+        return exp.Paren(this=together)
+
+    return str(sql.parse(query, dialect).transform(coded).sql(dialect, comments=False))
 
 
 class _LLaMAFactory(_JSONArray):

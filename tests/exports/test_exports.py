@@ -6,12 +6,14 @@ import csv
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayfactory.__main__ import main
+from rayfactory.config import ExecutionConfig
+from rayfactory.databases.engine import Database
+from rayfactory.databases.engine import connect as connect_database
 from rayfactory.exports import formats
 from rayfactory.exports import rows as rows_module
 from rayfactory.exports.rows import chosen, skeletons_of
@@ -91,6 +96,9 @@ def ids_of(out: Path, name: str) -> list[int]:
     if name in ("jsonl", "sql", "workload"):
         lines = [line for path in files(out, "*.jsonl") for line in path.read_text("utf-8").splitlines()]
         return [json.loads(line)["query_id"] for line in lines]
+    if name in ("bird", "spider"):
+        rows = [json.loads(line) for line in (out / "provenance.jsonl").read_text("utf-8").splitlines()]
+        return [row["query_id"] for split in ("test", "train") for row in rows if row["split"] == split]
     return [row["query_id"] for path in files(out, "t*.json") for row in json.loads(path.read_text("utf-8"))]
 
 
@@ -206,7 +214,7 @@ def test_every_row_says_where_it_is_from(run_dir: Path, tmp_path: Path, name: st
         (row, *_) = pq.read_table(out / "data" / "train.parquet").to_pylist()
     elif name == "csv":
         (row, *_) = csv.DictReader((out / "train.csv").open(newline=""))
-    elif name in ("jsonl", "sql", "workload"):
+    elif name in ("jsonl", "sql", "workload", "bird", "spider"):
         (path,) = out.glob("*.jsonl")
         row = json.loads(path.read_text("utf-8").splitlines()[0])
     else:
@@ -278,7 +286,7 @@ def test_datasets_loads_what_is_exported(run_dir: Path, tmp_path: Path):
     wanted = connect(own).sql("SELECT sql FROM R ORDER BY query_id").fetchall()
     asked, fields = [], []
     for name, field in (
-        ("huggingface", "sql"), ("jsonl", "sql"), ("csv", "sql"), ("alpaca", "output"), ("bird", "SQL"),
+        ("huggingface", "sql"), ("jsonl", "sql"), ("csv", "sql"), ("alpaca", "output"), ("bird", "sql"),
         ("spider", "query"),
     ):  # fmt: skip
         out = exported(own, tmp_path, name, "benchmark", "split=skeleton", "test_share=0.4")
@@ -307,6 +315,60 @@ def test_database_without_schema_is_told(run_dir: Path, tmp_path: Path, capsys: 
     words = ["+benchmark=custom", f"benchmark.root={root}", f"data_dir={tmp_path / 'data'}", "task=export"]
     assert main([*words, f"run_dir={run_dir}", "format=alpaca", f"output={tmp_path / 'out'}"]) == 2
     assert "name it as the run did" in capsys.readouterr().err
+
+
+def shape(text: str) -> str:
+    """Return a JSON text with its values taken out: what is left is its layout, and the names and order of its keys."""
+    return re.sub(r'(": )(?:"(?:[^"\\]|\\.)*"|\d+)', r"\1_", text)
+
+
+@pytest.mark.realdata
+def test_files_of_benchmarks_are_laid_out_as_their_own(run_dir: Path, tmp_path: Path, shared_data: Path):
+    """To the byte, values aside: keys, their order, spaces, tabs, and how a file ends."""
+    own = only_shop(run_dir, tmp_path)
+    bird = exported(own, tmp_path, "bird")
+    text = (bird / "train.json").read_text("utf-8")
+    as_theirs = (shared_data / "bird" / "dev.json").read_text("utf-8")
+    theirs = json.loads(as_theirs)
+    assert shape(text).startswith(shape(as_theirs[: as_theirs.index("},") + 3]))
+    assert shape(text)[-6:] == shape(as_theirs)[-6:]
+    assert set(shape(text).splitlines()) == set(shape(as_theirs).splitlines())
+    for mine in json.loads(text):
+        assert [type(value) for value in mine.values()] == [type(value) for value in theirs[0].values()]
+        assert mine["difficulty"] in {each["difficulty"] for each in theirs}
+    lines = (shared_data / "spider" / "dev_gold.sql").read_bytes().split(b"\n")
+    spider = exported(own, tmp_path, "spider")
+    for out in (bird, spider):
+        gold = (out / "train_gold.sql").read_bytes().split(b"\n")
+        assert gold[-1] == lines[-1] == b""
+        assert len(gold) - 1 == len(QUERIES) == len(json.loads((out / "train.json").read_text("utf-8")))
+        assert {line.count(b"\t") for line in gold[:-1]} == {line.count(b"\t") for line in lines[:-1]} == {1}
+        assert {line.split(b"\t")[1] for line in gold[:-1]} == {b"shop"}
+    questions = json.loads((spider / "train.json").read_text("utf-8"))
+    keys = ["db_id", "query", "query_toks", "question", "question_toks"]
+    assert [list(question) for question in questions] == [keys] * len(QUERIES)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+def test_query_on_one_line_returns_what_it_did(dialect: str, tmp_path: Path):
+    queries = [
+        "SELECT 'a\nb\tc' AS x -- said at the end\nWHERE 'x\r' LIKE 'x_'",
+        "SELECT\n\t1 AS y",
+        "SELECT length('\n') AS z",
+        "SELECT 'as it is' AS x",
+    ]
+    path = tmp_path / f"empty.{dialect}"
+    module: Any = duckdb if dialect == "duckdb" else sqlite3
+    connection = module.connect(str(path))
+    connection.execute("CREATE TABLE t (i INTEGER)")
+    connection.close()
+    engine = connect_database(Database("empty", dialect, str(path)), ExecutionConfig())
+    for query in queries:
+        line = formats.on_one_line(query, dialect)
+        assert not re.search(r"[\r\n\t]", line)
+        assert engine.run(line, keep_rows=5).rows == engine.run(query, keep_rows=5).rows
+    engine.close()
+    assert formats.on_one_line(queries[-1], dialect) == queries[-1]
 
 
 def test_sql_files_run(run_dir: Path, tmp_path: Path):
