@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs rayfactory as a job of a Ray cluster, from any machine that reaches its dashboard:
 #
-#   RAY_ADDRESS=http://HEAD:8265 launch/submit.sh +benchmark=tpcds target=10000 run_dir=/pool/tpcds
+#   RAY_ADDRESS=http://HEAD:8265 launch/submit.sh +benchmark=tpcds target=10000 run_dir=/pool/tpcds cluster.databases=shipped
 #
 # What follows the name is rayfactory's command line. The checkout goes with the job, without runs and environments; the
 # packages that it needs have to be on the nodes. The job works on the head node, which a cluster keeps when its spot
@@ -22,11 +22,12 @@ run_dir=''
 for word in "$@"; do
     case "$word" in
     run_dir=*) run_dir=${word#run_dir=} ;;
+    *://*:*@* | *base_url=*://*@* | *password=*) say "an address with a password would be shown in the dashboard; name the variable that has it" ;;
     *_KEY=* | *_TOKEN=*) say "${word%%=*} would be shown in the dashboard; set it in the environment of the head node" ;;
     esac
 done
 case "$run_dir" in
-/* | *://*) ;;
+/*) ;;
 '') say 'name where the pool is to be: run_dir=/a/folder/of/the/head/node' ;;
 *) say "run_dir=$run_dir is relative to a folder that ends with the job; give a path that begins with /" ;;
 esac

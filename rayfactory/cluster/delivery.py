@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayfactory.cluster.losses import as_own
+from rayfactory.cluster.losses import as_own, brief, is_loss
 from rayfactory.config import ClusterConfig
 from rayfactory.databases.engine import FILE_DIALECTS, Database
 from rayfactory.databases.fingerprint import content_sha256
@@ -21,8 +24,8 @@ from rayfactory.errors import DatabaseError
 PIECE_BYTES = 16 * 2**20
 """Bytes that go through the object store at a time, for each process that fetches."""
 
-BESIDE = ("", "-wal", ".wal")
-"""What the names of a database's files end with: its own, and those of its write-ahead log."""
+BESIDE = ("-wal", ".wal")
+"""What is put behind a database's name for its write-ahead log."""
 
 _LOOKING_S = 120.0
 """Seconds that a node has to say whether it can read the databases."""
@@ -36,14 +39,14 @@ class Shipped(Database):
 
     Attributes:
         digest: of its content.
-        sizes: bytes of each of its files, by what their names end with.
+        files: its files where the run started, by their paths.
         source: the actor that reads them.
         node_id: of the node that it is on.
         cache: folder on the other nodes, and the bytes that it may hold.
     """
 
     digest: str = ""
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, SourceFile] = field(default_factory=dict)
     source: Any = None
     node_id: str = ""
     cache: tuple[str, int] = ("", 0)
@@ -59,10 +62,13 @@ class Shipped(Database):
         if ray.get_runtime_context().get_node_id() == self.node_id:
             return Database(self.name, self.dialect, self.path)
         folder, max_bytes = self.cache
-        own = Path(tempfile.gettempdir()) / f"rayfactory-databases-{os.getuid()}"
+        sizes = {Path(path).name: about.size for path, about in self.files.items()}
+        # What the file is called is part of it: DuckDB calls its catalogue so. Of a large file the digest has a sample;
+        # two that differ elsewhere have other times.
+        about = json.dumps([self.digest, sorted(sizes.items()), [about.modified_ns for about in self.files.values()]])
+        key = hashlib.sha256(about.encode()).hexdigest()
         try:
-            cache = _cache(folder or str(own), max_bytes)
-            path = cache.get(self.digest, sum(self.sizes.values()), self._fetch) / Path(self.path).name
+            path = _cache(folder, max_bytes).get(key, sizes, self._fetch) / Path(self.path).name
         except (OSError, DatabaseError) as error:
             where = socket.gethostname()
             raise DatabaseError(f"database {self.name!r} cannot be brought to {where}: {error}") from error
@@ -71,33 +77,65 @@ class Shipped(Database):
     def _fetch(self, folder: Path) -> None:
         import ray
 
-        path = folder / Path(self.path).name
-        for ending, size in self.sizes.items():
-            with path.with_name(path.name + ending).open("wb") as file:
-                for start in range(0, size, PIECE_BYTES):
+        for path, about in self.files.items():
+            with (folder / Path(path).name).open("wb") as file:
+                for start in range(0, about.size, PIECE_BYTES):
                     try:
-                        file.write(ray.get(self.source.read.remote(self.path + ending, start, PIECE_BYTES)))
+                        file.write(ray.get(self.source.read.remote(path, start, PIECE_BYTES)))
                     except ray.exceptions.RayError as error:
-                        raise as_own(error, f"{self.path}{ending} cannot be read where the run started") from error
-        if content_sha256(path) != self.digest:
-            raise DatabaseError(f"{self.path} has changed since the run started; give a copy that nobody writes to")
+                        raise as_own(error, f"{path} cannot be read where the run started") from error
+                file.flush()
+                os.fsync(file.fileno())
+        if content_sha256(folder / Path(self.path).name) != self.digest:
+            raise DatabaseError(
+                f"{self.path} is not what it was when the run started; give a copy that nobody writes to"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was when the run started: another one in its place has another inode or time."""
+
+    size: int
+    modified_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> SourceFile:
+        """Look at a file.
+
+        Raises:
+            OSError: it is not there.
+        """
+        about = path.stat()
+        return cls(about.st_size, about.st_mtime_ns, about.st_ino)
 
 
 class DatabaseSource:
-    """Reads the files of databases on the node that has them. Those that are asked for first are told beforehand."""
+    """Reads the files of databases on the node that has them: those that it is told of, as they were then."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = frozenset(paths)
-        self._read: dict[str, int] = dict.fromkeys(self._paths, 0)
+    def __init__(self, files: Mapping[str, SourceFile]) -> None:
+        self._files = files
+        self._counting = threading.Lock()
+        self._read = dict.fromkeys(files, 0)
 
     def read(self, path: str, start: int, num_bytes: int) -> bytes:
-        """Return a piece of a file, shorter at its end."""
-        if path not in self._paths:
-            raise DatabaseError(f"{path} is no database of this run")
-        with Path(path).open("rb") as file:
-            file.seek(start)
-            piece = file.read(num_bytes)
-        self._read[path] += len(piece)
+        """Return a piece of a file, shorter at its end.
+
+        Raises:
+            DatabaseError: it is no file of a database, or not as it was.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                file.seek(start)
+                piece = file.read(num_bytes)
+            is_same = SourceFile.of(Path(path)) == self._files[path]
+        except (OSError, KeyError) as error:
+            raise DatabaseError(f"{path} cannot be read ({error})") from error
+        if not is_same:
+            raise DatabaseError(f"{path} has changed since the run started; give a copy that nobody writes to")
+        with self._counting:
+            self._read[path] += len(piece)
         return piece
 
     def bytes_read(self) -> dict[str, int]:
@@ -109,10 +147,14 @@ _caches: dict[tuple[str, int], NodeCache] = {}
 
 
 def _cache(folder: str, max_bytes: int) -> NodeCache:
-    """Return the cache of this process: what it holds is kept from being removed until the process ends."""
+    """Return the cache of this process: what it holds is kept from being removed until the process ends.
+
+    It is in a folder of its own below the one that is named.
+    """
     key = folder, max_bytes
     if key not in _caches:
-        _caches[key] = NodeCache(Path(folder), max_bytes)
+        own = Path(folder) / "rayfactory-databases" if folder else None
+        _caches[key] = NodeCache(own or Path(tempfile.gettempdir()) / f"rayfactory-databases-{os.getuid()}", max_bytes)
     return _caches[key]
 
 
@@ -125,28 +167,35 @@ def shipped(databases: Mapping[str, Database], config: ClusterConfig) -> dict[st
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    about: dict[str, tuple[str, dict[str, int]]] = {}
+    about: dict[str, tuple[str, dict[str, SourceFile]]] = {}
     for name, database in databases.items():
         if database.dialect in FILE_DIALECTS:
-            path = Path(database.path)
             try:
-                files = [(ending, path.with_name(path.name + ending)) for ending in BESIDE]
-                sizes = {ending: file.stat().st_size for ending, file in files if file.is_file()}
-                about[name] = content_sha256(path), sizes
+                files = {str(path): SourceFile.of(path) for path in _files(database.path)}
+                about[name] = content_sha256(Path(database.path)), files
             except OSError as error:
-                raise DatabaseError(f"database {name!r} ({path}) cannot be read: {error}") from error
+                raise DatabaseError(f"database {name!r} ({database.path}) cannot be read: {error}") from error
     node_id = ray.get_runtime_context().get_node_id()
-    here = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    paths = [databases[name].path + ending for name, (_, sizes) in about.items() for ending in sizes]
     actor: Any = ray.remote(DatabaseSource)
     source = actor.options(
-        name="databases", scheduling_strategy=here, max_restarts=-1, max_task_retries=3, max_concurrency=8
-    ).remote(paths)
+        name="databases",
+        num_cpus=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        max_restarts=-1,
+        max_task_retries=3,
+        max_concurrency=8,
+    ).remote({path: each for _, files in about.values() for path, each in files.items()})
     cache = config.database_cache, int(config.database_cache_gb * 1e9)
     return dict(databases) | {
-        name: Shipped(name, databases[name].dialect, databases[name].path, "", digest, sizes, source, node_id, cache)
-        for name, (digest, sizes) in about.items()
+        name: Shipped(name, databases[name].dialect, databases[name].path, "", digest, files, source, node_id, cache)
+        for name, (digest, files) in about.items()
     }
+
+
+def _files(path: str) -> list[Path]:
+    """Return the files of a database: its own, and its write-ahead log where it has one."""
+    beside = [Path(path + ending) for ending in BESIDE]
+    return [Path(path), *(each for each in beside if each.is_file())]
 
 
 def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
@@ -158,7 +207,7 @@ def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     wanted = {
-        name: (database.path, Path(database.path).stat().st_size)
+        name: {str(path): path.stat().st_size for path in _files(database.path)}
         for name, database in databases.items()
         if database.dialect in FILE_DIALECTS and not isinstance(database, Shipped)
     }
@@ -175,13 +224,14 @@ def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOKING_S)
     kept_off = []
-    for reference in answered:
+    for reference, node in asked.items():
         try:
-            found: str = ray.get(reference)
-        except ray.exceptions.RayError:
-            continue  # the node is gone
+            found = ray.get(reference) if reference in answered else f"anything within {_LOOKING_S:g} s"
+        except ray.exceptions.RayError as error:
+            if is_loss(error):
+                continue  # the node is gone
+            found = f"anything ({brief(error)})"
         if found:
-            node = asked[reference]
             kept_off.append(node["NodeID"])
             logger.warning(
                 "node %s (%s) cannot read %s; its work goes to the others. Put the databases there at the same path, "
@@ -193,16 +243,21 @@ def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
     return {"label_selector": {"ray.io/node-id": f"!in({','.join(kept_off)})"}} if kept_off else {}
 
 
-def _unreadable(wanted: Mapping[str, tuple[str, int]]) -> str:
-    """Return which of the files cannot be read here, as a message; empty where all can."""
+def _unreadable(wanted: Mapping[str, Mapping[str, int]]) -> str:
+    """Return which of the databases cannot be read here, as a message; empty where all can.
+
+    Args:
+        wanted: bytes of each of its files by their paths, by the name of the database.
+    """
     bad = []
-    for name, (path, size) in wanted.items():
-        try:
-            with Path(path).open("rb") as file:
-                found = os.fstat(file.fileno()).st_size
-            if found != size:
-                bad.append(f"{name} ({path} has {found:,} bytes, and {size:,} where the run started)")
-        except OSError as error:
-            bad.append(f"{name} ({path}: {error.strerror})")
+    for name, files in wanted.items():
+        for path, size in files.items():
+            try:
+                with Path(path).open("rb") as file:
+                    found = os.fstat(file.fileno()).st_size
+                if found != size:
+                    bad.append(f"{name} ({path} has {found:,} bytes, and {size:,} where the run started)")
+            except OSError as error:
+                bad.append(f"{name} ({path}: {error.strerror})")
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return ", ".join(bad[:3]) + more

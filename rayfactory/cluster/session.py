@@ -48,8 +48,9 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
     # A run starts a dozen small actors at once; Ray would warn of each beyond the number of CPUs.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # Of a cluster that does not answer Ray asks twenty times, which takes a quarter of an hour.
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "4")
+    if config.address:
+        # Of a cluster that does not answer Ray asks twenty times, which takes a quarter of an hour.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "4")
     import ray
 
     if config.address:

@@ -1,21 +1,25 @@
-"""A folder of a machine that keeps databases which come from another: by content, up to a bound, for all its processes.
+"""A folder of a machine that keeps databases which come from another: up to a bound, for all its processes.
 
 Layout::
 
     lock                    held while somebody looks for room
-    <digest>/               a database with what lies beside it, whole
-    <digest>.partial/       one that is being fetched, or was when its process ended; `size`: bytes that it will take
-    <digest>.lock           shared by the processes that may have it open or fetch it; held alone to remove it
-    <digest>.fetching       held to fetch it
+    <key>/                  a database with what lies beside it, whole
+    <key>.partial/          one that is fetched or removed, or was when its process ended; `size`: its bytes
+    <key>.lock              shared by the processes that may have it open or fetch it; held alone to remove it
+    <key>.fetching          held to fetch it
+
+A key is 64 hexadecimal digits. What has another name is not the cache's, and stays.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +29,8 @@ _HELD = 64
 """Databases that a process keeps from being removed, those that it asked for last: more than it has open at a time."""
 
 _SIZE = "size"
+_ENTRY = re.compile(r"[0-9a-f]{64}(\.partial)?")
+_REMEDY = "set cluster.database_cache to a folder of your own on the nodes"
 
 
 class NodeCache:
@@ -44,51 +50,59 @@ class NodeCache:
         self._held: OrderedDict[str, IO[bytes]] = OrderedDict()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            about = folder.stat()
+            about = folder.lstat()
         except OSError as error:
             raise DatabaseError(f"{folder} cannot be used for databases ({error}); {_REMEDY}") from error
-        if about.st_uid != os.getuid() or about.st_mode & 0o022:
-            raise DatabaseError(f"{folder} can be written by others, who could put other databases there; {_REMEDY}")
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+            raise DatabaseError(
+                f"{folder} is not this user's alone: others could read, or exchange, databases; {_REMEDY}"
+            )
 
-    def get(self, digest: str, num_bytes: int, fetch: Callable[[Path], None]) -> Path:
+    def get(self, key: str, sizes: Mapping[str, int], fetch: Callable[[Path], None]) -> Path:
         """Return the folder of a database, after fetching it where it is not there.
 
-        It stays while this process has asked for few others since.
+        It stays while this process has asked for few others since. (Where there is no room otherwise, it may be removed
+        while it is open, which whoever has it open does not notice.)
 
         Args:
-            digest: of its content.
-            num_bytes: that it takes.
-            fetch: puts its files into a folder that is there and empty.
+            key: stands for its content and its name.
+            sizes: bytes of each of its files.
+            fetch: puts them into a folder that is there and empty.
 
         Raises:
             DatabaseError: there is no room for it.
             OSError: it cannot be written.
         """
-        entry = self.folder / digest
-        if digest not in self._held:
-            self._held[digest] = self._locked_and_there(entry, num_bytes, fetch)
+        entry = self.folder / key
+        if key not in self._held or not _is_whole(entry, sizes):
+            self._let_go(key)
+            self._held[key] = self._locked_and_there(entry, sizes, fetch)
             while len(self._held) > _HELD:
-                self._held.popitem(last=False)[1].close()
-        self._held.move_to_end(digest)
+                self._let_go(next(iter(self._held)))
+        self._held.move_to_end(key)
         os.utime(entry)
         return entry
 
     def close(self) -> None:
         """Let go of all of them."""
-        while self._held:
-            self._held.popitem()[1].close()
+        for key in list(self._held):
+            self._let_go(key)
 
-    def _locked_and_there(self, entry: Path, num_bytes: int, fetch: Callable[[Path], None]) -> IO[bytes]:
+    def _let_go(self, key: str) -> None:
+        if key in self._held:
+            self._held.pop(key).close()
+
+    def _locked_and_there(self, entry: Path, sizes: Mapping[str, int], fetch: Callable[[Path], None]) -> IO[bytes]:
         """Return the lock of an entry that is there, shared."""
         lock = _beside(entry, "lock").open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)  # from here on nobody removes it
-            if not entry.is_dir():
+            if not _is_whole(entry, sizes):
                 # Another lock: who waits to have it alone must not wait for those who only keep the entry.
                 with _beside(entry, "fetching").open("ab") as alone:
                     fcntl.flock(alone, fcntl.LOCK_EX)
-                    if not entry.is_dir():
-                        self._fetch(entry, num_bytes, fetch)
+                    if not _is_whole(entry, sizes):
+                        self._fetch(entry, sum(sizes.values()), fetch)
         except BaseException:
             lock.close()
             raise
@@ -98,8 +112,17 @@ class NodeCache:
         partial = _beside(entry, "partial")
         with (self.folder / "lock").open("ab") as looking:
             fcntl.flock(looking, fcntl.LOCK_EX)
-            shutil.rmtree(partial, ignore_errors=True)
-            self._make_room(num_bytes)
+            for left in (partial, entry):  # the latter where something has taken files out of it
+                shutil.rmtree(left, ignore_errors=True)
+            if not self._makes_room(num_bytes):
+                self.close()  # rather without what this process itself has kept
+                if not self._makes_room(num_bytes):
+                    free_bytes = shutil.disk_usage(self.folder).free
+                    raise DatabaseError(
+                        f"{num_bytes / 1e9:.3g} GB more do not fit into {self.folder}: it may have "
+                        f"{self._max_bytes / 1e9:.3g} GB, and {free_bytes / 1e9:.3g} are free on the disk; set "
+                        "cluster.database_cache_gb larger, or cluster.database_cache to a larger disk"
+                    )
             partial.mkdir()
             (partial / _SIZE).write_text(str(num_bytes), encoding="ascii")
         try:
@@ -110,31 +133,40 @@ class NodeCache:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _make_room(self, num_bytes: int) -> None:
-        """Remove what was not asked for longest, until so many bytes have room."""
-        sizes = {path: _num_bytes(path) for path in sorted(self.folder.iterdir(), key=_last_used) if path.is_dir()}
-        for path in list(sizes):
-            if sum(sizes.values()) + num_bytes <= self._max_bytes:
-                return
+    def _makes_room(self, num_bytes: int) -> bool:
+        """Remove what was not asked for longest, until so many bytes have room; return whether they have."""
+        entries = [path for path in self.folder.iterdir() if _ENTRY.fullmatch(path.name)]
+        sizes = {path: _num_bytes(path) for path in sorted(entries, key=_last_used)}
+        for path in [*sizes, None]:
+            fits = sum(sizes.values()) + num_bytes <= self._max_bytes
+            if fits and shutil.disk_usage(self.folder).free >= num_bytes:
+                return True
+            if path is None:
+                break
             with _beside(path.with_suffix(""), "lock").open("ab") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     continue  # somebody may have it open, or fetches it
-                shutil.rmtree(path)
+                partial = _beside(path.with_suffix(""), "partial")
+                if path != partial:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    path.rename(partial)  # what is half removed is not to be taken for a database
+                shutil.rmtree(partial)
                 del sizes[path]
-        if sum(sizes.values()) + num_bytes > self._max_bytes:
-            raise DatabaseError(
-                f"{num_bytes / 1e9:.3g} GB more do not fit into {self.folder}, where {sum(sizes.values()) / 1e9:.3g} "
-                f"of {self._max_bytes / 1e9:.3g} GB are in use; set cluster.database_cache_gb larger"
-            )
-
-
-_REMEDY = "set cluster.database_cache to a folder of your own on the nodes"
+        return False
 
 
 def _beside(entry: Path, what: str) -> Path:
     return entry.with_name(f"{entry.name}.{what}")
+
+
+def _is_whole(entry: Path, sizes: Mapping[str, int]) -> bool:
+    """Return whether an entry has its files, and nothing else."""
+    try:
+        return {path.name: path.stat().st_size for path in entry.iterdir()} == sizes
+    except OSError:
+        return False
 
 
 def _last_used(path: Path) -> float:

@@ -197,7 +197,13 @@ def test_script_lints(path: Path):
         ([], "name where the pool is to be"),
         (["+benchmark=tpcds"], "name where the pool is to be"),
         (["+benchmark=tpcds", "run_dir=runs/a"], "give a path that begins with /"),
+        (["+benchmark=tpcds", "run_dir=s3://bucket/a"], "give a path that begins with /"),
         (["run_dir=/pool/a", "OPENAI_API_KEY=secret"], "OPENAI_API_KEY would be shown"),
+        (["run_dir=/pool/a", "benchmark.url=postgresql://me:secret@host/shop"], "name the variable that has it"),
+        (
+            ["run_dir=/pool/a", "benchmark.url=postgresql://me@host/shop?password=secret"],
+            "name the variable that has it",
+        ),
     ],
 )
 def test_what_would_be_lost_or_shown_is_not_submitted(words: list[str], message: str):
