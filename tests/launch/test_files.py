@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ CLUSTERS = sorted((LAUNCH / "ray").glob("*.yaml"))
 RESOURCES = sorted((LAUNCH / "kubernetes").glob("*.yaml"))
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 KUBERNETES = "1.32"
+BIN = Path(sys.executable).parent
 
 TEXT: dict[str, Any] = {"type": "string"}
 NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
@@ -172,7 +174,7 @@ def test_every_command_line_in_it_is_one(path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_container_file_lints():
-    done = subprocess.run(["hadolint", str(LAUNCH / "Dockerfile")], capture_output=True, text=True, check=False)
+    done = subprocess.run([f"{BIN}/hadolint", str(LAUNCH / "Dockerfile")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -186,7 +188,7 @@ def test_container_gets_all_that_the_package_is_made_of():
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_script_lints(path: Path):
-    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([f"{BIN}/shellcheck", str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert path.stat().st_mode & 0o111
 
