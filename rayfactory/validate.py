@@ -110,7 +110,7 @@ RULES: dict[str, Rule] = {
     "target": POSITIVE,
     # The range that every random generator takes.
     "seed": Rule(lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),
-    "run_dir": Rule(lambda value: bool(value.strip()) and "://" not in value, "a folder; no address is one"),
+    "run_dir": Rule(lambda value: bool(value.strip()) and "://" not in value, "filled in with a folder"),
     "max_candidates": POSITIVE,
     "max_cost_usd": NOT_NEGATIVE,
     "test_share": SHARE,
