@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 PROGRAM = """
@@ -16,42 +17,50 @@ import ray
 
 for attempt in range(5):
     try:
-        context = ray.init(address="local", num_cpus=2, include_dashboard=False)
+        context = ray.init(
+            address="local", num_cpus=int(sys.argv[1]), include_dashboard=sys.argv[2] == "True", dashboard_port=0
+        )
         break
     except Exception:  # it did not start within Ray's 30 seconds
         ray.shutdown()
-print(context.address_info["gcs_address"], flush=True)
+print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
 sys.stdin.read()
 """
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A cluster of two CPUs that somebody else has started.
+    """A cluster that somebody else has started.
 
     Attributes:
+        address: that a run joins.
+        dashboard: its address, where there is one.
         overrides: the settings of a run on it.
         variables: of the environment of such a run.
         pid: of the process that has started it, which all of it is below.
     """
 
+    address: str
+    dashboard: str
     overrides: tuple[str, ...]
     variables: dict[str, str]
     pid: int
 
 
 @contextmanager
-def started() -> Iterator[Elsewhere]:
-    """Start the cluster, and end it."""
-    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
+def started(num_cpus: int = 2, *, dashboard: bool = False) -> Iterator[Elsewhere]:
+    """Start the cluster, and end it. Its jobs find the programs of this environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex, "PATH": path}
     other = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], env={**os.environ, **variables},
+        [sys.executable, "-c", PROGRAM, str(num_cpus), str(dashboard)], env={**os.environ, **variables},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert other.stdout is not None
     try:
-        address = other.stdout.readline().strip()
-        assert address, "Ray did not start"
-        yield Elsewhere(("cluster=existing", f"cluster.address={address}"), variables, other.pid)
+        line = other.stdout.readline().split()
+        assert line, "Ray did not start"
+        address, url = line[0], f"http://{line[1]}" if dashboard else ""
+        yield Elsewhere(address, url, ("cluster=existing", f"cluster.address={address}"), variables, other.pid)
     finally:
         other.communicate()

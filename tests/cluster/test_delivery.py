@@ -17,19 +17,11 @@ from pathlib import Path
 import pytest
 
 from rayfactory.pool import connect
+from tests.elsewhere import started
 from tests.shop import make_shop
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_DATABASES = 80
-
-HEAD = """
-import sys
-import ray
-
-context = ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-"""
 
 COUNT = """
 import json
@@ -90,19 +82,10 @@ class TwoNodes:
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     folder = tmp_path_factory.mktemp("hidden")
-    environment = {
-        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }  # fmt: skip
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
         pytest.skip("this user may not hide a folder from a process (unshare --mount)")
-    with subprocess.Popen(
-        [sys.executable, "-c", HEAD], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    ) as head:  # fmt: skip
-        assert head.stdout is not None
-        address = head.stdout.readline().strip()
-        assert address, "Ray did not start"
+    with started(num_cpus=1) as head:
+        address, environment = head.address, {**os.environ, **head.variables}
         start = f"{Path(sys.executable).parent}/ray start --address={address} --num-cpus=1 --block"
         with subprocess.Popen(
             ["unshare", "--mount", "bash", "-c", f"mount -t tmpfs hidden '{folder}' && exec {start}"],
@@ -111,7 +94,6 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
             wait_for_two(address, environment)
             yield TwoNodes(address, folder, environment)
             other.terminate()
-        head.communicate()
 
 
 def wait_for_two(address: str, environment: dict[str, str]) -> None:
