@@ -11,7 +11,8 @@ from pathlib import Path
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError, RunDirError
-from rayfactory.exports.formats import FORMATS, Format, Source
+from rayfactory.exports.form import Format, Source
+from rayfactory.exports.formats import FORMATS
 from rayfactory.exports.rows import Row, Rows
 from rayfactory.identity import read_identity
 from rayfactory.pool import read_summary

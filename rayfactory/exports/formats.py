@@ -1,142 +1,35 @@
-"""The forms that a corpus is exported in: each is a class that takes rows one after the other and writes a folder."""
+"""The forms that a corpus is exported in, by their names: here those of tables, scripts, datasets and workloads."""
 
 from __future__ import annotations
 
 import csv
-import json
 import re
-import textwrap
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlglot import exp
 
-from rayfactory import sql
-from rayfactory.databases.schema import Schema
+from rayfactory.exports.form import Format, PerSplit, Source, provenance, to_json
 from rayfactory.exports.rows import ROWS_AT_ONCE, Row
-from rayfactory.models.schema_text import describe
+from rayfactory.exports.text_to_sql import BIRD, Alpaca, ShareGPT, Spider
 from rayfactory.records import R_SCHEMA
 from rayfactory.shown import shown
-
-_PROVENANCE = ("query_id", "round", "origin", "model", "prompt_sha256", "seed_ids", "cost_usd")
-"""Columns that tell where a query is from; every format keeps them."""
 
 _FORMULA = re.compile(r"\s*[=+\-@\t\r|%]")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The run that is exported.
-
-    Attributes:
-        identity: what `run.json` says of it.
-        summary: its `summary.json`; empty where the run has not ended.
-        schemas: of its databases by name; empty where they are not needed.
-        models: what wrote the queries.
-        splits: rows in each split that has some.
-        num_skeletons: different ones among all rows.
-        split: how rows were divided, one of `validate.SPLITS`.
-    """
-
-    identity: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    schemas: Mapping[str, Schema]
-    models: Sequence[str]
-    splits: Mapping[str, int]
-    num_skeletons: int
-    split: str
-
-
-class Format(ABC):
-    """A folder in one form.
-
-    Args:
-        folder: that exists and is empty.
-        source: the run.
-    """
-
-    needs_schemas: ClassVar[bool] = False
-
-    def __init__(self, folder: Path, source: Source) -> None:
-        self.folder = folder
-        self.source = source
-
-    @abstractmethod
-    def write(self, row: Row) -> None:
-        """Take one row; they come in the order of the pool."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Write what is left."""
-
-
-def provenance(row: Row) -> dict[str, Any]:
-    """Return where a query is from."""
-    return {name: row.values[name] for name in _PROVENANCE}
-
-
-class _PerSplit(Format):
-    """A file for each split, opened when its first row comes."""
-
-    suffix: ClassVar[str]
-
-    def __init__(self, folder: Path, source: Source) -> None:
-        super().__init__(folder, source)
-        self._files: dict[str, IO[str]] = {}
-
-    def _file(self, split: str) -> tuple[IO[str], bool]:
-        """Return the file of a split, and whether it is new."""
-        is_new = split not in self._files
-        if is_new:
-            # Newlines are those that are written: the csv module brings its own.
-            self._files[split] = (self.folder / f"{split}{self.suffix}").open("x", encoding="utf-8", newline="")
-        return self._files[split], is_new
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
-
-
-class _JSONArray(_PerSplit):
-    """A JSON array for each split, an element a line."""
-
-    suffix = ".json"
-
-    @abstractmethod
-    def element(self, row: Row) -> dict[str, Any]:
-        """Return what stands for a row."""
-
-    def write(self, row: Row) -> None:
-        """Write the next element."""
-        file, is_new = self._file(row.split)
-        file.write("[\n" if is_new else ",\n")
-        file.write(_json(self.element(row)))
-
-    def close(self) -> None:
-        """End the arrays."""
-        for file in self._files.values():
-            file.write("\n]\n")
-        super().close()
-
-
-class JSONLines(_PerSplit):
+class JSONLines(PerSplit):
     """One JSON object a line: every column of table R, the skeleton and the split."""
 
     suffix = ".jsonl"
 
     def write(self, row: Row) -> None:
         """Write a line."""
-        self._file(row.split)[0].write(_json({**row.values, "skeleton": row.skeleton, "split": row.split}) + "\n")
+        self._file(row.split)[0].write(to_json({**row.values, "skeleton": row.skeleton, "split": row.split}) + "\n")
 
 
-class CSV(_PerSplit):
+class CSV(PerSplit):
     """Comma-separated values. What a spreadsheet would take for a formula has an apostrophe before it."""
 
     suffix = ".csv"
@@ -148,7 +41,7 @@ class CSV(_PerSplit):
         writer = csv.writer(file)
         if is_new:
             writer.writerow(values)
-        writer.writerow([inert(_json(value) if isinstance(value, list) else value) for value in values.values()])
+        writer.writerow([inert(to_json(value) if isinstance(value, list) else value) for value in values.values()])
 
 
 def inert(value: Any) -> Any:
@@ -175,7 +68,7 @@ class SQLFiles(Format):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(row.values["sql"] + "\n;\n", encoding="utf-8")  # it may end in a comment
         about = {"file": place.as_posix(), "database": database, "dialect": row.values["dialect"]}
-        self._index.write(_json({**about, "row_count": row.values["row_count"], **provenance(row)}) + "\n")
+        self._index.write(to_json({**about, "row_count": row.values["row_count"], **provenance(row)}) + "\n")
 
     def _folder_name(self, database: str) -> str:
         """Return a name that any file system takes, and no other database has."""
@@ -225,149 +118,6 @@ class HuggingFace(Format):
         (self.folder / "README.md").write_text(card(self.source), encoding="utf-8")
 
 
-class _Benchmark(_PerSplit):
-    """The files of a benchmark for text-to-SQL: its questions, which nobody has asked yet, and its gold queries.
-
-    They have what the benchmark's own have and nothing else, for the programs that read those; where each row is from
-    is in `provenance.jsonl`.
-    """
-
-    suffix = "_gold.sql"
-    head: ClassVar[str]
-    between: ClassVar[str]
-    end: ClassVar[str]
-
-    def __init__(self, folder: Path, source: Source) -> None:
-        super().__init__(folder, source)
-        self._questions: dict[str, IO[str]] = {}
-        self._index = (folder / "provenance.jsonl").open("x", encoding="utf-8")
-
-    @abstractmethod
-    def question(self, row: Row) -> str:
-        """Return what stands for a row in the file of questions."""
-
-    def write(self, row: Row) -> None:
-        """Write a question, a gold query with its database, and where it is from."""
-        gold, is_new = self._file(row.split)
-        if is_new:
-            self._questions[row.split] = (self.folder / f"{row.split}.json").open("x", encoding="utf-8", newline="")
-        self._questions[row.split].write((self.head if is_new else self.between) + self.question(row))
-        gold.write(f"{on_one_line(row.values['sql'], row.values['dialect'])}\t{row.values['database']}\n")
-        self._index.write(_json({"split": row.split, "db_id": row.values["database"], **provenance(row)}) + "\n")
-
-    def close(self) -> None:
-        """End the files."""
-        for file in self._questions.values():
-            file.write(self.end)
-            file.close()
-        self._index.close()
-        super().close()
-
-
-class BIRD(_Benchmark):
-    """BIRD's dev.json, with empty questions, and dev_gold.sql."""
-
-    head, between, end = "[\n", ",\n", "\n]"
-
-    def question(self, row: Row) -> str:
-        """Return an entry, laid out as BIRD's are."""
-        values = row.values
-        about = {"question_id": values["query_id"], "db_id": values["database"], "question": "", "evidence": ""}
-        entry = {**about, "difficulty": difficulty(values), "sql": values["sql"]}
-        return textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False), "  ")
-
-
-class Spider(_Benchmark):
-    """Spider's train_spider.json, with empty questions and without its parsed form, and dev_gold.sql."""
-
-    head, between, end = "[\n", ",\n", "\n]\n"
-
-    def question(self, row: Row) -> str:
-        """Return an entry on a line."""
-        words = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+(?:\.\d+)?|[^\w\s]", row.values["sql"])
-        about = {"db_id": row.values["database"], "query": row.values["sql"], "query_toks": words}
-        return _json({**about, "question": "", "question_toks": []})
-
-
-def on_one_line(query: str, dialect: str) -> str:
-    """Return a query without line ends and tabs, which means the same: those in its texts are put together from codes.
-
-    One in a name stays: there is no other way to write it.
-    """
-    if not re.search(r"[\r\n\t]", query):
-        return query
-
-    def coded(node: exp.Expr) -> exp.Expr:
-        if not (isinstance(node, exp.Literal) and node.is_string and re.search(r"[\r\n\t]", node.this)):
-            return node
-        pieces = [
-            exp.Chr(expressions=[exp.Literal.number(ord(piece))])
-            if re.fullmatch(r"[\r\n\t]", piece)
-            else exp.Literal.string(piece)
-            for piece in re.split(r"([\r\n\t])", node.this)
-            if piece
-        ]
-        together = pieces[0] if len(pieces) == 1 else exp.Concat(expressions=pieces, safe=False, coalesce=False)
-        return exp.Paren(this=together)
-
-    return str(sql.parse(query, dialect).transform(coded).sql(dialect, comments=False))
-
-
-class _LLaMAFactory(_JSONArray):
-    """A dataset of LLaMA-Factory: schema in, query out."""
-
-    needs_schemas = True
-    about: ClassVar[dict[str, Any]]
-
-    def __init__(self, folder: Path, source: Source) -> None:
-        super().__init__(folder, source)
-        # Many queries are over the same tables.
-        self._schema_text = lru_cache(maxsize=10_000)(self._described)
-
-    def asked(self, row: Row) -> tuple[str, str]:
-        """Return the instruction, and what it is about: the tables of the query."""
-        text = self._schema_text(row.values["database"], tuple(row.values["tables"]))
-        return f"Write one {row.values['dialect']} query over these tables.", text
-
-    def _described(self, database: str, tables: tuple[str, ...]) -> str:
-        found = describe(self.source.schemas[database], tables)
-        return found.text + (f"\nForeign keys:\n{found.foreign_keys}" if found.foreign_keys else "")
-
-    def close(self) -> None:
-        """Write what LLaMA-Factory has to know of the files."""
-        names = list(self._files)
-        super().close()
-        info = {f"rayfactory_{split}": {"file_name": f"{split}.json", **self.about} for split in names}
-        (self.folder / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-
-
-class Alpaca(_LLaMAFactory):
-    """LLaMA-Factory's alpaca form."""
-
-    about: ClassVar[dict[str, Any]] = {
-        "columns": {"prompt": "instruction", "query": "input", "response": "output"},
-    }
-
-    def element(self, row: Row) -> dict[str, Any]:
-        """Return an example."""
-        instruction, text = self.asked(row)
-        return {"instruction": instruction, "input": text, "output": row.values["sql"], **provenance(row)}
-
-
-class ShareGPT(_LLaMAFactory):
-    """LLaMA-Factory's sharegpt form."""
-
-    about: ClassVar[dict[str, Any]] = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
-
-    def element(self, row: Row) -> dict[str, Any]:
-        """Return a conversation."""
-        turns = [
-            {"from": "human", "value": "\n".join(self.asked(row))},
-            {"from": "gpt", "value": row.values["sql"]},
-        ]
-        return {"conversations": turns, **provenance(row)}
-
-
 class Workload(Format):
     """One query for each skeleton, with the share of the pool that it stands for."""
 
@@ -382,7 +132,7 @@ class Workload(Format):
             return
         self._seen.add(row.skeleton)
         about = {name: row.values[name] for name in ("database", "dialect", "sql", "row_count", "execution_ms")}
-        self._file.write(_json({**about, "weight": row.weight, "skeleton": row.skeleton, **provenance(row)}) + "\n")
+        self._file.write(to_json({**about, "weight": row.weight, "skeleton": row.skeleton, **provenance(row)}) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -401,17 +151,6 @@ FORMATS: dict[str, type[Format]] = {
     "workload": Workload,
 }
 """Every form of `validate.FORMATS`."""
-
-
-def difficulty(values: Mapping[str, Any]) -> str:
-    """Return how hard a query is in BIRD's words, by what it is made of.
-
-    BIRD's own are people's judgement; here a query is moderate from three of these on, and challenging from six: joins,
-    predicates beyond one, subqueries, windows, aggregates.
-    """
-    parts = values["num_joins"] + max(0, values["num_predicates"] - 1) + values["num_aggregates"]
-    parts += 2 * (values["num_subqueries"] + values["num_windows"])
-    return "simple" if parts < 3 else "moderate" if parts < 6 else "challenging"
 
 
 def card(source: Source) -> str:
@@ -471,7 +210,3 @@ def _size(num_rows: int) -> str:
         if num_rows < most:
             return name
     return "1M<n<10M"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayfactory.__main__ import main
-from rayfactory.config import ExecutionConfig
-from rayfactory.databases.engine import Database
-from rayfactory.databases.engine import connect as connect_database
 from rayfactory.exports import formats
 from rayfactory.exports import rows as rows_module
 from rayfactory.exports.rows import chosen, skeletons_of
@@ -31,60 +23,8 @@ from rayfactory.manifests import PlannedRequest
 from rayfactory.pool import connect, opened
 from rayfactory.records import R_SCHEMA, Evaluation
 from rayfactory.validate import FORMATS, SPLITS
-from tests.shop import make_shop
+from tests.exports.pools import EVIL, QUERIES, ROUNDS, exported, only_shop
 from tests.test_pool import IDENTITY, round_tables
-
-EVIL = "=1+1 <b>../x"
-"""The name of a database that is a formula, markup and a path."""
-
-QUERIES = [
-    "SELECT name FROM customer",
-    "SELECT title FROM product",
-    "SELECT name FROM customer WHERE customer_id > 3",
-    "SELECT name FROM customer WHERE customer_id > 4",
-    "SELECT count(*) FROM sale",
-    "SELECT customer_id, count(*) FROM sale GROUP BY customer_id",
-    "SELECT 'a quoted text,\n with lines' FROM sale",
-]
-ROUNDS = 4
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run over two databases, beside their file."""
-    folder = tmp_path_factory.mktemp("runs")
-    make_shop(folder / "shop.sqlite")
-    with opened(folder / "run", {**IDENTITY, "benchmark": "custom", "rayfactory": "9.8.7"}) as pool:
-        for number in range(ROUNDS):
-            tables = round_tables(pool.num_rows, len(QUERIES), 1, number)
-            database = [EVIL if number == 1 else "shop"] * len(QUERIES)
-            columns: dict[str, list[Any]] = {"database": database, "dialect": ["sqlite"] * len(QUERIES), "sql": QUERIES}
-            columns["tables"] = [["product" if "product" in each else "customer"] for each in QUERIES]
-            for name, values in columns.items():
-                place = R_SCHEMA.get_field_index(name)
-                tables["R"] = tables["R"].set_column(
-                    place, R_SCHEMA.field(name), pa.array(values, R_SCHEMA.types[place])
-                )
-            evaluation = Evaluation(
-                number, "GEN", len(QUERIES), 1.0, 1.0, None, {}, {"shop": 1}, {"shop": len(QUERIES)}
-            )
-            pool.commit(tables, [PlannedRequest("generation", "shop", ("sale",), 10)], evaluation, 1.0)
-    (folder / "run" / "summary.json").write_text(json.dumps({"executability": 0.875}))
-    return folder / "run"
-
-
-def exported(run_dir: Path, tmp_path: Path, name: str, *more: str) -> Path:
-    """Export as a user does; return the folder."""
-    out = tmp_path / f"out-{name}"
-    benchmark = [
-        "+benchmark=custom",
-        f"benchmark.root={run_dir.parent / 'shop.sqlite'}",
-        f"data_dir={tmp_path / 'data'}",
-    ]
-    words = [*(benchmark if "benchmark" in more else []), "task=export", f"run_dir={run_dir}", f"format={name}"]
-    assert main([*words, f"output={out}", *(word for word in more if word != "benchmark")]) == 0
-    assert not list(tmp_path.glob(f".out-{name}*"))
-    return out
 
 
 def ids_of(out: Path, name: str) -> list[int]:
@@ -220,155 +160,6 @@ def test_every_row_says_where_it_is_from(run_dir: Path, tmp_path: Path, name: st
     else:
         (row, *_) = json.loads((out / "train.json").read_text("utf-8"))
     assert {"query_id", "round", "origin", "model", "prompt_sha256", "seed_ids", "cost_usd"} <= set(row)
-
-
-def only_shop(run_dir: Path, tmp_path: Path) -> Path:
-    """Return a run over the one database that is there."""
-    tmp_path.mkdir(exist_ok=True)
-    with opened(tmp_path / "shop-run", {**IDENTITY, "benchmark": "custom"}) as pool:
-        rows = connect(run_dir).sql("SELECT * FROM R WHERE round = 0 ORDER BY query_id").to_arrow_table().cast(R_SCHEMA)
-        tables = {**round_tables(0, len(QUERIES)), "R": rows}
-        evaluation = Evaluation(0, "GEN", len(QUERIES), 1.0, 1.0, None, {}, {"shop": 1}, {"shop": len(QUERIES)})
-        pool.commit(tables, [PlannedRequest("generation", "shop", ("sale",), 10)], evaluation, 1.0)
-    (tmp_path / "shop.sqlite").write_bytes((run_dir.parent / "shop.sqlite").read_bytes())
-    return tmp_path / "shop-run"
-
-
-def test_llama_factory_has_the_schema_and_the_query(run_dir: Path, tmp_path: Path):
-    """Each example shows the tables of its query; dataset_info.json names files that are there, and their fields."""
-    own = only_shop(run_dir, tmp_path)
-    for name in ("alpaca", "sharegpt"):
-        out = exported(own, tmp_path, name, "benchmark", "split=skeleton", "test_share=0.4")
-        info = json.loads((out / "dataset_info.json").read_text("utf-8"))
-        assert set(info) == {"rayfactory_train", "rayfactory_test"}
-        for about in info.values():
-            for example in json.loads((out / about["file_name"]).read_text("utf-8")):
-                assert set(about["columns"].values()) <= set(example)
-                text = json.dumps(example)
-                assert "Table customer" in text or "Table product" in text
-                answer = example["output"] if name == "alpaca" else example["conversations"][1]["value"]
-                assert answer in QUERIES
-
-
-def test_llama_factory_knows_every_column_that_is_named(run_dir: Path, tmp_path: Path):
-    """By the documentation of its data folder: which columns a description may name, by what they are when left out."""
-    documented = {
-        "alpaca": {"prompt": "instruction", "query": "input", "response": "output", "history": None, "system": None},
-        "sharegpt": {"messages": "conversations", "system": None, "tools": None},
-    }
-    for name, columns in documented.items():
-        out = exported(only_shop(run_dir, tmp_path / name), tmp_path, name, "benchmark")
-        for about in json.loads((out / "dataset_info.json").read_text("utf-8")).values():
-            assert set(about) <= {"file_name", "formatting", "columns"}
-            assert about.get("formatting", "alpaca") == name
-            assert set(about["columns"]) <= set(columns)
-            for example in json.loads((out / about["file_name"]).read_text("utf-8")):
-                turns = example.get("conversations", [])
-                assert all(set(turn) == {"from", "value"} for turn in turns)
-                # It takes the roles in turns, the user first.
-                assert [turn["from"] for turn in turns] == (["human", "gpt"] if name == "sharegpt" else [])
-
-
-LOAD = """
-import json
-import sys
-from datasets import load_dataset
-
-for name, folder, files in json.loads(sys.argv[1]):
-    read = load_dataset(folder) if name == "huggingface" else load_dataset(name, data_files=files)
-    print(json.dumps({split: rows.to_list() for split, rows in read.items()}, default=str))
-"""
-
-
-def test_datasets_loads_what_is_exported(run_dir: Path, tmp_path: Path):
-    """The library of Hugging Face reads the folder by its card, and the files of the other formats by their names."""
-    own = only_shop(run_dir, tmp_path)
-    wanted = connect(own).sql("SELECT sql FROM R ORDER BY query_id").fetchall()
-    asked, fields = [], []
-    for name, field in (
-        ("huggingface", "sql"), ("jsonl", "sql"), ("csv", "sql"), ("alpaca", "output"), ("bird", "sql"),
-        ("spider", "query"),
-    ):  # fmt: skip
-        out = exported(own, tmp_path, name, "benchmark", "split=skeleton", "test_share=0.4")
-        files_of = {path.stem: str(path) for path in [*out.glob("train.*"), *out.glob("test.*")]}
-        asked.append(("csv" if name == "csv" else name if name == "huggingface" else "json", str(out), files_of))
-        fields.append(field)
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, json.dumps(asked)], env=os.environ | offline, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(asked)
-    for line, field in zip(lines, fields, strict=True):
-        splits = json.loads(line)
-        assert set(splits) == {"train", "test"}
-        assert all(splits.values())
-        found = [row[field] for split in splits.values() for row in split]
-        assert sorted(found) == sorted(sql for (sql,) in wanted)
-
-
-def test_database_without_schema_is_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Where the benchmark that is named is not that of the run."""
-    root = run_dir.parent / "shop.sqlite"
-    words = ["+benchmark=custom", f"benchmark.root={root}", f"data_dir={tmp_path / 'data'}", "task=export"]
-    assert main([*words, f"run_dir={run_dir}", "format=alpaca", f"output={tmp_path / 'out'}"]) == 2
-    assert "name it as the run did" in capsys.readouterr().err
-
-
-def shape(text: str) -> str:
-    """Return a JSON text with its values taken out: what is left is its layout, and the names and order of its keys."""
-    return re.sub(r'(": )(?:"(?:[^"\\]|\\.)*"|\d+)', r"\1_", text)
-
-
-@pytest.mark.realdata
-def test_files_of_benchmarks_are_laid_out_as_their_own(run_dir: Path, tmp_path: Path, shared_data: Path):
-    """To the byte, values aside: keys, their order, spaces, tabs, and how a file ends."""
-    own = only_shop(run_dir, tmp_path)
-    bird = exported(own, tmp_path, "bird")
-    text = (bird / "train.json").read_text("utf-8")
-    as_theirs = (shared_data / "bird" / "dev.json").read_text("utf-8")
-    theirs = json.loads(as_theirs)
-    assert shape(text).startswith(shape(as_theirs[: as_theirs.index("},") + 3]))
-    assert shape(text)[-6:] == shape(as_theirs)[-6:]
-    assert set(shape(text).splitlines()) == set(shape(as_theirs).splitlines())
-    for mine in json.loads(text):
-        assert [type(value) for value in mine.values()] == [type(value) for value in theirs[0].values()]
-        assert mine["difficulty"] in {each["difficulty"] for each in theirs}
-    lines = (shared_data / "spider" / "dev_gold.sql").read_bytes().split(b"\n")
-    spider = exported(own, tmp_path, "spider")
-    for out in (bird, spider):
-        gold = (out / "train_gold.sql").read_bytes().split(b"\n")
-        assert gold[-1] == lines[-1] == b""
-        assert len(gold) - 1 == len(QUERIES) == len(json.loads((out / "train.json").read_text("utf-8")))
-        assert {line.count(b"\t") for line in gold[:-1]} == {line.count(b"\t") for line in lines[:-1]} == {1}
-        assert {line.split(b"\t")[1] for line in gold[:-1]} == {b"shop"}
-    questions = json.loads((spider / "train.json").read_text("utf-8"))
-    keys = ["db_id", "query", "query_toks", "question", "question_toks"]
-    assert [list(question) for question in questions] == [keys] * len(QUERIES)
-
-
-@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
-def test_query_on_one_line_returns_what_it_did(dialect: str, tmp_path: Path):
-    queries = [
-        "SELECT 'a\nb\tc' AS x -- said at the end\nWHERE 'x\r' LIKE 'x_'",
-        "SELECT\n\t1 AS y",
-        "SELECT length('\n') AS z",
-        "SELECT 'as it is' AS x",
-    ]
-    path = tmp_path / f"empty.{dialect}"
-    module: Any = duckdb if dialect == "duckdb" else sqlite3
-    connection = module.connect(str(path))
-    connection.execute("CREATE TABLE t (i INTEGER)")
-    connection.close()
-    engine = connect_database(Database("empty", dialect, str(path)), ExecutionConfig())
-    for query in queries:
-        line = formats.on_one_line(query, dialect)
-        assert not re.search(r"[\r\n\t]", line)
-        assert engine.run(line, keep_rows=5).rows == engine.run(query, keep_rows=5).rows
-    engine.close()
-    assert formats.on_one_line(queries[-1], dialect) == queries[-1]
 
 
 def test_sql_files_run(run_dir: Path, tmp_path: Path):
