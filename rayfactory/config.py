@@ -132,6 +132,8 @@ class ModelConfig:
     batch: bool = False
     batch_price: float = 0.5
     batch_poll_s: float = 30.0
+    # Seconds without another request after which those that were collected leave as a batch.
+    batch_linger_s: float = 10.0
     serving: ServingConfig = field(default_factory=ServingConfig)
 
 

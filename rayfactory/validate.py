@@ -144,6 +144,7 @@ _MODEL_RULES: dict[str, Rule] = {
     "max_pause_s": POSITIVE,
     "batch_price": SHARE,
     "batch_poll_s": POSITIVE,
+    "batch_linger_s": NOT_NEGATIVE,
     **{f"serving.{name}": rule for name, rule in _SERVING_RULES.items()},
 }
 

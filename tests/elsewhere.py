@@ -13,17 +13,22 @@ from uuid import uuid4
 
 PROGRAM = """
 import sys
-import ray
+from ray.cluster_utils import Cluster
 
+options = {
+    "num_cpus": int(sys.argv[1]),
+    "object_store_memory": 10**9,
+    "include_dashboard": sys.argv[2] == "True",
+    "dashboard_port": 0,
+    "dashboard_agent_listen_port": 0,  # the usual one may be another cluster's, and then no jobs are taken
+}
 for attempt in range(5):
     try:
-        context = ray.init(
-            address="local", num_cpus=int(sys.argv[1]), include_dashboard=sys.argv[2] == "True", dashboard_port=0
-        )
+        cluster = Cluster(initialize_head=True, head_node_args=options)
         break
     except Exception:  # it did not start within Ray's 30 seconds
-        ray.shutdown()
-print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
+        pass
+print(cluster.address, cluster.webui_url, flush=True)
 sys.stdin.read()
 """
 

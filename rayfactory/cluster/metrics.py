@@ -5,8 +5,10 @@ Ray puts `ray_` before every name. `launch/README.md` has them in a table, with 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rayfactory.reports.monitor import Progress
 
@@ -51,6 +53,8 @@ STAGE_HELP = (
 )
 BOUNDS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 
+_PLAIN = " " + string.punctuation.translate({ord(char): None for char in '"%\\'})
+
 
 class Metrics:
     """The metrics of this process's run. Ray has to be connected.
@@ -64,7 +68,7 @@ class Metrics:
     def __init__(self, run: str) -> None:
         from ray.util import metrics
 
-        self._run = {RUN: run}
+        self._run = _labels({RUN: run})
         self._gauges: dict[str, Gauge] = {
             name: metrics.Gauge(name, text, (RUN, *tags)) for name, (text, tags) in GAUGES.items()
         }
@@ -108,12 +112,17 @@ class Metrics:
         self._count("rayfactory_model_cost_dollars_total", row["cost_usd"], **whose)
 
     def _set(self, name: str, value: float, **tags: str) -> None:
-        self._gauges[name].set(float(value), self._run | tags)
+        self._gauges[name].set(float(value), self._run | _labels(tags))
 
     def _count(self, name: str, total: float, **tags: str) -> None:
         """Let a counter have grown to a total."""
         key = name, tuple(tags.values())
         grown = total - self._counted.get(key, 0.0)
         if grown > 0:
-            self._counters[name].inc(grown, self._run | tags)
+            self._counters[name].inc(grown, self._run | _labels(tags))
             self._counted[key] = total
+
+
+def _labels(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags as Ray can record them, which takes ASCII alone: what else a name has stands as in an address."""
+    return {name: quote(value, safe=_PLAIN) for name, value in tags.items()}

@@ -51,9 +51,8 @@ _NUM_READS = 3
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch leaves: `linger_s` seconds after the last call came, or when it is full."""
+    """What a batch holds at most: one that is full leaves at once."""
 
-    linger_s: float = 2.0
     max_requests: int = MAX_REQUESTS
     max_bytes: int = MAX_FILE_BYTES
 
@@ -194,7 +193,7 @@ class Batches:
         call = self._calls[key, request] = Call(attempt, key, request, worst, line)
         self._collected.append(call)
         self._num_bytes += len(line)
-        self._leave_in(self._limits.linger_s)
+        self._leave_in(self._config.batch_linger_s)
         return call
 
     def _leave_in(self, delay_s: float) -> None:
@@ -255,7 +254,7 @@ class Batches:
             self._batches.remove(batch)
         if self._collected:
             # They may have waited for this one to end.
-            self._leave_in(self._limits.linger_s)
+            self._leave_in(self._config.batch_linger_s)
         elif batch.state is not None and not batch.state.is_crowded:
             self._crowd = None
 

@@ -67,7 +67,7 @@ class Chat:
         directory: of the journal; created where it does not exist.
         max_cost_usd: what the run may spend; None: no limit.
         backoff_s: bound of the first pause before another attempt; it doubles from one to the next.
-        batch_limits: when a batch of requests leaves, where they go in batches.
+        batch_limits: what a batch holds at most, where requests go in batches.
 
     Raises:
         RunDirError: the journal cannot be read or written.

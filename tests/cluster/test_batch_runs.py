@@ -75,7 +75,7 @@ def test_run_killed_while_a_batch_is_pending_takes_it_up_again(tmp_path, make_da
             "cluster.workers=1", "display.mode=lines",
             "models=endpoint", "models.strong.name=test-model", f"models.strong.base_url={server.base_url}",
             "models.strong.usd_per_million_in=2", "models.strong.usd_per_million_out=10", "models.strong.batch=true",
-            "models.strong.batch_poll_s=0.1",
+            "models.strong.batch_poll_s=0.1", "models.strong.batch_linger_s=2",
         ]  # fmt: skip
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ

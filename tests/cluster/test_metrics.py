@@ -15,6 +15,7 @@ from rayfactory.cluster.metrics import COUNTERS, GAUGES, STAGE, STAGES
 from rayfactory.records import REJECT_REASONS
 from tests.cluster.test_models import command, environment, folder, server  # noqa: F401 - two of them are fixtures
 
+RUN = "watched é"
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 NAMES = [f"ray_{name}" for name in (*GAUGES, *COUNTERS, STAGE)]
 
@@ -39,7 +40,7 @@ def scrape(folder, server, elsewhere):  # noqa: F811 - fixtures
     where = looking.stdout.readline().split()
     looking.communicate()
     assert where
-    words = command(folder, server, "watched", *elsewhere.overrides, "display.mode=none", "target=60")
+    words = command(folder, server, RUN, *elsewhere.overrides, "display.mode=none", "target=60")
     running = subprocess.Popen(words, cwd=LAUNCH.parent, env=env)
     samples: dict[str, str] = {}
     about: dict[tuple[str, str], str] = {}
@@ -51,7 +52,8 @@ def scrape(folder, server, elsewhere):  # noqa: F811 - fixtures
             about.update(((m[1], m[2]), m[3]) for m in re.finditer(r"^# (HELP|TYPE) (\S+) (.*)$", text, re.MULTILINE))
             found = re.findall(r"^(ray_rayfactory\S+\{.*\}) (\S+)$", text, re.MULTILINE)
             # The cluster has had other runs.
-            samples.update((sample, value) for sample, value in found if f'run="{folder / "watched"}"' in sample)
+            run = str(folder / RUN).replace("é", "%C3%A9")
+            samples.update((sample, value) for sample, value in found if f'run="{run}"' in sample)
     assert running.returncode == 0
     return {name: float(value) for name, value in samples.items()}, about
 
@@ -94,7 +96,7 @@ def test_nothing_of_ours_is_undocumented(scrape):
 def test_numbers_are_those_of_the_run(scrape, folder):  # noqa: F811 - a fixture
     """As they were at the last export, which is some seconds before the end: never more than the run came to."""
     samples, _ = scrape
-    summary = json.loads((folder / "watched" / "summary.json").read_text())
+    summary = json.loads((folder / RUN / "summary.json").read_text())
 
     def total(name):
         return sum(value for sample, value in samples.items() if sample.startswith(f"{name}{{"))

@@ -15,8 +15,6 @@ from tests.models import batch_client
 from tests.models.batch_server import BatchServer
 from tests.models.chat_client import call
 
-LIMITS = BatchLimits(linger_s=0.1)
-
 
 def model(server: BatchServer, **changes: Any) -> ModelConfig:
     return replace(batch_client.model(server.base_url), **changes)
@@ -28,7 +26,7 @@ def with_chat(
     *,
     server: BatchServer | None = None,
     max_cost_usd: float | None = None,
-    limits: BatchLimits = LIMITS,
+    limits: BatchLimits = BatchLimits(),  # noqa: B008 - it is frozen
     **changes: Any,
 ) -> BatchServer:
     """Run a test with a server and a chat in one loop."""

@@ -17,12 +17,13 @@ from rayfactory.models.chat import Chat
 from tests.models import chat_client
 from tests.models.endpoint_server import echo
 
-LIMITS = BatchLimits(linger_s=0.1, max_requests=25)
+LIMITS = BatchLimits(max_requests=25)
 
 
 def model(base_url: str) -> ModelConfig:
-    """Return a model whose batches are looked after often."""
-    return replace(chat_client.model(base_url, 16), batch=True, batch_price=0.5, batch_poll_s=0.05)
+    """Return a model whose batches leave soon and are looked after often."""
+    ordinary = chat_client.model(base_url, 16)
+    return replace(ordinary, batch=True, batch_price=0.5, batch_poll_s=0.05, batch_linger_s=0.1)
 
 
 def expected(indexes: range) -> list[str]:

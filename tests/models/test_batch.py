@@ -19,7 +19,7 @@ from rayfactory.models.journal import FILE_NAME
 from rayfactory.models.ledger import worst_case
 from rayfactory.models.protocol import request_body
 from tests.models import batch_client
-from tests.models.batch_chats import LIMITS, model, obtain, until, with_chat
+from tests.models.batch_chats import model, obtain, until, with_chat
 from tests.models.batch_client import expected
 from tests.models.batch_server import BatchServer
 from tests.models.chat_client import call
@@ -77,10 +77,10 @@ def test_full_batch_leaves_at_once_and_the_rest_in_another(tmp_path):
     async def body(chat, server):
         assert await obtain(chat, range(20)) == expected(range(20))
 
-    server = with_chat(tmp_path, body, limits=BatchLimits(0.1, max_requests=8))
+    server = with_chat(tmp_path, body, limits=BatchLimits(max_requests=8))
     assert sorted(batch["request_counts"]["total"] for batch in server.batches.values()) == [4, 8, 8]
     assert set(server.answers.values()) == {1}
-    server = with_chat(tmp_path / "bytes", body, limits=BatchLimits(0.1, max_bytes=2_000))
+    server = with_chat(tmp_path / "bytes", body, limits=BatchLimits(max_bytes=2_000))
     inputs = [server.files[batch["input_file_id"]] for batch in server.batches.values()]
     assert len(inputs) > 1
     assert all(len(content) <= 2_000 for content in inputs)
@@ -239,7 +239,7 @@ def test_close_leaves_a_batch_to_the_next_process(tmp_path, caplog):
 
     async def run() -> None:
         async with server:
-            first = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
+            first = Chat({"strong": model(server)}, tmp_path, None)
             task = asyncio.create_task(obtain(first, range(5)))
             await until(lambda: server.calls["state"])
             await first.close()
@@ -256,7 +256,7 @@ def test_close_leaves_a_batch_to_the_next_process(tmp_path, caplog):
             await Chat({"strong": model(server)}, tmp_path, None).close()
             assert "goes on with" not in caplog.text, "this one had not taken it up"
 
-            second = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
+            second = Chat({"strong": model(server)}, tmp_path, None)
             assert second.ledger.unconfirmed_usd == 0
             assert reserved_usd > 0
             assert second.ledger.reserved_usd == reserved_usd
@@ -279,7 +279,7 @@ def test_call_attaches_to_a_pending_batch_even_if_batches_are_off_now(tmp_path):
 
     async def run() -> None:
         async with server:
-            first = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
+            first = Chat({"strong": model(server)}, tmp_path, None)
             task = asyncio.create_task(obtain(first, range(3)))
             await until(lambda: server.calls["state"])
             await first.close()
@@ -300,13 +300,13 @@ def test_batch_that_is_gone_after_a_restart_is_booked_and_asked_for_again(tmp_pa
     async def run() -> None:
         async with server:
             server.always["create"] = "500"
-            first = Chat({"strong": model(server)}, tmp_path, None, backoff_s=0.01, batch_limits=LIMITS)
+            first = Chat({"strong": model(server)}, tmp_path, None, backoff_s=0.01)
             task = asyncio.create_task(obtain(first, range(3)))
             await until(lambda: server.calls["create"])
             await first.close()
             await asyncio.gather(task, return_exceptions=True)
             del server.always["create"]
-            second = Chat({"strong": model(server)}, tmp_path, None, backoff_s=0.01, batch_limits=LIMITS)
+            second = Chat({"strong": model(server)}, tmp_path, None, backoff_s=0.01)
             assert await obtain(second, range(3)) == expected(range(3))
             (row,) = second.ledger.rows()
             assert (row["requests"], row["unconfirmed_attempts"]) == (3, 3)
@@ -324,14 +324,14 @@ def test_batch_is_found_on_a_later_page(tmp_path):
     async def run() -> None:
         async with server:
             server.weather["create"].append("silence_after")
-            first = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
+            first = Chat({"strong": model(server)}, tmp_path, None)
             task = asyncio.create_task(obtain(first, range(3)))
             await until(lambda: server.batches)
             await first.close()
             await asyncio.gather(task, return_exceptions=True)
             for number in range(7):
                 server.batches[f"other_{number}"] = {"id": f"other_{number}", "status": "completed", "metadata": None}
-            second = Chat({"strong": model(server)}, tmp_path, None, batch_limits=LIMITS)
+            second = Chat({"strong": model(server)}, tmp_path, None)
             assert await obtain(second, range(3)) == expected(range(3))
             await second.close()
 
@@ -371,7 +371,7 @@ def test_endpoint_away_for_too_long_ends_the_run_and_the_next_takes_up_the_batch
     async def run() -> None:
         async with server:
             for body, changes in ((first, {"max_pause_s": 0.3}), (second, {})):
-                chat = Chat({"strong": model(server, **changes)}, tmp_path, None, backoff_s=0.01, batch_limits=LIMITS)
+                chat = Chat({"strong": model(server, **changes)}, tmp_path, None, backoff_s=0.01)
                 await body(chat, server)
                 await chat.close()
 
