@@ -1,6 +1,6 @@
 """kill -9 of anything, at any moment: what was committed stays as it was, and the run ends with the rows that it owes.
 
-`RAYFACTORY_KILLS` is how many; a hundred take an hour.
+`RAYFACTORY_KILLS` is how many; a hundred take an hour or two. `RAYFACTORY_KILLS_SEED` chooses other moments.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ENDS_S = 240
 """Without its GCS, Ray waits a minute for another one, and then ends what has joined it."""
 
 KILLS = int(os.environ.get("RAYFACTORY_KILLS", "100"))
+SEED = int(os.environ.get("RAYFACTORY_KILLS_SEED", "11"))
 
 VICTIMS = (
     "driver",
@@ -86,7 +87,7 @@ def killed_again_and_again(
         rows_of: what its pool has; nothing where it has not begun.
         check: of a run that has ended.
     """
-    rng = random.Random(11)
+    rng = random.Random(SEED)
     counts: Counter[str] = Counter()
     for number in range(1_000):
         if counts.total() >= KILLS:
