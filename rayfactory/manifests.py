@@ -103,8 +103,10 @@ def read_parts(run_dir: Path) -> list[Part]:
     Raises:
         RunDirError: as `read_manifests`.
     """
-    parts = []
-    for first, last in _spans(run_dir / "rounds"):
+    parts, names = list[Part](), list[str]()
+    with suppress(FileNotFoundError):
+        names = [path.name for path in (run_dir / "rounds").iterdir()]
+    for first, last in spans(names, str(run_dir / "rounds")):
         path = run_dir / "rounds" / f"{part_name(first, last)}.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -120,26 +122,25 @@ def read_parts(run_dir: Path) -> list[Part]:
     return parts
 
 
-def _spans(rounds_dir: Path) -> list[tuple[int, int]]:
-    """Return the first and last round of each part, in order.
+def spans(names: Iterable[str], folder: str) -> list[tuple[int, int]]:
+    """Return the first and last round of each part, in order, by the names of what is in the folder of the rounds.
 
     Raises:
-        RunDirError: one is missing.
+        RunDirError: one is missing; `folder` says where.
     """
     widest: dict[int, int] = {}
-    with suppress(FileNotFoundError):
-        for path in rounds_dir.iterdir():
-            if match := _MANIFEST.fullmatch(path.name):
-                first, last = int(match[1]), int(match[2] or match[1])
-                widest[first] = max(last, widest.get(first, first))
-    spans, number = list[tuple[int, int]](), 0
+    for name in names:
+        if match := _MANIFEST.fullmatch(name):
+            first, last = int(match[1]), int(match[2] or match[1])
+            widest[first] = max(last, widest.get(first, first))
+    found, number = list[tuple[int, int]](), 0
     while number in widest:
-        spans.append((number, widest[number]))
+        found.append((number, widest[number]))
         number = widest[number] + 1
     if max(widest.values(), default=-1) >= number:
         # Rounds are committed in order, so this is no crash's doing.
-        raise RunDirError(f"{rounds_dir / part_name(number, number)}.json is missing; restore it from a backup")
-    return spans
+        raise RunDirError(f"{folder}/{part_name(number, number)}.json is missing; restore it from a backup")
+    return found
 
 
 def part_name(first_round: int, last_round: int) -> str:

@@ -30,10 +30,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 from weakref import finalize
 
 import duckdb
@@ -41,6 +41,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rayfactory.compose import default_data_dir
 from rayfactory.errors import RunDirError
 from rayfactory.identity import FORMAT, FORMAT_WITHOUT_SEGMENTS, check_run_dir, read_identity
 from rayfactory.manifests import (
@@ -53,6 +54,7 @@ from rayfactory.manifests import (
     read_parts,
     segment_to_json,
 )
+from rayfactory.pool_copy import local
 from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA, Evaluation, Tally
 from rayfactory.segments import SIZES, due, put_together, read_rounds
 
@@ -62,11 +64,25 @@ ALL_VIEWS = (*VIEWS, "S")
 """With the table that is for rayfactory itself."""
 
 
+class Remote(Protocol):
+    """Where a run directory is a copy of a pool elsewhere: what is to happen there first (see `pool_copy`)."""
+
+    def publish(self, part: str, files: Mapping[str, str], manifest: bytes) -> None:
+        """Commit a round or a segment there, by its name, its files with their digests, and its manifest."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Replace one of the files beside the rounds."""
+
+    def sweep(self, parts: Collection[str]) -> None:
+        """Remove the rounds there that are none of these parts."""
+
+
 class Pool:
     """A run directory, opened for writing by this process alone.
 
     Args:
         run_dir: created where it does not exist.
+        remote: what it is a copy of; None: it is none.
         identity: `benchmark`, `seed`, `config_sha256`, ..: what must be equal for the run to go on. What differs is
             told by its name; the members of `settings` and `fingerprints` are told one by one.
 
@@ -75,8 +91,9 @@ class Pool:
             not a run directory.
     """
 
-    def __init__(self, run_dir: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, run_dir: Path, identity: dict[str, Any], remote: Remote | None = None) -> None:
         self.run_dir = run_dir
+        self._remote = remote
         check_run_dir(run_dir, identity)
         try:
             self._rounds_dir.mkdir(parents=True, exist_ok=True)
@@ -98,7 +115,7 @@ class Pool:
             for part in self._parts:
                 self._check_files(part)
             if not self.manifests:
-                _write_durably(run_dir / "run.json", _to_json({"format": FORMAT, **identity}))
+                self._put("run.json", {"format": FORMAT, **identity})
             known = read_identity(run_dir)
             self._has_segments = known is not None and known["format"] != FORMAT_WITHOUT_SEGMENTS
             self._clean()
@@ -137,6 +154,8 @@ class Pool:
     def _clean(self) -> bool:
         """Remove what is no part of the pool, any more or at all; return False where somebody reads, and it stays."""
         parts = {part.name for part in self._parts}
+        if self._remote is not None:
+            self._remote.sweep(parts)
         over = [path for path in self._rounds_dir.iterdir() if path.name.removesuffix(".json") not in parts]
         if not over:
             return True
@@ -202,7 +221,10 @@ class Pool:
                 tuple(tallies),
                 files,
             )
-            _write_durably(self._rounds_dir / f"{directory.name}.json", _to_json(manifest_to_json(manifest)))
+            content = _to_json(manifest_to_json(manifest))
+            if self._remote is not None:
+                self._remote.publish(directory.name, files, content)
+            _write_durably(self._rounds_dir / f"{directory.name}.json", content)
         except OSError as error:
             raise RunDirError(
                 f"round {number} could not be written to {str(self.run_dir)!r}: {error.strerror or error}; what was "
@@ -262,8 +284,11 @@ class Pool:
                         num_rejects += expected or (count,)
             _sync_directory(directory)
             segment = Part(rounds, tuple(num_rejects), files)
-            _replace(manifest, _to_json(segment_to_json(segment)))
-        except (OSError, pa.ArrowException):
+            content = _to_json(segment_to_json(segment))
+            if self._remote is not None:
+                self._remote.publish(name, files, content)
+            _replace(manifest, content)
+        except (OSError, pa.ArrowException, RunDirError):
             # The next round is to find the room that it would have had.
             shutil.rmtree(directory, ignore_errors=True)
             with suppress(OSError):
@@ -331,9 +356,15 @@ class Pool:
 
     def _write(self, name: str, data: Any) -> None:
         try:
-            _write_durably(self.run_dir / name, _to_json(data))
+            self._put(name, data)
         except OSError as error:
             raise _not_writable(self.run_dir, error) from None
+
+    def _put(self, name: str, data: Any) -> None:
+        content = _to_json(data)
+        if self._remote is not None:
+            self._remote.put(name, content)
+        _write_durably(self.run_dir / name, content)
 
     def close(self) -> None:
         """Let other processes have the run."""
@@ -380,10 +411,14 @@ def connect(run_dir: str | Path, views: Sequence[str] = VIEWS) -> duckdb.DuckDBP
     The connection shows the rounds that were committed when it was made; it never changes the run. While it is open,
     the run that it is of removes no files.
 
+    Args:
+        run_dir: of the run, or the address of a pool in object storage, of which a copy on this machine is read.
+        views: those that are wanted.
+
     Raises:
-        RunDirError: there is no run in `run_dir`, or it is damaged.
+        RunDirError: there is no run in `run_dir`, or it is damaged, or cannot be read.
     """
-    run_dir = Path(run_dir)
+    run_dir = local(run_dir, Path(default_data_dir()))
     if read_identity(run_dir) is None:
         raise RunDirError(f"there is no run in {str(run_dir)!r}; give the run_dir of a run that was started")
     lock = (run_dir / "run.json").open("rb")
@@ -411,9 +446,9 @@ def connect(run_dir: str | Path, views: Sequence[str] = VIEWS) -> duckdb.DuckDBP
 
 
 @contextmanager
-def opened(run_dir: Path, identity: dict[str, Any]) -> Iterator[Pool]:
+def opened(run_dir: Path, identity: dict[str, Any], remote: Remote | None = None) -> Iterator[Pool]:
     """Open a `Pool` for the length of a with statement."""
-    pool = Pool(run_dir, identity)
+    pool = Pool(run_dir, identity, remote)
     try:
         yield pool
     finally:

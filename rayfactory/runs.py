@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -22,6 +23,7 @@ from rayfactory import __version__
 from rayfactory.agents.planning import requests_after_warmup
 from rayfactory.agents.preflight import check_context_windows
 from rayfactory.analysis import outline
+from rayfactory.bucket.store import is_url, variables
 from rayfactory.cluster.crew import JOURNAL, Crew
 from rayfactory.cluster.session import connected
 from rayfactory.compose import with_hidden_keys
@@ -37,11 +39,12 @@ from rayfactory.models.grammar_check import check_grammars
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_folder
 from rayfactory.models.prompts import templates_sha256
 from rayfactory.pool import Pool, opened, read_manifests, read_summary
+from rayfactory.pool_copy import Copy, local
 from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
-from rayfactory.shown import address_variable
+from rayfactory.shown import address_variable, shown
 from rayfactory.tools.embedding import ENCODERS, decided
 from rayfactory.validate import has_price, used_slots
 
@@ -76,8 +79,42 @@ def run(config: Config, command: str) -> int:
         UserError: the databases or the run directory cannot be used.
         EngineError: the engine failed; what is committed stays.
     """
+    if not is_url(config.run_dir):
+        return _run(config, command, None)
+    with _held(config) as copy:
+        return _run(replace(config, run_dir=str(copy.run_dir)), command, copy)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{shown(text)}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _held(config: Config) -> Iterator[Copy]:
+    """Have a copy of a pool in object storage here, and nobody else write it. Errors tell of the pool, not the copy."""
+    copy = Copy(config.run_dir, Path(config.data_dir))
+    try:
+        with copy.held(_say):
+            yield copy
+    except RayfactoryError as error:
+        text = str(error)
+        if str(copy.run_dir) not in text:
+            raise
+        raise type(error)(text.replace(str(copy.run_dir), copy.url)) from error
+
+
+def _run(config: Config, command: str, copy: Copy | None) -> int:
+    """As `run`, with a folder for the run directory.
+
+    Args:
+        config: as of `run`.
+        command: as of `run`.
+        copy: what the folder is a copy of, where the pool is in object storage.
+    """
     config = with_hidden_keys(config)
     run_dir = Path(config.run_dir)
+    place = copy.url if copy is not None else str(run_dir)
     # What is wrong with the run directory is said before anything is generated or read for it.
     check_run_dir(run_dir, {})
     config = with_round_size(config)
@@ -91,13 +128,13 @@ def run(config: Config, command: str) -> int:
     monitor = Monitor(progress, config.display)
     for note in notes:
         monitor.say(f"Note: {note}")
-    with opened(run_dir, identity) as pool:
+    with opened(run_dir, identity, copy) as pool:
         pool.write_schema(outline.to_json(schemas.values()))
         reason = reason_to_stop(config, pool) or _spent(config, pool)
         if reason is not None:
-            monitor.say(f"{run_dir} is complete: {pool.num_rows} rows, {STOP_REASONS[reason]}.")
+            monitor.say(f"{place} is complete: {pool.num_rows} rows, {STOP_REASONS[reason]}.")
             if not _is_written(pool, reason, config.target):
-                _finish(config, pool, schemas, identity, reason, pool.wall_s, monitor)
+                _finish(config, pool, place, schemas, identity, reason, pool.wall_s, monitor)
             return 0
         clock = Clock(pool.wall_s)
         # Whether the journal can be read, and nobody else writes it any more, is known before anything starts.
@@ -108,7 +145,7 @@ def run(config: Config, command: str) -> int:
                 connected(config.cluster, _key_variables(config)) as session,
                 _interrupted_by_sigterm(),
                 monitor.showing(),
-                models_served(config, monitor.say) as served,
+                models_served(config, monitor.say, copy) as served,
             ):
                 progress.dashboard = session.dashboard
                 monitor.say(
@@ -125,7 +162,7 @@ def run(config: Config, command: str) -> int:
                 loop = Loop(config, schemas, pool, monitor, progress, clock)
                 progress.activity = "starting the agents"
                 monitor.tick(now=True)
-                crew = Crew(served, session, databases, schemas, loop.committed_tables)
+                crew = Crew(served, session, databases, schemas, loop.committed_tables, copy)
                 try:
                     reason = loop.run(crew)
                 finally:
@@ -133,14 +170,14 @@ def run(config: Config, command: str) -> int:
                     loop.show_models(crew)
         except (KeyboardInterrupt, SystemExit):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the summary
-            _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)
+            _finish(config, pool, place, schemas, identity, "interrupted", clock.wall_s, monitor)
             monitor.say(f"Go on with: {command}")
             return 130
         except RayfactoryError:
             with suppress(RunDirError):  # the error that ended the run is the one to tell
-                _finish(config, pool, schemas, identity, "interrupted", clock.wall_s, monitor)
+                _finish(config, pool, place, schemas, identity, "interrupted", clock.wall_s, monitor)
             raise
-        _finish(config, pool, schemas, identity, reason, clock.wall_s, monitor)
+        _finish(config, pool, place, schemas, identity, reason, clock.wall_s, monitor)
     return 0
 
 
@@ -149,7 +186,7 @@ def _key_variables(config: Config) -> set[str]:
     models: list[ModelConfig] = [getattr(config.models, slot) for slot in SLOTS]
     by_custom = {name for name in os.environ if name.endswith("_API_KEY")}
     named = {config.benchmark.password_env, *(model.api_key_env for model in models)}
-    return by_custom | named | {address_variable(slot) for slot in SLOTS}
+    return by_custom | named | {address_variable(slot) for slot in SLOTS} | set(variables())
 
 
 def with_round_size(config: Config) -> Config:
@@ -200,7 +237,7 @@ def preview(config: Config) -> str:
     Raises:
         UserError: the databases or the run directory cannot be used, or a prompt does not fit.
     """
-    config = with_hidden_keys(config)
+    config = replace(with_hidden_keys(config), run_dir=str(local(config.run_dir, Path(config.data_dir))))
     run_dir = Path(config.run_dir)
     check_run_dir(run_dir, {})
     config = with_round_size(config)
@@ -304,7 +341,7 @@ def unbounded_models(config: Config) -> list[str]:
     ]
 
 
-def check_decoding(config: Config, say: Callable[[str], None]) -> None:
+def check_decoding(config: Config, say: Callable[[str], None], copy: Copy | None = None) -> None:
     """Return if the models that are to decode by a grammar do; asks for one word, once in the life of a run.
 
     `check_models` costs nothing and has no run directory; this may cost a few tokens, so it comes once there is a
@@ -317,7 +354,8 @@ def check_decoding(config: Config, say: Callable[[str], None]) -> None:
     constrained = {slot: model for slot, model in _asked_elsewhere(config).items() if model.constrained}
     if constrained:
         journal = Path(config.run_dir) / JOURNAL
-        asyncio.run(check_grammars(constrained, journal, config.max_cost_usd, config.seed, say))
+        mirror = copy.mirror if copy is not None else None
+        asyncio.run(check_grammars(constrained, journal, config.max_cost_usd, config.seed, say, mirror))
 
 
 def _asked_elsewhere(config: Config) -> dict[Slot, ModelConfig]:
@@ -327,7 +365,7 @@ def _asked_elsewhere(config: Config) -> dict[Slot, ModelConfig]:
 
 
 @contextmanager
-def models_served(config: Config, say: Callable[[str], None]) -> Iterator[Config]:
+def models_served(config: Config, say: Callable[[str], None], copy: Copy | None = None) -> Iterator[Config]:
     """Have the models that the run serves itself answer; give the settings with their addresses in.
 
     What becomes of them until the end is said. Before any of them starts, which takes minutes, and once there is known
@@ -339,7 +377,7 @@ def models_served(config: Config, say: Callable[[str], None]) -> Iterator[Config
     used: list[tuple[Slot, ModelConfig]] = [(slot, getattr(config.models, slot)) for slot in used_slots(config.models)]
     to_serve = {slot: model for slot, model in used if model.serving.weights}
     apps = apps_with_room(list(to_serve.values()), Path(config.data_dir), say) if to_serve else []
-    check_decoding(config, say)
+    check_decoding(config, say, copy)
     if not to_serve:
         yield config
         return
@@ -395,6 +433,7 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
 def _finish(
     config: Config,
     pool: Pool,
+    place: str,
     schemas: Mapping[str, Schema],
     identity: Mapping[str, Any],
     reason: StopReason,
@@ -414,7 +453,7 @@ def _finish(
         config.max_cost_usd,
     )
     pool.write_summary(summary)
-    monitor.say(farewell(pool.run_dir, summary))
+    monitor.say(farewell(place, summary))
 
 
 def _spent(config: Config, pool: Pool) -> StopReason | None:

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 
 # Each room may import itself and what stands left of it.
 LAW = (
-    "shown", "errors", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
-    "segments", "manifests", "pool",
+    "shown", "errors", "bucket", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
+    "segments", "manifests", "pool_copy", "pool",
     "reports", "analysis", "cluster", "rounds", "factory", "runs", "exports", "downstream", "__main__",
 )  # fmt: skip
 
@@ -28,6 +28,7 @@ OWNERS = {
     "openvino": r"tools\.openvino_encoder",
     "openvino_telemetry": r"(?!)",  # nobody: it reports to the network
     "tokenizers": r"tools\.openvino_encoder",
+    "obstore": r"bucket\.store",
     "openai": r"models\.endpoint",
     "hydra": r"compose",
     "vl_convert": r"analysis\.charts",

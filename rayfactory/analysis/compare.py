@@ -22,8 +22,10 @@ from rayfactory.analysis.markdown import plain
 from rayfactory.analysis.page import chart, figure, render, rounded
 from rayfactory.analysis.report import write
 from rayfactory.analysis.structure import CONSTRUCTS
+from rayfactory.bucket.store import is_url
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError
+from rayfactory.pool_copy import local, name_of
 from rayfactory.shown import shown
 
 COMPARE = "compare"
@@ -90,6 +92,8 @@ def compare(config: Config, say: Callable[[str], None]) -> tuple[Path, Mapping[s
 
 
 def _opened(name: str, config: Config, say: Callable[[str], None]) -> Corpus:
+    if is_url(name):
+        return of_run(local(name, Path(config.data_dir)), name_of(name))
     path = Path(name).expanduser().absolute()
     if path.is_dir():
         return of_run(path)

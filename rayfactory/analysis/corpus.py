@@ -129,8 +129,12 @@ def described(model: str, precision: str) -> str:
     return f"{model} ({precision})"
 
 
-def of_run(run_dir: Path) -> Corpus:
+def of_run(run_dir: Path, name: str = "") -> Corpus:
     """Return the pool of a run as it is now. The run may go on meanwhile.
+
+    Args:
+        run_dir: of the run.
+        name: what it is called; empty: as its folder.
 
     Raises:
         RunDirError: there is no run, or it has no rows yet.
@@ -142,7 +146,7 @@ def of_run(run_dir: Path) -> Corpus:
     settings = identity.get("settings", {})
     embedding = settings.get("embedding", {})
     corpus = Corpus(
-        run_dir.name,
+        name or run_dir.name,
         run_dir,
         connection,
         _weights(settings.get("critic", {})),

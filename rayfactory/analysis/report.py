@@ -22,6 +22,7 @@ from rayfactory.analysis.report_page import report_page
 from rayfactory.analysis.sample import sample
 from rayfactory.config import Config
 from rayfactory.errors import RunDirError
+from rayfactory.pool_copy import beside, local, name_of
 from rayfactory.shown import shown
 
 REPORT = "report"
@@ -56,13 +57,12 @@ def report(config: Config, say: Callable[[str], None]) -> Path:
         config: its `run_dir`, `output` and `seed` count.
         say: told what is being worked out.
     """
-    run_dir = Path(config.run_dir)
-    corpus = of_run(run_dir)
+    corpus = of_run(local(config.run_dir, Path(config.data_dir)), name_of(config.run_dir))
     try:
         measures, rows = figures_of(corpus, config, say)
     finally:
         corpus.close()
-    out = Path(config.output) if config.output else run_dir / REPORT
+    out = Path(config.output) if config.output else beside(config.run_dir) / REPORT
     write(
         out,
         {

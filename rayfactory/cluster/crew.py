@@ -30,6 +30,7 @@ from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.models.chat import ChatStatus
+from rayfactory.pool_copy import Copy
 from rayfactory.records import Answer, Failure, Request, State, Tally
 from rayfactory.reports.monitor import Progress
 from rayfactory.validate import used_slots
@@ -71,6 +72,7 @@ class Crew:
         databases: of the run, by name.
         schemas: of the run, by database name.
         load_pool: reads the committed rounds.
+        copy: what `run_dir` is, where the pool is in object storage; held by this process.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Crew:
         databases: Mapping[str, Database],
         schemas: Mapping[str, Schema],
         load_pool: LoadPool,
+        copy: Copy | None = None,
     ) -> None:
         import ray
 
@@ -106,7 +109,8 @@ class Crew:
         self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
         self._gateway: Any = None
         if self._models:
-            self._gateway = start_gateway(self._models, Path(config.run_dir) / JOURNAL, config.max_cost_usd)
+            mirror = copy.mirror if copy is not None else None
+            self._gateway = start_gateway(self._models, Path(config.run_dir) / JOURNAL, config.max_cost_usd, mirror)
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
@@ -125,7 +129,7 @@ class Crew:
             # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
             _check_warm(warm)
         dialects = {name: schema.dialect for name, schema in schemas.items()}
-        self._metrics = Metrics(config.run_dir)
+        self._metrics = Metrics(copy.url if copy is not None else config.run_dir)
         tools = partial(self._actors, "tools")
         judges = Judges(config, dialects, load_pool, tools, self._encoders, self._metrics.took)
         self.judge, self.commit = judges.judge, judges.commit

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rayfactory.agents.player import Player, player_of
+from rayfactory.bucket.journal_copy import Mirror
+from rayfactory.bucket.store import variables
 from rayfactory.config import Config, ModelConfig, Slot
 from rayfactory.models.chat import Chat, ChatStatus
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
@@ -54,12 +56,14 @@ class Gateway:
     completion waits until it is asked for its status, which is about twice a second.
     """
 
-    def __init__(self, models: Mapping[Slot, ModelConfig], journal: str, max_cost_usd: float | None) -> None:
+    def __init__(
+        self, models: Mapping[Slot, ModelConfig], journal: str, max_cost_usd: float | None, mirror: Mirror | None = None
+    ) -> None:
         self._notices: dict[str, None] = {}
         _relay_warnings(self._note)
-        self._chat = Chat(models, Path(journal), max_cost_usd)
+        self._chat = Chat(models, Path(journal), max_cost_usd, mirror=mirror)
         self._has_keys = asyncio.Event()
-        if not any(map(needs_key, models.values())):
+        if mirror is None and not any(map(needs_key, models.values())):
             self._has_keys.set()
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
@@ -92,7 +96,9 @@ class Gateway:
         return await self.status()
 
 
-def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None) -> Any:
+def start_gateway(
+    models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None, mirror: Mirror | None = None
+) -> Any:
     """Start the gateway on this node, with the keys of this process; return its handle."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -108,7 +114,7 @@ def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_us
             max_concurrency=CALLS_AT_ONCE,
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         )
-        .remote(dict(models), str(journal), max_cost_usd)
+        .remote(dict(models), str(journal), max_cost_usd, mirror)
     )
     ask_status(gateway, models)
     return gateway
@@ -116,7 +122,7 @@ def start_gateway(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_us
 
 def ask_status(gateway: Any, models: Mapping[Slot, ModelConfig]) -> Any:
     """Ask the gateway for its status, and bring it the keys that this process has; return the reference."""
-    return gateway.status.remote(keys_at_hand(models))
+    return gateway.status.remote(keys_at_hand(models) | variables())
 
 
 def player(config: Config, agent: str) -> Player | None:

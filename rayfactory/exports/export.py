@@ -16,6 +16,7 @@ from rayfactory.exports.formats import FORMATS
 from rayfactory.exports.rows import Row, Rows
 from rayfactory.identity import read_identity
 from rayfactory.pool import read_summary
+from rayfactory.pool_copy import beside, local
 from rayfactory.runs import open_databases
 from rayfactory.shown import shown
 
@@ -54,18 +55,18 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Ma
         config: its `run_dir`, `format`, `output`, `split`, `test_share` and `seed` count.
         on_progress: called with how many queries are read.
     """
-    run_dir = Path(config.run_dir)
+    run_dir = local(config.run_dir, Path(config.data_dir))
     identity = read_identity(run_dir)
     if identity is None:
-        raise RunDirError(f"there is no run in run_dir={str(run_dir)!r}; name the folder of a run that was started")
+        raise RunDirError(f"there is no run in run_dir={config.run_dir!r}; name the folder of a run that was started")
     name = config.format if config.split == "none" else f"{config.format}-{config.split}"
-    out = Path(config.output) if config.output else run_dir / EXPORTS / name
+    out = Path(config.output) if config.output else beside(config.run_dir) / EXPORTS / name
     if out.exists():
         raise RunDirError(f"{str(out)!r} is there already, and stays as it is; remove it, or name another with output=")
     rows = Rows(run_dir, config.split, config.test_share, config.seed, on_progress)
     try:
         if not len(rows):
-            raise RunDirError(f"the run in {str(run_dir)!r} has no rows yet; export it when it has some")
+            raise RunDirError(f"the run in {config.run_dir!r} has no rows yet; export it when it has some")
         format_type = FORMATS[config.format]
         schemas = _schemas(config, rows.databases) if format_type.needs_schemas else {}
         source = Source(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rayfactory.bucket.journal_copy import Mirror
 from rayfactory.config import ModelConfig, Slot
 from rayfactory.errors import CompletionError, EndpointError, EngineError, RayfactoryError, RunDirError
 from rayfactory.models.batch import Batches, BatchLimits
@@ -68,6 +69,7 @@ class Chat:
         max_cost_usd: what the run may spend; None: no limit.
         backoff_s: bound of the first pause before another attempt; it doubles from one to the next.
         batch_limits: what a batch holds at most, where requests go in batches.
+        mirror: where the journal's copy is kept in object storage; None: it has no copy.
 
     Raises:
         RunDirError: the journal cannot be read or written.
@@ -81,12 +83,13 @@ class Chat:
         *,
         backoff_s: float = 0.5,
         batch_limits: BatchLimits = BatchLimits(),  # noqa: B008 - it is frozen
+        mirror: Mirror | None = None,
     ) -> None:
         self.ledger = Ledger(max_cost_usd)
         self._max_cost_usd = max_cost_usd
         self._backoff_s = backoff_s
         self._open_batches = OpenBatches()
-        self._journal = Journal(directory, self._replay)
+        self._journal = Journal(directory, self._replay, mirror=mirror)
         self._endpoints = {slot: Endpoint(slot, config) for slot, config in models.items()}
         self._batches = {
             slot: Batches(

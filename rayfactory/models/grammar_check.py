@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rayfactory.bucket.journal_copy import Mirror
 from rayfactory.config import OMITTABLE, ModelConfig, Slot
 from rayfactory.errors import BudgetReachedError, CompletionError, EndpointError
 from rayfactory.models.chat import Chat
@@ -32,6 +33,7 @@ async def check_grammars(
     max_cost_usd: float | None,
     seed: int,
     say: Callable[[str], None],
+    mirror: Mirror | None = None,
 ) -> None:
     """See that the models which are to decode by a grammar do.
 
@@ -43,12 +45,13 @@ async def check_grammars(
         max_cost_usd: what the run may spend; None: no limit.
         seed: of the run.
         say: tells a person that an endpoint is asked.
+        mirror: as of `Chat`.
 
     Raises:
         EndpointError: one refuses the grammar, or leaves it out of account.
         EngineError: one has been away for too long.
     """
-    chat = Chat(models, directory, max_cost_usd)
+    chat = Chat(models, directory, max_cost_usd, mirror=mirror)
     try:
         for slot, config in models.items():
             try:

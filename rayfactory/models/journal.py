@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from rayfactory.bucket.journal_copy import JournalCopy, Mirror
 from rayfactory.config import Slot
 from rayfactory.errors import RunDirError
 from rayfactory.models.completion import CallKey, Completion
@@ -31,6 +32,8 @@ PATIENCE_S = 15.0
 """Ray takes some seconds to notice that a driver is gone, and to end its actors."""
 
 _POLL_S = 0.05
+_AWAY_S = 1.0
+"""A record is in the journal's copy after at most so long, though nobody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +106,23 @@ class Journal:
         directory: created where it does not exist.
         replay: called with every record that is there, in order.
         patience_s: seconds that another process has to let go of it.
+        mirror: where its copy is kept in object storage; what is synced is there. None: it has no copy.
 
     Raises:
         RunDirError: it cannot be read or written, holds a damaged line before its end, or is somebody else's.
     """
 
-    def __init__(self, directory: Path, replay: Callable[[Record], None], patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        replay: Callable[[Record], None],
+        patience_s: float = PATIENCE_S,
+        mirror: Mirror | None = None,
+    ) -> None:
         self.path = directory / FILE_NAME
+        self._copy = JournalCopy(mirror, self.path) if mirror is not None else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._by_itself: asyncio.Task[None] | None = None
         self._next_attempt = 0
         self._offsets: dict[bytes, int] = {}
         self._size = 0
@@ -164,6 +177,8 @@ class Journal:
             raise self._break(error) from None
         self._size += len(line)
         self._index(record, offset)
+        if self._copy is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_AWAY_S, self._bring_away)
 
     async def sync(self) -> None:
         """Wait until all that was appended so far is on disk. Whoever waits at the same time shares one fsync.
@@ -177,6 +192,8 @@ class Journal:
 
     async def close(self) -> None:
         """Sync and close."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._broken is None:
             await self.sync()
         os.close(self._fd)
@@ -187,10 +204,22 @@ class Journal:
         self._running_sync, self._next_sync = self._next_sync, None
         if self._broken is not None:
             raise self._broken
+        size = self._size
         try:
             await asyncio.to_thread(os.fsync, self._fd)
+            if self._copy is not None:
+                await asyncio.to_thread(self._copy.push, size)
         except OSError as error:
             raise self._break(error) from None
+        except RunDirError as error:
+            self._broken = error
+            raise
+
+    def _bring_away(self) -> None:
+        """Sync what nobody waits for: that a request has left is known elsewhere before long."""
+        self._timer = None
+        self._by_itself = asyncio.create_task(self.sync())
+        self._by_itself.add_done_callback(lambda task: task.cancelled() or task.exception())  # `append` raises it
 
     def _index(self, record: Record, offset: int) -> None:
         if not isinstance(record, BatchSent):

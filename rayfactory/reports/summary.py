@@ -128,7 +128,7 @@ def summarise(
     }
 
 
-def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
+def farewell(place: str, summary: Mapping[str, Any]) -> str:
     """Return what a person is told at the end: why the run ended, what came out, and how to read it."""
     spent = f"{summary['wall_s']:.0f} s, ${summary['cost_usd']:.2f}"
     if not summary["candidates"]:
@@ -157,9 +157,9 @@ def farewell(run_dir: Path, summary: Mapping[str, Any]) -> str:
             f"  {summary['admitted']} rows of {summary['candidates']} candidates (rejected: {reasons or 'none'})",
             f"  {quality}, tables {used}, {spent}",
             *models,
-            f"Results: {run_dir}/summary.json and the pool beside it. Read it in Python with:",
-            f"  rayfactory.pool.connect({str(run_dir)!r}).sql('SELECT * FROM R').show()",
-            f"See what it is like with: python -m rayfactory task=report run_dir={shlex.quote(str(run_dir))}",
+            f"Results: {place}/summary.json and the pool beside it. Read it in Python with:",
+            f"  rayfactory.pool.connect({place!r}).sql('SELECT * FROM R').show()",
+            f"See what it is like with: python -m rayfactory task=report run_dir={shlex.quote(place)}",
         ]
     )
 

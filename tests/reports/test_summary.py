@@ -1,7 +1,5 @@
 """What a person is told at the end of a run."""
 
-from pathlib import Path
-
 import pytest
 
 from rayfactory.reports.summary import farewell
@@ -15,7 +13,7 @@ SUMMARY = {
 
 def test_empty_pool_has_no_quality():
     """A rate of nothing would read like a verdict."""
-    told = farewell(Path("runs/x"), {**SUMMARY, "candidates": 0, "admitted": 0, "rejected": {}, "executability": 0.0})
+    told = farewell("runs/x", {**SUMMARY, "candidates": 0, "admitted": 0, "rejected": {}, "executability": 0.0})
     assert "The pool is empty: a round is in it when all of it is judged; 31 s, $0.50" in told
     assert "executability" not in told
 
@@ -30,6 +28,6 @@ def test_empty_pool_has_no_quality():
 )
 def test_part_that_models_had_is_told(replies, fallbacks, repeated, said):
     agents = [{"agent": "generation", "replies": replies, "fallbacks": fallbacks, "repeated": repeated}]
-    told = farewell(Path("runs/x"), {**SUMMARY, "agents": agents})
+    told = farewell("runs/x", {**SUMMARY, "agents": agents})
     assert said in told
     assert "executability 0.600" in told
