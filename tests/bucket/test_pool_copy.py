@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +237,7 @@ def test_killed_at_any_moment_where_requests_fail(storage: Storage, tmp_path: Pa
                     break
                 if committed == num_rounds and kills < num_kills:
                     url, committed = storage.new_url(), 0
-        with suppress(KeyError):
-            assert faults.counts["unanswered"] > 0
     assert kills == num_kills
+    assert min(faults.counts[kind] for kind in ("busy", "dropped", "unanswered")) > 0
     assert seen(url, tmp_path / "c") == rows(*[2] * num_rounds)
     assert len([name for name in Store(url).listed("rounds") if name.endswith(".json")]) == num_rounds // 4
