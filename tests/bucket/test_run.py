@@ -74,7 +74,9 @@ def rows_of(run_dir: Path) -> list[Any]:
     return connect(run_dir).sql("SELECT * EXCLUDE (execution_ms) FROM R ORDER BY query_id").fetchall()
 
 
-def test_run_is_the_same_wherever_its_pool_is(folder: Path, server: EndpointServer, storage: Storage, elsewhere: Elsewhere):
+def test_run_is_the_same_wherever_its_pool_is(
+    folder: Path, server: EndpointServer, storage: Storage, elsewhere: Elsewhere
+):
     """A tenth of the requests to the storage fail besides; no reply that arrived is asked for again."""
     quiet = subprocess.run(
         words(folder, server, str(folder / "undisturbed"), "c", elsewhere),
