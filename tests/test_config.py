@@ -218,7 +218,7 @@ BAD_VALUES = [
     *[(name, 1.1) for name in ("management.min_executability", "critic.max_similarity")],
     *[(name, math.inf) for name in ("execution.timeout_s", "max_cost_usd", "seed")],
     *[(name, value) for name in ("run_dir", "embedding.model") for value in ("", " ")],
-    ("run_dir", "s3://bucket/pool"),
+    ("run_dir", "ftp://server/pool"),
     ("seed", 2**63),
     ("task", "generat"),
     ("display.mode", "loud"),
