@@ -41,7 +41,8 @@ class BenchmarkConfig:
     """Which databases a run works on (`+benchmark=...`)."""
 
     name: str = "???"
-    # Folder or file that holds the databases. Empty: where `task=download` puts them, under `data_dir`.
+    # Folder or file that holds the databases, or the address of one in object storage, such as s3://bucket/bird. Empty:
+    # where `task=download` puts them, under `data_dir`.
     root: str = ""
     # Of `custom`: a database on a server, instead of `root`: postgresql://USER@HOST:PORT/DATABASE, with ?schema=NAME if
     # that is not public, or mysql://USER@HOST:PORT/DATABASE. A password in it is taken out before anything is written.

@@ -16,7 +16,7 @@ import duckdb_extension_tpcds
 import pytest
 from hypothesis import settings
 
-from tests import servers
+from tests import object_storage, servers
 from tests.elsewhere import Elsewhere, started
 
 # Where nobody watches, the same examples every time: a rare one is for a developer to find, not for a gate to stumble on.
@@ -70,6 +70,20 @@ def elsewhere() -> Iterator[Elsewhere]:
     """Yield a cluster for runs that are not about a cluster's beginning or end: to start one is a third of a run."""
     with started() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def storage_server() -> Iterator[object_storage.Storage]:
+    """Yield a server of S3."""
+    with object_storage.serving() as storage:
+        yield storage
+
+
+@pytest.fixture
+def storage(storage_server: object_storage.Storage) -> Iterator[object_storage.Storage]:
+    """Yield a server of S3 that this process uses meanwhile."""
+    with object_storage.reached(storage_server):
+        yield storage_server
 
 
 @pytest.fixture(scope="session")

@@ -62,16 +62,18 @@ class Store:
 
     Args:
         url: of the folder, ``s3://bucket/folder``.
+        setting: that has it, for messages.
         patience_s: as `PATIENCE_S`.
 
     Raises:
         RunDirError: it is no address of a folder.
     """
 
-    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str, setting: str = "run_dir", patience_s: float = PATIENCE_S) -> None:
         from obstore.store import from_url
 
         self.url = url.rstrip("/")
+        self._setting = setting
         self._patience_s = patience_s
         options: ClientConfig = {"timeout": timedelta(seconds=_REQUEST_S)}
         if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
@@ -82,7 +84,7 @@ class Store:
             self._store: Any = from_url(self.url, client_options=options, retry_config={"max_retries": 0})
         except Exception as error:  # noqa: BLE001 - what kinds there are is not documented
             raise RunDirError(
-                f"run_dir {self.url!r} is no folder in object storage ({_first_line(error)}); give one such as "
+                f"{setting} {self.url!r} is no folder in object storage ({_first_line(error)}); give one such as "
                 "s3://bucket/pools/first"
             ) from None
 
@@ -177,7 +179,7 @@ class Store:
         """Raise where it is the bucket that is not there."""
         if "NoSuchBucket" in str(error):
             raise RunDirError(
-                f"there is no bucket of {self.url!r}; make it, or correct run_dir ({_first_line(error)})"
+                f"there is no bucket of {self.url!r}; make it, or correct {self._setting} ({_first_line(error)})"
             ) from None
 
     def _tried(self, what: str, do: Callable[[], Result]) -> Result:

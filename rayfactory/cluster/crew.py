@@ -14,6 +14,7 @@ from typing import Any
 from rayfactory.agents.management import Situation
 from rayfactory.agents.seed_selection import PoolSeed
 from rayfactory.agents.table_selection import Ask, Use
+from rayfactory.bucket.store import is_url
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.delivery import shipped, where_databases_are
 from rayfactory.cluster.encoder import start_encoders
@@ -89,7 +90,7 @@ class Crew:
         self._config = config
         self._waiting = Waiting()
         num_workers = config.cluster.workers or session.num_cpus
-        if config.cluster.databases == "shipped":
+        if config.cluster.databases == "shipped" or is_url(config.benchmark.root):
             databases = shipped(databases, config.cluster)
         self._near_databases = where_databases_are(databases)
         # Held for as long as the crew is, since an actor that is restarted takes them again.

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import duckdb
 
+from rayfactory.bucket.store import is_url
 from rayfactory.config import BenchmarkConfig, ExecutionConfig, ProfileConfig
 from rayfactory.databases import imdb, tpcds
 from rayfactory.databases.cache import read_cached, write_cached
 from rayfactory.databases.catalogue import Catalogue, TableStructure, read_catalogue, resolve_foreign_keys
 from rayfactory.databases.engine import Database, open_connection
+from rayfactory.databases.fetched import fetched
 from rayfactory.databases.fingerprint import content_sha256, quick_sha256
 from rayfactory.databases.folders import benchmark_folders, dialect_of, own_databases, published_databases
 from rayfactory.databases.keys import infer_foreign_keys
@@ -93,7 +95,15 @@ def _choose(config: BenchmarkConfig, names: Collection[str]) -> list[str]:
 
 
 def _open(config: BenchmarkConfig, data_dir: Path) -> Benchmark:
-    root = Path(config.root).expanduser() if config.root else data_dir / config.name
+    if is_url(config.root):
+        if config.name == "tpcds":
+            raise BenchmarkError(
+                f"tpcds is generated here, and benchmark.root={config.root!r} is elsewhere; name a folder, or put what "
+                "was generated there and use +benchmark=custom"
+            )
+        root = fetched(config.root, data_dir, config.databases)
+    else:
+        root = Path(config.root).expanduser() if config.root else data_dir / config.name
     match config.name:
         case "tpcds":
             return _open_tpcds(config, root)

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from rayfactory.config import BenchmarkConfig, Config, DownloadConfig
 from rayfactory.databases.benchmark import open_benchmark
+from rayfactory.databases.disk import check_room
 from rayfactory.errors import BenchmarkError
 from rayfactory.shown import shown, shown_url
 
@@ -115,16 +116,6 @@ def file_name(item: DownloadConfig) -> str:
     if not name or name in (".", "..") or "/" in name:
         raise BenchmarkError(f"the address {shown_url(item.url)!r} ends in no file name; set file_name beside it")
     return name
-
-
-def check_room(folder: Path, num_bytes: int) -> None:
-    """Raise BenchmarkError where a folder's disk has less room than that."""
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < num_bytes:
-        raise BenchmarkError(
-            f"{str(folder)!r} has room for {free_bytes / 1e9:.1f} GB, and {num_bytes / 1e9:.1f} GB are needed; "
-            "make room, or set data_dir to a folder on another disk"
-        )
 
 
 def fetch(

@@ -18,6 +18,7 @@ import pytest
 from rayfactory.config import BenchmarkConfig, Config, DownloadConfig
 from rayfactory.databases import download
 from rayfactory.databases.benchmark import open_benchmark
+from rayfactory.databases.disk import check_room
 from rayfactory.errors import BenchmarkError
 
 CONTENT = bytes(range(256)) * 8_000
@@ -231,7 +232,7 @@ def test_an_address_that_nobody_answers_and_one_that_is_none(tmp_path: Path):
 def test_a_full_disk_is_noticed_before_fetching(tmp_path: Path):
     """The message says how much there is and how much is needed."""
     with pytest.raises(BenchmarkError, match=r"GB, and 1000000000\.0 GB are needed"):
-        download.check_room(tmp_path, 10**18)
+        check_room(tmp_path, 10**18)
 
 
 def zipped(members: dict[str, bytes], mode: int = 0) -> bytes:
