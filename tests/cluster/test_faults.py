@@ -135,11 +135,11 @@ def command(folder, base_url, name, *overrides):
 class Run:
     """A run in a process of its own, with what it has said so far."""
 
-    def __init__(self, folder, server, name, *overrides, **environment):
+    def __init__(self, folder, server, name, *overrides, prefix=(), **environment):
         self.run_dir = folder / name
         self._server = server
         self.process = subprocess.Popen(
-            command(folder, server.base_url, name, *overrides), cwd=ROOT, env=os.environ | environment,
+            [*prefix, *command(folder, server.base_url, name, *overrides)], cwd=ROOT, env=os.environ | environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         self.lines: list[str] = []

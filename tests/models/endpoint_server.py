@@ -76,6 +76,7 @@ class EndpointServer:
         refuse: says why a request's body is refused (400); None: it is taken.
         grammars: what becomes of a grammar in a request: ``honour`` (as far as it allows a single word), ``ignore`` or
             ``refuse``.
+        host: the address that it listens at.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class EndpointServer:
         max_concurrent: int | None = None,
         refuse: Callable[[Mapping[str, Any]], str | None] = lambda body: None,
         grammars: Literal["honour", "ignore", "refuse"] = "honour",
+        host: str = "127.0.0.1",
     ) -> None:
+        self.host = host
         self.reply = reply
         self.models = tuple(models)
         self.max_model_len = max_model_len
@@ -134,7 +137,7 @@ class EndpointServer:
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{self.host}:{self.port}/v1"
 
     def enqueue(self, *faults: str) -> None:
         """Say what the next completions meet, one each; `ok` for none."""
@@ -154,7 +157,7 @@ class EndpointServer:
 
     async def start(self, port: int = 0) -> None:
         """Listen on loopback; port 0: on any that is free."""
-        self._server = await asyncio.start_server(self._connection, "127.0.0.1", port, backlog=2048)
+        self._server = await asyncio.start_server(self._connection, self.host, port, backlog=2048)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
