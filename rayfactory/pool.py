@@ -30,7 +30,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -73,8 +73,8 @@ class Remote(Protocol):
     def put(self, name: str, content: bytes) -> None:
         """Replace one of the files beside the rounds."""
 
-    def sweep(self, parts: Collection[str]) -> None:
-        """Remove the rounds there that are none of these parts."""
+    def sweep(self, parts: Mapping[str, Mapping[str, str]]) -> None:
+        """Remove what these parts have replaced there, by their names, with their files and digests."""
 
 
 class Pool:
@@ -155,7 +155,7 @@ class Pool:
         """Remove what is no part of the pool, any more or at all; return False where somebody reads, and it stays."""
         parts = {part.name for part in self._parts}
         if self._remote is not None:
-            self._remote.sweep(parts)
+            self._remote.sweep({part.name: part.files for part in self._parts})
         over = [path for path in self._rounds_dir.iterdir() if path.name.removesuffix(".json") not in parts]
         if not over:
             return True

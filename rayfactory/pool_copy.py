@@ -1,24 +1,28 @@
 """Pools in object storage, by a copy on this machine that is what the storage has, and is worked with.
 
 Layout of a pool's folder in object storage: as that of a run directory (see `pool`), but that a round's files have
-their digest in their names, and the journal is in pieces (see `journal_copy`)::
+their digest in their names, and the journal is in pieces (see `bucket.journal_copy`)::
 
     run.json, schema.json, summary.json
     rounds/000003/R-5f2b7c01d9e3a846.parquet   files of round 3; no two contents share a name
     rounds/000003.json                         its manifest: the round is committed when this object is there
     journal/..                                 what language models were asked and what they replied
-    hold.json                                  who writes (see `hold`)
+    hold.json                                  who writes (see `bucket.hold`)
 
 A round is committed by an object that must not be there yet, which the storage decides: of two processes, one commits
 it. Its files are there before, so whoever sees the manifest can have them. Here it becomes visible after that: what
-this copy shows is committed. A segment takes the place of its rounds in the same way; what it replaces is removed
-afterwards, and who was about to read it looks again.
+this copy shows is committed. A segment takes the place of its rounds in the same way.
+
+A process may have been taken over and not have noticed yet, with any of its requests still under way. So nothing is
+removed but what something that is committed has replaced for good: what lies within a wider part of the pool, and files
+beside a manifest that does not name them. What somebody may yet commit stays: files of a round that has no manifest go
+when that round has one. Who was about to read what is removed looks again.
 
 Layout of the copy, below ``data_dir/pools``::
 
     <digest of the address>/run/     the run directory
     <digest of the address>/id       what tells this copy from those of other machines
-    <digest of the address>/known    the versions of what is here
+    <digest of the address>/known    the versions of the manifests that are here
     <digest of the address>/lock     held by the process that writes
     <digest of the address>/pulling  held while the copy is made to be what the storage has
 """
@@ -28,27 +32,36 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from rayfactory.bucket import journal_copy
 from rayfactory.bucket.hold import Hold
 from rayfactory.bucket.journal_copy import Mirror
-from rayfactory.bucket.store import Listed, Store, is_url
+from rayfactory.bucket.store import Listed, Store, Version, is_url
 from rayfactory.errors import RunDirError
 from rayfactory.manifests import part_name, spans
 
 POOLS = "pools"
-_SINGLE = ("run.json", "schema.json", "summary.json")
-_ROUND_FILE = re.compile(r"rounds/([^/]+)/[^/]+\.parquet")
+RUN = "run.json"
+_BESIDE = ("schema.json", "summary.json")
+_PART = re.compile(r"rounds/(\d{6,}(?:-\d{6,})?)(\.json|/[^/]+\.parquet)")
+_PLACES = ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME")
+"""Variables that make another storage of the same address."""
+
 _LOOKS = 10
-_AT_ONCE = 8
+_AT_ONCE = 4
+_ORPHAN_S = 30.0
+"""Ray takes some seconds to end what a killed run has left."""
 
 
 class Copy:
@@ -65,19 +78,27 @@ class Copy:
     def __init__(self, url: str, data_dir: Path) -> None:
         self.store = Store(url)
         self.url = self.store.url
-        self._folder = data_dir / POOLS / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        place = "\n".join([self.url, *(os.environ.get(name, "") for name in _PLACES)])
+        self._folder = data_dir / POOLS / hashlib.sha256(place.encode()).hexdigest()[:16]
         self.run_dir = self._folder / "run"
         self._hold: Hold | None = None
         self._journal_start = 0
-        try:
+        self._run_version: Version | None = None
+        with self._writable():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileExistsError), (self._folder / "id").open("x") as file:
                 file.write(uuid.uuid4().hex)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Tell what is to be done where files of the copy cannot be written."""
+        try:
+            yield
         except OSError as error:
             raise RunDirError(
-                f"no copy of {self.url!r} can be kept in {str(self._folder)!r} ({error}); set data_dir to a folder "
-                "that can be written"
-            ) from None
+                f"the copy of {self.url!r} in {str(self._folder)!r} cannot be written ({error}); make room or give "
+                "permission there, or set data_dir to another folder"
+            ) from error
 
     @property
     def journal(self) -> Path:
@@ -98,164 +119,198 @@ class Copy:
         Raises:
             RunDirError: it is not committed: another process has the pool, or the storage cannot be reached.
         """
-        self._check()
+
+        def write(item: tuple[str, str]) -> None:
+            self.store.write(_object(part, *item), self.run_dir / "rounds" / part / item[0])
+
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(
-                pool.map(
-                    lambda item: self.store.write(_object(part, *item), self.run_dir / "rounds" / part / item[0]),
-                    files.items(),
-                )
-            )
-        self._check()
+            list(pool.map(write, files.items()))
         version = self.store.create(f"rounds/{part}.json", manifest)
         if version is None:
             raise RunDirError(
                 f"rounds/{part}.json of {self.url!r} has been committed by another process, which works on the same "
                 "run; end one of the two"
             )
-        self._note({f"{part}.json": version})
+        with self._writable():
+            self._note({part: version.tag})
 
     def put(self, name: str, content: bytes) -> None:
         """Replace one of the files beside the rounds.
 
         Raises:
-            RunDirError: it could not be written.
+            RunDirError: it could not be written, or another process has begun the run meanwhile.
         """
-        self._check()
-        self.store.write(name, content)
+        if name != RUN:
+            self.store.write(name, content)
+            return
+        if self._run_version is None:
+            version = self.store.create(name, content)
+        else:
+            version = self.store.replace(name, content, self._run_version)
+        if version is None:
+            raise RunDirError(f"a run has been begun in {self.url!r} by another process; end one of the two")
+        self._run_version = version
 
-    def sweep(self, parts: Collection[str]) -> None:
-        """Remove rounds that are no part of the pool, any more or at all.
+    def sweep(self, parts: Mapping[str, Mapping[str, str]]) -> None:
+        """Remove what parts of the pool have replaced for good.
+
+        Args:
+            parts: name -> file name -> digest; committed, all of them.
 
         Raises:
             RunDirError: the storage cannot be reached.
         """
-        self._check()
-        listed = self.store.listed("rounds")
-        over = [name for name in listed if _part_of(name) not in parts]
+        named = {_object(part, *item) for part, files in parts.items() for item in files.items()}
+        own = [_span(part) for part in parts]
+        over = []
+        for name in self.store.listed("rounds"):
+            match = _PART.fullmatch(name)
+            if match is None:
+                continue
+            span = _span(match[1])
+            is_within = any(_is_within(span, wider) and span != wider for wider in own)
+            if is_within or (match[1] in parts and match[2] != ".json" and name not in named):
+                over.append(name)
         # A manifest goes first: without it, its files are nobody's.
         self.store.remove([name for name in over if name.endswith(".json")])
         self.store.remove([name for name in over if not name.endswith(".json")])
 
-    def _check(self) -> None:
-        assert self._hold is not None
-        self._hold.check()
-
     # -- what is here ---------------------------------------------------------
 
-    def pull(self) -> None:
-        """Make the copy what the storage has.
+    def pull(self, *, verify: bool = False) -> None:
+        """Make the copy what the storage has, but for the journal.
+
+        Args:
+            verify: whether files that are here are read, to see whether they are what was written.
 
         Raises:
             RunDirError: it cannot be read, or is damaged.
         """
-        for _ in range(_LOOKS):
-            listed = self.store.listed()
-            if self._pulled(listed):
-                return
+        with self._writable():
+            for _ in range(_LOOKS):
+                if self._pulled(self.store.listed("rounds"), verify=verify):
+                    return
         raise RunDirError(f"{self.url!r} lacks files of committed rounds; restore them from a backup")
 
-    def _pulled(self, listed: Mapping[str, Listed]) -> bool:
+    def _pulled(self, listed: Mapping[str, Listed], *, verify: bool) -> bool:
         """Make the copy what was listed; return False where some of it has gone since."""
-        if "run.json" not in listed:
-            # Where nothing was begun, or somebody has removed it: then what is here is of a run that is no more.
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+        run = self.store.read_with_version(RUN)
+        if run is None:
+            # Nothing was begun, or somebody has removed it: then what is here is of a run that is no more.
+            with self._unread():
+                shutil.rmtree(self.run_dir, ignore_errors=True)
+            self._run_version = None
             self._note({}, anew=True)
             return True
+        content, self._run_version = run
+        beside = {name: self.store.read(name) for name in _BESIDE}
         rounds = self.run_dir / "rounds"
         rounds.mkdir(parents=True, exist_ok=True)
         names = [name.removeprefix("rounds/") for name in listed if name.startswith("rounds/")]
         wanted = [part_name(*span) for span in spans(names, f"{self.url}/rounds")]
-        for name in _SINGLE:
-            if name in listed:
-                content = self.store.read(name)
-                if content is None:
-                    return False
-                # A reader holds a lock on the file that is there.
-                if not (self.run_dir / name).exists() or (self.run_dir / name).read_bytes() != content:
-                    _replace(self.run_dir / name, content)
-            else:
-                (self.run_dir / name).unlink(missing_ok=True)
-        known, sizes = self._known(), dict[str, set[int]]()
+        sizes: dict[str, set[int]] = {}
         for name, each in listed.items():
-            sizes.setdefault(_part_of(name), set()).add(each.size)
+            if match := _PART.fullmatch(name):
+                sizes.setdefault(match[1], set()).add(each.size)
+        known = self._known()
+        tags = {part: listed[f"rounds/{part}.json"].tag for part in wanted}
         missing = [
             part
             for part in wanted
-            if known.get(f"{part}.json") != listed[f"rounds/{part}.json"].version
-            or not (rounds / f"{part}.json").exists()
-            or not self._is_whole(part, sizes[part])
+            if known.get(part) != tags[part] or not self._is_whole(part, sizes[part], verify=verify)
         ]
-        self._remove_others(wanted, missing)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            got = list(pool.map(self._fetch_part, missing))
-        self._note({f"{part}.json": version for part, version in zip(missing, got, strict=True) if version})
-        if not all(got):
+            fetched = dict(zip(missing, pool.map(self._fetch_part, missing), strict=True))
+        if None in fetched.values():
             return False
-        size = journal_copy.pull(self.store, listed, self.journal)
-        if size is None:
-            return False
-        self._journal_start = size
-        self._note({f"{part}.json": listed[f"rounds/{part}.json"].version for part in wanted}, anew=True)
+        others = [path.stem for path in rounds.glob("*.json") if path.stem not in wanted]
+        covered = [part for part in others if any(_is_within(_span(part), _span(wider)) for wider in wanted)]
+        replaces = any((rounds / f"{part}.json").exists() for part in missing) or len(covered) < len(others)
+        is_other = (self.run_dir / RUN).exists() and (self.run_dir / RUN).read_bytes() != content
+        with self._unread(must=replaces or is_other) as nobody_reads:
+            if is_other and not wanted:
+                journal_copy.set_aside(self.journal)  # of what was begun here before
+            if is_other or not (self.run_dir / RUN).exists():
+                _replace(self.run_dir / RUN, content)
+            for name, found in beside.items():
+                if found is None:
+                    (self.run_dir / name).unlink(missing_ok=True)
+                else:
+                    _replace(self.run_dir / name, found)
+            for part in others:
+                if nobody_reads and part not in covered:
+                    _remove(rounds, part)
+            # In their order, so that who reads meanwhile sees no gap.
+            for part, manifest in fetched.items():
+                assert manifest is not None
+                shutil.rmtree(rounds / part, ignore_errors=True)
+                (rounds / f"{part}.fetched").replace(rounds / part)
+                _replace(rounds / f"{part}.json", manifest)
+            for part in covered:
+                if nobody_reads:
+                    _remove(rounds, part)
+        self._note(tags, anew=True)
         return True
 
-    def _is_whole(self, part: str, sizes: Collection[int]) -> bool:
-        """Return whether files here are as long as those in the storage: they may not be after a power cut."""
-        files = list((self.run_dir / "rounds" / part).glob("*.parquet"))
-        return bool(files) and all(path.stat().st_size in sizes for path in files)
-
-    def _fetch_part(self, part: str) -> str:
-        """Have the files of a part here, and then its manifest; return its version, empty where a file has gone."""
+    def _is_whole(self, part: str, sizes: Collection[int], *, verify: bool) -> bool:
+        """Return whether the files of a part are here; they may not be after a power cut."""
         rounds = self.run_dir / "rounds"
-        found = self.store.read_with_version(f"rounds/{part}.json")
-        if found is None:
-            return ""
-        manifest, version = found
+        try:
+            files: dict[str, str] = json.loads((rounds / f"{part}.json").read_bytes())["files"]
+            return all((rounds / part / name).stat().st_size in sizes for name in files) and not (
+                verify and any(_sha256(rounds / part / name) != digest for name, digest in files.items())
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def _fetch_part(self, part: str) -> bytes | None:
+        """Have the files of a part beside their place; return its manifest, None where some of it has gone."""
+        manifest = self.store.read(f"rounds/{part}.json")
+        if manifest is None:
+            return None
         try:
             files: dict[str, str] = dict(json.loads(manifest)["files"])
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirError(
                 f"{self.url}/rounds/{part}.json is damaged ({error!r}); restore it from a backup"
             ) from None
-        fetched = rounds / f"{part}.fetched"
+        fetched = self.run_dir / "rounds" / f"{part}.fetched"
         shutil.rmtree(fetched, ignore_errors=True)
         fetched.mkdir()
         for name, digest in files.items():
             if not self.store.fetch(_object(part, name, digest), fetched / name):
-                return ""
-            with (fetched / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise RunDirError(
-                        f"{self.url}/{_object(part, name, digest)} is damaged (its content is not what was written); "
-                        "restore it from a backup"
-                    )
-        shutil.rmtree(rounds / part, ignore_errors=True)
-        fetched.replace(rounds / part)
-        _replace(rounds / f"{part}.json", manifest)
-        return version
+                return None
+            if _sha256(fetched / name) != digest:
+                raise RunDirError(
+                    f"{self.url}/{_object(part, name, digest)} is damaged (its content is not what was written); "
+                    "restore it from a backup"
+                )
+        return manifest
 
-    def _remove_others(self, wanted: Collection[str], missing: Collection[str]) -> None:
-        """Remove rounds from here that the storage does not have, or has with other content."""
-        covered = [_span(part) for part in wanted]
+    @contextmanager
+    def _unread(self, *, must: bool = True) -> Iterator[bool]:
+        """Have nobody read the copy meanwhile; give whether that is so.
 
-        def is_over(part: str) -> bool:
-            first, last = _span(part)
-            return part in missing or not any(begin <= first and last <= end for begin, end in covered)
-
-        others = [path for path in (self.run_dir / "rounds").glob("*.json") if is_over(path.stem)]
-        if not others:
+        Raises:
+            RunDirError: somebody does, and it `must` be.
+        """
+        try:
+            file = (self.run_dir / RUN).open("r+b")
+        except FileNotFoundError:
+            yield True
             return
-        with (self.run_dir / "run.json").open("r+b") as file:
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_alone = True
             except OSError:
+                is_alone = False
+            if must and not is_alone:
                 raise RunDirError(
-                    f"{self.url!r} has other rounds than the copy of it that a process on this machine reads; end that "
+                    f"{self.url!r} has another run than the copy of it that a process on this machine reads; end that "
                     "process first"
-                ) from None
-            for path in others:
-                path.unlink()
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                )
+            yield is_alone
 
     def _known(self) -> dict[str, str]:
         try:
@@ -263,9 +318,14 @@ class Copy:
         except (OSError, ValueError, TypeError):
             return {}
 
-    def _note(self, versions: Mapping[str, str], *, anew: bool = False) -> None:
+    def _note(self, tags: Mapping[str, str], *, anew: bool = False) -> None:
         known = {} if anew else self._known()
-        _replace(self._folder / "known", json.dumps(known | dict(versions)).encode())
+        _replace(self._folder / "known", json.dumps(known | dict(tags)).encode())
+
+    def _pull_journal(self) -> list[journal_copy.Piece]:
+        with self._writable(), TemporaryDirectory(dir=self._folder, prefix="pulled-") as scratch:
+            self._journal_start, pieces = journal_copy.pull(self.store, self.journal, Path(scratch))
+        return pieces
 
     # -- one at a time --------------------------------------------------------
 
@@ -274,6 +334,8 @@ class Copy:
         """Have no other process change the copy meanwhile, but for one that writes."""
         with (self._folder / "pulling").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            for left in self._folder.glob("pulled-*"):
+                shutil.rmtree(left, ignore_errors=True)
             yield
 
     def _alone(self) -> IO[str] | None:
@@ -306,9 +368,13 @@ class Copy:
                 )
             self._hold = None
             try:
-                self._hold = Hold(self.store, (self._folder / "id").read_text(), say, **seconds)
-                self.pull()
-                journal_copy.merge(self.store, self.store.listed(journal_copy.FOLDER), self.journal, self.mirror)
+                with journal_copy.alone(self.journal, _ORPHAN_S):
+                    # A copy of the copy on another machine is another one.
+                    own = f"{(self._folder / 'id').read_text()} {socket.gethostname()} {uuid.getnode():x}"
+                    self._hold = Hold(self.url, own, say, **seconds)
+                    self.store.watch = self._hold.check
+                    self.pull(verify=True)
+                    journal_copy.merge(self.store, self.journal, self.mirror, self._pull_journal())
             except BaseException:
                 self._release(lock)
                 raise
@@ -318,14 +384,20 @@ class Copy:
             self._release(lock)
 
     def _release(self, lock: IO[str]) -> None:
-        """Let others have the pool. Where the storage cannot be told, they see that there is no sign of life."""
-        if self._hold is not None:
-            with suppress(RunDirError):
-                self._hold.release()
-        lock.close()
+        """Let others have the pool."""
+        self.store.watch = lambda: None
+        try:
+            if self._hold is not None:
+                with suppress(RunDirError):
+                    self._hold.release()
+        finally:
+            lock.close()
 
-    def read(self) -> Path:
+    def read(self, *, journal: bool = False) -> Path:
         """Return the run directory here, as the storage has it now.
+
+        Args:
+            journal: whether the journal is wanted too.
 
         Raises:
             RunDirError: the storage cannot be read.
@@ -336,6 +408,8 @@ class Copy:
                 return self.run_dir
             with lock:
                 self.pull()
+                if journal:
+                    self._pull_journal()
         return self.run_dir
 
 
@@ -344,20 +418,28 @@ def _object(part: str, name: str, digest: str) -> str:
     return f"rounds/{part}/{path.stem}-{digest[:16]}{path.suffix}"
 
 
-def _part_of(name: str) -> str:
-    """Return the part that an object below `rounds` is of."""
-    if match := _ROUND_FILE.fullmatch(name):
-        return match[1]
-    return name.removeprefix("rounds/").removesuffix(".json")
-
-
 def _span(part: str) -> tuple[int, int]:
     first, _, last = part.partition("-")
     return int(first), int(last or first)
 
 
+def _is_within(span: tuple[int, int], wider: tuple[int, int]) -> bool:
+    return wider[0] <= span[0] and span[1] <= wider[1]
+
+
+def _remove(rounds: Path, part: str) -> None:
+    (rounds / f"{part}.json").unlink()
+    shutil.rmtree(rounds / part, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write a file so that it is there in full or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
@@ -373,10 +455,15 @@ def name_of(place: str | Path) -> str:
     return str(place).rstrip("/").rpartition("/")[2]
 
 
-def local(place: str | Path, data_dir: Path) -> Path:
+def local(place: str | Path, data_dir: Path, *, journal: bool = False) -> Path:
     """Return the folder to read a run in: the place itself, or the copy of a pool in object storage, up to date.
+
+    Args:
+        place: a folder, or an address.
+        data_dir: what copies are kept below.
+        journal: whether the journal is wanted too.
 
     Raises:
         RunDirError: the storage cannot be read.
     """
-    return Copy(str(place), data_dir).read() if is_url(str(place)) else Path(place)
+    return Copy(str(place), data_dir).read(journal=journal) if is_url(str(place)) else Path(place)

@@ -98,10 +98,11 @@ def _held(config: Config) -> Iterator[Copy]:
         with copy.held(_say):
             yield copy
     except RayfactoryError as error:
-        text = str(error)
-        if str(copy.run_dir) not in text:
+        # What is said of the run directory is meant of the pool; what is said of files in it, of the files.
+        text = str(error).replace(f"run_dir {str(copy.run_dir)!r}", f"run_dir {copy.url!r}")
+        if text == str(error):
             raise
-        raise type(error)(text.replace(str(copy.run_dir), copy.url)) from error
+        raise type(error)(text) from error
 
 
 def _run(config: Config, command: str, copy: Copy | None) -> int:
@@ -237,7 +238,7 @@ def preview(config: Config) -> str:
     Raises:
         UserError: the databases or the run directory cannot be used, or a prompt does not fit.
     """
-    config = replace(with_hidden_keys(config), run_dir=str(local(config.run_dir, Path(config.data_dir))))
+    config = replace(with_hidden_keys(config), run_dir=str(local(config.run_dir, Path(config.data_dir), journal=True)))
     run_dir = Path(config.run_dir)
     check_run_dir(run_dir, {})
     config = with_round_size(config)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from rayfactory.bucket.store import is_url
+from rayfactory.bucket.store import is_plain, is_url
 from rayfactory.config import AGENTS, OMITTABLE, SLOTS, Config, EmbeddingConfig, ModelConfig, ModelsConfig, Slot
 from rayfactory.errors import ConfigError
 from rayfactory.shown import HIDDEN, shown_url
@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
     # The range that every random generator takes.
     "seed": Rule(lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),
     "run_dir": Rule(
-        lambda value: bool(value.strip()) and ("://" not in value or is_url(value)),
+        lambda value: bool(value.strip()) and ("://" not in value or (is_url(value) and is_plain(value))),
         "filled in with a folder, or an address of one in object storage (s3://, gs://, az://)",
     ),
     "max_candidates": POSITIVE,

@@ -18,7 +18,7 @@ from rayfactory.bucket.store import is_url
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.delivery import shipped, where_databases_are
 from rayfactory.cluster.encoder import start_encoders
-from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, start_gateway
+from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, close_gateway, start_gateway
 from rayfactory.cluster.judges import Judges, LoadPool
 from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.metrics import STAGES, Metrics
@@ -109,6 +109,7 @@ class Crew:
         self._starting = threading.Lock()
         self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
         self._gateway: Any = None
+        self._is_elsewhere = copy is not None
         if self._models:
             mirror = copy.mirror if copy is not None else None
             self._gateway = start_gateway(self._models, Path(config.run_dir) / JOURNAL, config.max_cost_usd, mirror)
@@ -288,7 +289,9 @@ class Crew:
 
         if self._gateway is not None:
             with suppress(ray.exceptions.RayError):
-                self._status = ray.get(self._gateway.close.remote(), timeout=10)
+                # What a slow storage has to take is worth more than a quick end.
+                patience_s = 120 if self._is_elsewhere else 10
+                self._status = ray.get(close_gateway(self._gateway, self._models), timeout=patience_s)
             self._gateway = None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rayfactory.agents.player import Player, player_of
 from rayfactory.bucket.journal_copy import Mirror
-from rayfactory.bucket.store import variables
+from rayfactory.bucket.store import take_variables, variables
 from rayfactory.config import Config, ModelConfig, Slot
 from rayfactory.models.chat import Chat, ChatStatus
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
@@ -78,8 +78,7 @@ class Gateway:
             keys: those that the process which started the run has at hand; None: whoever asks does not bring them.
         """
         if keys is not None:
-            take_keys(keys)
-            self._has_keys.set()
+            self._take(keys)
         return replace(self._chat.status(), notices=tuple(self._notices))
 
     async def tell(self, notice: str) -> None:
@@ -90,8 +89,18 @@ class Gateway:
         if notice not in self._notices:
             self._notices[notice if len(self._notices) < _MAX_NOTICES else _MORE] = None
 
-    async def close(self) -> ChatStatus:
-        """Write what is still open to the journal; return the last status."""
+    def _take(self, keys: Mapping[str, str]) -> None:
+        take_keys(keys)
+        take_variables(keys)
+        self._has_keys.set()
+
+    async def close(self, keys: Mapping[str, str]) -> ChatStatus:
+        """Write what is still open to the journal; return the last status.
+
+        Args:
+            keys: as of `status`.
+        """
+        self._take(keys)
         await self._chat.close()
         return await self.status()
 
@@ -123,6 +132,11 @@ def start_gateway(
 def ask_status(gateway: Any, models: Mapping[Slot, ModelConfig]) -> Any:
     """Ask the gateway for its status, and bring it the keys that this process has; return the reference."""
     return gateway.status.remote(keys_at_hand(models) | variables())
+
+
+def close_gateway(gateway: Any, models: Mapping[Slot, ModelConfig]) -> Any:
+    """Have the gateway write what is open to the journal; return the reference to its last status."""
+    return gateway.close.remote(keys_at_hand(models) | variables())
 
 
 def player(config: Config, agent: str) -> Player | None:

@@ -90,9 +90,7 @@ def _fetch(store: Store, place: Path, wanted: Mapping[str, Listed]) -> None:
 
     files, known = place / "files", _known(place)
     missing = {
-        key: each
-        for key, each in wanted.items()
-        if known.get(key) != each.version or not _has_size(files / key, each.size)
+        key: each for key, each in wanted.items() if known.get(key) != each.tag or not _has_size(files / key, each.size)
     }
     if not missing:
         return
@@ -114,7 +112,7 @@ def _fetch(store: Store, place: Path, wanted: Mapping[str, Listed]) -> None:
             partial.replace(target)
             bars.advance(bar, missing[key].size)
             with noting:
-                known[key] = missing[key].version
+                known[key] = missing[key].tag
                 if time.monotonic() - noted_at > _NOTED_EVERY_S:
                     noted_at = time.monotonic()
                     _note(place, known)

@@ -118,6 +118,7 @@ class Chat:
         """Return the completion of a prompt: from the journal, or asked for now. This is a `Complete`."""
         found = self.find(slot, key, prompt)
         if found is not None:
+            await self._journal.settle()  # a process before this one may have ended before it was
             return found
         request = prompt.sha256(self._endpoints[slot].config.name)
         task = self._running.get((key, request))

@@ -190,13 +190,24 @@ class Journal:
             self._next_sync = asyncio.create_task(self._sync_after(self._running_sync))
         await asyncio.shield(self._next_sync)
 
+    async def settle(self) -> None:
+        """Wait until all that is here is in object storage too, where the journal has a copy there.
+
+        Raises:
+            RunDirError: as `sync`.
+        """
+        if self._copy is not None and self._copy.end < self._size:
+            await self.sync()
+
     async def close(self) -> None:
         """Sync and close."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._broken is None:
-            await self.sync()
-        os.close(self._fd)
+        try:
+            if self._broken is None:
+                await self.sync()
+        finally:
+            os.close(self._fd)
 
     async def _sync_after(self, running: asyncio.Task[None] | None) -> None:
         if running is not None:

@@ -18,8 +18,8 @@ def store(storage: Storage) -> Store:
     return Store(storage.new_url())
 
 
-def hold(store: Store, copy: str = "a", said: list[str] | None = None, dead_after_s: float = 2.0) -> Hold:
-    return Hold(store, copy, (said if said is not None else []).append, beat_s=0.2, dead_after_s=dead_after_s)
+def hold(store: Store, copy: str = "a", said: list[str] | None = None, dead_after_s: float = 60) -> Hold:
+    return Hold(store.url, copy, (said if said is not None else []).append, beat_s=0.2, dead_after_s=dead_after_s)
 
 
 def dead(store: Store, copy: str) -> None:
@@ -39,7 +39,7 @@ def test_holds_follow_each_other(store: Store):
 def test_one_that_lives_is_left_alone(store: Store):
     held, said = hold(store), list[str]()
     with pytest.raises(RunDirError, match=r"is in use by another process \(.*process \d+\)"):
-        hold(store, copy="b", said=said, dead_after_s=60)
+        hold(store, copy="b", said=said)
     assert "Waiting up to 60 s" in said[0]
     held.check()
     held.release()
@@ -48,7 +48,7 @@ def test_one_that_lives_is_left_alone(store: Store):
 def test_one_that_died_is_taken_over_after_a_while(store: Store):
     dead(store, "b")
     said: list[str] = []
-    held = hold(store, said=said)
+    held = hold(store, said=said, dead_after_s=2)
     assert held.number == 5
     assert "host, process 7" in said[0]
     held.release()

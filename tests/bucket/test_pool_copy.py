@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def test_round_whose_manifest_is_not_there_does_not_exist(url: str, tmp_path: Pa
     assert seen(url, tmp_path / "b") == rows(2)
     with writing(url, tmp_path / "c") as (copy, pool):
         commit(pool, 1)
+    with writing(url, tmp_path / "c") as (copy, pool):
         assert "rounds/000001/R-0000000000000000.parquet" not in copy.store.listed("rounds")
     assert seen(url, tmp_path / "b") == rows(2, 1)
 
@@ -109,6 +110,150 @@ def test_of_two_that_write_one_commits(url: str, tmp_path: Path):
         assert pool.next_round == 1
     assert seen(url, tmp_path / "c") == rows(2, 3)
     assert seen(url, tmp_path / "a") == rows(2, 3)
+
+
+def let_go(copy: Copy) -> None:
+    """Have others take the pool over, as after a minute without a sign of life; who has it has not noticed."""
+    hold = json.loads(copy.store.read("hold.json") or b"")
+    copy.store.write("hold.json", json.dumps({**hold, "holder": ""}).encode())
+
+
+def before(copy: Copy, method: str, do: Callable[[], None]) -> Callable[..., Any]:
+    """Return a method of a copy's storage before which something happens, once: its request was under way for long."""
+    original, done = getattr(copy.store, method), list[bool]()
+
+    def late(*arguments: Any) -> Any:
+        if not done:
+            done.append(True)
+            do()
+        return original(*arguments)
+
+    return late
+
+
+def test_sweep_that_comes_late_removes_nothing_of_who_came_after(url: str, tmp_path: Path, monkeypatch):
+    with writing(url, tmp_path / "a") as (stale, pool):
+        commit(pool, 2)
+
+        def meanwhile() -> None:
+            let_go(stale)
+            with sizes(2, 4), writing(url, tmp_path / "b") as (_, other):
+                for _ in range(4):
+                    commit(other, 3)
+                    other.compact()
+
+        monkeypatch.setattr(stale.store, "listed", before(stale, "listed", meanwhile))
+        pool._clean()
+    assert seen(url, tmp_path / "c") == rows(2, 3, 3, 3, 3)
+
+
+def test_round_that_is_committed_late_has_its_files(url: str, tmp_path: Path, monkeypatch):
+    """The files were there before the pool was taken over and opened, and the manifest came after that."""
+    with writing(url, tmp_path / "a") as (stale, pool):
+        commit(pool, 2)
+
+        def meanwhile() -> None:
+            let_go(stale)
+            with writing(url, tmp_path / "b"):
+                pass
+
+        monkeypatch.setattr(stale.store, "create", before(stale, "create", meanwhile))
+        commit(pool, 4)
+    assert seen(url, tmp_path / "c") == rows(2, 4)
+    with writing(url, tmp_path / "b") as (_, pool):
+        commit(pool, 1)
+    assert seen(url, tmp_path / "c") == rows(2, 4, 1)
+
+
+def test_round_that_is_committed_between_taking_over_and_opening_stays(url: str, tmp_path: Path):
+    with writing(url, tmp_path / "a") as (stale, pool):
+        commit(pool, 2)
+        let_go(stale)
+        copy = Copy(url, tmp_path / "b")
+        with copy.held(lambda text: None):
+            commit(pool, 4)
+            with opened(copy.run_dir, IDENTITY, copy) as other:
+                assert other.next_round == 1
+                with pytest.raises(RunDirError, match="committed by another process"):
+                    commit(other, 1)
+    assert seen(url, tmp_path / "c") == rows(2, 4)
+
+
+def test_segment_of_who_was_taken_over_stays(url: str, tmp_path: Path):
+    with sizes(2, 4), writing(url, tmp_path / "a") as (stale, pool):
+        commit(pool, 2)
+        commit(pool, 2)
+        let_go(stale)
+        with writing(url, tmp_path / "b") as (_, other):
+            pool.compact()
+            commit(other, 1)
+            other._clean()
+    assert seen(url, tmp_path / "c") == rows(2, 2, 1)
+
+
+def test_run_that_was_begun_meanwhile_is_not_another(url: str, tmp_path: Path):
+    first, second = Copy(url, tmp_path / "a"), Copy(url, tmp_path / "b")
+    with first.held(lambda text: None):
+        let_go(first)
+        with second.held(lambda text: None), opened(second.run_dir, IDENTITY, second) as pool:
+            commit(pool, 2)
+        with pytest.raises(RunDirError, match=r"begun .* by another process"):
+            opened(first.run_dir, {**IDENTITY, "seed": 5}, first).__enter__()
+    assert seen(url, tmp_path / "c") == rows(2)
+    assert json.loads((local(url, tmp_path / "c") / "run.json").read_text())["seed"] == IDENTITY["seed"]
+
+
+def test_last_good_files_stay_where_the_storage_has_lost_them(url: str, tmp_path: Path):
+    with writing(url, tmp_path / "a") as (copy, pool):
+        commit(pool, 2)
+    copy.store.remove([name for name in copy.store.listed("rounds/000000") if "/R-" in name])
+    (copy._folder / "known").unlink()
+    with pytest.raises(RunDirError, match="lacks files"):
+        seen(url, tmp_path / "a")
+    assert (copy.run_dir / "rounds" / "000000" / "R.parquet").exists()
+
+
+def test_file_that_has_changed_here_is_fetched_again(url: str, tmp_path: Path):
+    with writing(url, tmp_path / "a") as (copy, pool):
+        commit(pool, 2)
+    path = copy.run_dir / "rounds" / "000000" / "R.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    with writing(url, tmp_path / "a"):
+        pass
+    assert seen(url, tmp_path / "a") == rows(2)
+    path.unlink()
+    assert seen(url, tmp_path / "a") == rows(2)
+
+
+def test_connection_that_is_open_sees_what_it_saw(url: str, tmp_path: Path):
+    """Segments that come meanwhile do not disturb it; where the pool has gone, who asks anew is told."""
+    with sizes(2, 4), writing(url, tmp_path / "a") as (copy, pool):
+        commit(pool, 2)
+        connection = connect(local(url, tmp_path / "b"))
+        commit(pool, 2)
+        pool.compact()
+        assert seen(url, tmp_path / "b") == rows(2, 2)
+        assert connection.sql("SELECT count(*) FROM R").fetchone() == (2,)
+    copy.store.remove(copy.store.listed())
+    with pytest.raises(RunDirError, match="reads; end that process first"):
+        seen(url, tmp_path / "b")
+    assert connection.sql("SELECT count(*) FROM R").fetchone() == (2,)
+    connection.close()
+
+
+def test_other_storage_of_the_same_address_has_another_copy(url: str, tmp_path: Path, monkeypatch):
+    with writing(url, tmp_path / "a") as (copy, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        assert Copy(url, tmp_path / "a").run_dir != copy.run_dir
+        monkeypatch.undo()
+
+
+def test_disk_that_is_full_is_named(url: str, tmp_path: Path):
+    with writing(url, tmp_path / "a") as (_, pool):
+        commit(pool, 2)
+    (tmp_path / "b").write_text("no folder")
+    with pytest.raises(RunDirError, match=r"copy of 's3://.*cannot be written .*set data_dir"):
+        seen(url, tmp_path / "b")
 
 
 def test_pool_that_is_written_here_is_in_use(url: str, tmp_path: Path):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rayfactory.bucket.store import Store, is_url
+from rayfactory.bucket.store import Store, Version, is_plain, is_url
 from rayfactory.errors import RunDirError
-from tests.object_storage import Faults, Storage, faulty, reached
+from tests.object_storage import ACCESS, Faults, Storage, faulty, reached
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_what_was_written_is_read_and_listed(store: Store, tmp_path: Path):
     assert not store.fetch("a/none", tmp_path / "none")
     listed = store.listed()
     assert {name: each.size for name, each in listed.items()} == {"a/b.json": 3, "a/big": 256 * 80_000}
-    assert listed["a/b.json"].version == version
+    assert listed["a/b.json"].tag == version.tag
     assert store.listed("c") == {}
     store.remove(["a/b.json", "a/none"])
     assert set(store.listed()) == {"a/big"}
@@ -62,7 +62,7 @@ def test_requests_that_fail_are_made_again(storage: Storage, fault: str):
         assert version is not None
         version = store.replace("x", b"2", version)
         assert version is not None
-        assert store.replace("x", b"3", "another") is None
+        assert store.replace("x", b"3", Version("another")) is None
         store.write("y", b"4")
         assert store.read("x") == b"2"
         assert set(store.listed()) == {"x", "y"}
@@ -73,7 +73,7 @@ def test_requests_that_fail_are_made_again(storage: Storage, fault: str):
 def test_storage_that_stays_away_is_named(storage: Storage):
     with faulty(storage, Faults(is_cut=True)) as before, reached(before):
         store = Store(storage.new_url(), patience_s=1)
-        with pytest.raises(RunDirError, match=r"s3://pools/.*could not be reached for 1 s.*the same command goes on"):
+        with pytest.raises(RunDirError, match=r"s3://pools/.*could not be reached for \d+ s.*the same command goes on"):
             store.read("x")
 
 
@@ -88,6 +88,44 @@ def test_bucket_that_is_not_there_is_named(storage: Storage):
 def test_address_that_is_none_is_named(url: str):
     with pytest.raises(RunDirError, match="is no folder in object storage"):
         Store(url)
+
+
+def test_what_is_not_there_is_removed_already(store: Store):
+    store.write("x", b"1")
+    store.remove(["none", "x"])
+    assert store.listed() == {}
+
+
+def test_forgotten_keys_are_named_soon(storage: Storage, monkeypatch: pytest.MonkeyPatch):
+    for name in ACCESS:
+        monkeypatch.delenv(name)
+    with pytest.raises(RunDirError, match=r"there are no keys for 's3://.*set AWS_ACCESS_KEY_ID"):
+        Store(storage.new_url(), patience_s=0.5).read("x")
+
+
+def test_file_changes_while_it_is_fetched(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is put together from two of its versions."""
+    monkeypatch.setattr("rayfactory.bucket.store.PIECE_BYTES", 4)
+    store.write("x", b"one and two")
+    asked = []
+
+    def watch() -> None:
+        asked.append(True)
+        if len(asked) == 3:
+            Store(store.url).write("x", b"two and one")
+
+    monkeypatch.setattr(store, "watch", watch)
+    assert not store.fetch("x", tmp_path / "x")
+    assert store.fetch("x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"two and one"
+
+
+def test_addresses_with_keys_are_refused():
+    assert is_plain("s3://bucket/x")
+    for url in ("s3://key:secret@bucket/x", "s3://bucket/x?key=secret", "s3://bucket/x#y"):
+        assert not is_plain(url)
+        with pytest.raises(RunDirError, match="keys belong into the environment"):
+            Store(url)
 
 
 def test_addresses_are_told_from_folders():
