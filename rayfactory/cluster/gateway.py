@@ -94,13 +94,14 @@ class Gateway:
         take_variables(keys)
         self._has_keys.set()
 
-    async def close(self, keys: Mapping[str, str]) -> ChatStatus:
+    async def close(self, keys: Mapping[str, str] | None = None) -> ChatStatus:
         """Write what is still open to the journal; return the last status.
 
         Args:
             keys: as of `status`.
         """
-        self._take(keys)
+        if keys is not None:
+            self._take(keys)
         await self._chat.close()
         return await self.status()
 
