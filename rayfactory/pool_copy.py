@@ -228,8 +228,8 @@ class Copy:
         replaces = any((rounds / f"{part}.json").exists() for part in missing) or len(covered) < len(others)
         is_other = (self.run_dir / RUN).exists() and (self.run_dir / RUN).read_bytes() != content
         with self._unread(must=replaces or is_other) as nobody_reads:
-            if is_other and not wanted:
-                journal_copy.set_aside(self.journal)  # of what was begun here before
+            if is_other and wanted:
+                journal_copy.set_aside(self.journal)  # what was paid here was paid for another run
             if is_other or not (self.run_dir / RUN).exists():
                 _replace(self.run_dir / RUN, content)
             for name, found in beside.items():

@@ -306,6 +306,21 @@ def test_pool_that_was_removed_is_gone_here_too(url: str, tmp_path: Path):
     assert seen(url, tmp_path / "a") == seen(url, tmp_path / "b") == rows(1)
 
 
+def test_journal_of_a_run_that_is_no_more_is_not_that_of_the_next(url: str, tmp_path: Path):
+    with writing(url, tmp_path / "a") as (copy, pool):
+        commit(pool, 2)
+        copy.journal.parent.mkdir()
+        copy.journal.write_bytes(b"paid for the first\n")
+    copy.store.remove(copy.store.listed())
+    other = Copy(url, tmp_path / "b")
+    with other.held(lambda text: None), opened(other.run_dir, {**IDENTITY, "seed": 5}, other) as pool:
+        commit(pool, 1)
+    with copy.held(lambda text: None):
+        assert not copy.journal.exists()
+    (left,) = copy.journal.parent.glob("left-*")
+    assert left.read_bytes() == b"paid for the first\n"
+
+
 def test_pool_that_was_put_back_is_what_it_was(url: str, tmp_path: Path):
     with writing(url, tmp_path / "a") as (copy, pool):
         commit(pool, 2)
