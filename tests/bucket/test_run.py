@@ -105,7 +105,7 @@ def test_run_is_the_same_wherever_its_pool_is(
             assert storage.variables["AWS_SECRET_ACCESS_KEY"] not in out
     assert f"{url}/summary.json" in out
     assert str(folder / "b") not in out
-    copy = local(url, folder / "c")
+    copy = local(url, folder / "c", journal=True)
     assert rows_of(copy) == rows_of(folder / "undisturbed")
     journal = [json.loads(line) for line in (copy / "journal" / "completions.jsonl").read_text().splitlines()]
     arrived = [tuple(line["key"]) for line in journal if "done" in line]
