@@ -27,17 +27,18 @@ def test_model_of_270m_parameters_grows_a_pool(tmp_path):
     """The run ends with its target, and what the model wrote inside the grammar runs."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "rayfactory", "+benchmark=tpcds", "models=vllm_cpu", "target=50",
+            sys.executable, "-m", "rayfactory", "+benchmark=tpcds", "models=vllm_cpu", "target=20",
+            "round.requests=2", "round.requests_after_warmup=2",  # a CPU without bf16 reads prompts slowly
             f"run_dir={tmp_path / 'run'}", "cluster.dashboard=false", "display.mode=lines",
         ],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["stop_reason"], summary["admitted"]) == ("target", 50)
+    assert (summary["stop_reason"], summary["admitted"]) == ("target", 20)
     assert summary["executability"] >= 0.95
     assert summary["tokens_out"] > 0
     written = connect(tmp_path / "run").sql("SELECT count(*) FROM R WHERE model LIKE 'gemma-3-270m%'").fetchone()
     assert written is not None
     # The rules of the agents answer for the model only where its reply cannot be used.
-    assert written[0] >= 40
+    assert written[0] >= 16
