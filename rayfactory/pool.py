@@ -25,7 +25,6 @@ stays, and no further segment is made until it could go. A run of format 2 has n
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -43,6 +42,7 @@ import pyarrow.parquet as pq
 
 from rayfactory.compose import default_data_dir
 from rayfactory.errors import RunDirError
+from rayfactory.files import replace_file, sha256_of, sync_directory, write_durably
 from rayfactory.identity import FORMAT, FORMAT_WITHOUT_SEGMENTS, check_run_dir, read_identity
 from rayfactory.manifests import (
     Manifest,
@@ -148,7 +148,7 @@ class Pool:
     def _check_files(self, part: Part) -> None:
         for name, digest in part.files.items():
             path = self._rounds_dir / part.name / name
-            if _sha256(path) != digest:
+            if sha256_of(path) != digest:
                 raise RunDirError(f"{path} is damaged (its content is not what was written); restore it from a backup")
 
     def _clean(self) -> bool:
@@ -164,7 +164,7 @@ class Pool:
                 return False
             # That what has replaced it is seen does not mean that it is on the disk: a process may have been killed
             # between the rename and the sync.
-            _sync_directory(self._rounds_dir)
+            sync_directory(self._rounds_dir)
             for path in over:
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -200,7 +200,7 @@ class Pool:
         try:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
-            _sync_directory(self._rounds_dir)  # a manifest is never there before the folder that it speaks of
+            sync_directory(self._rounds_dir)  # a manifest is never there before the folder that it speaks of
             files = {}
             for name, schema in _SCHEMAS.items():
                 path = directory / f"{name}.parquet"
@@ -208,8 +208,8 @@ class Pool:
                     pq.write_table(tables[name].cast(schema), file, compression="zstd")
                     file.flush()
                     os.fsync(file.fileno())
-                files[path.name] = _sha256(path)
-            _sync_directory(directory)
+                files[path.name] = sha256_of(path)
+            sync_directory(directory)
             manifest = Manifest(
                 number,
                 self.num_rows,
@@ -224,7 +224,7 @@ class Pool:
             content = _to_json(manifest_to_json(manifest))
             if self._remote is not None:
                 self._remote.publish(directory.name, files, content)
-            _write_durably(self._rounds_dir / f"{directory.name}.json", content)
+            write_durably(self._rounds_dir / f"{directory.name}.json", content)
         except OSError as error:
             raise RunDirError(
                 f"round {number} could not be written to {str(self.run_dir)!r}: {error.strerror or error}; what was "
@@ -269,25 +269,25 @@ class Pool:
             self._check_files(part)  # damage is not to be copied, and then vouched for
         try:
             directory.mkdir()
-            _sync_directory(self._rounds_dir)
+            sync_directory(self._rounds_dir)
             files, num_rejects = {}, list[int]()
             for table, schema in _SCHEMAS.items():
                 path = directory / f"{table}.parquet"
                 sources = [self._rounds_dir / part.name / path.name for part in parts]
                 counts = put_together(sources, path, schema)
-                files[path.name] = _sha256(path)
+                files[path.name] = sha256_of(path)
                 for part, count in zip(parts, counts, strict=True):
                     expected = part.counts(table)
                     if expected is not None and sum(expected) != count:
                         raise OSError(f"{part.name}/{path.name} has {count} rows, not {sum(expected)}")
                     if table == "rejects":
                         num_rejects += expected or (count,)
-            _sync_directory(directory)
+            sync_directory(directory)
             segment = Part(rounds, tuple(num_rejects), files)
             content = _to_json(segment_to_json(segment))
             if self._remote is not None:
                 self._remote.publish(name, files, content)
-            _replace(manifest, content)
+            replace_file(manifest, content)
         except (OSError, pa.ArrowException, RunDirError):
             # The next round is to find the room that it would have had.
             shutil.rmtree(directory, ignore_errors=True)
@@ -364,7 +364,7 @@ class Pool:
         content = _to_json(data)
         if self._remote is not None:
             self._remote.put(name, content)
-        _write_durably(self.run_dir / name, content)
+        write_durably(self.run_dir / name, content)
 
     def close(self) -> None:
         """Let other processes have the run."""
@@ -504,32 +504,3 @@ def _not_writable(run_dir: Path, error: OSError) -> RunDirError:
 
 def _to_json(data: Any) -> bytes:
     return (json.dumps(data, indent=2) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that it is there in full or not at all, and is there when this returns, whatever happens then."""
-    _replace(path, content)
-    _sync_directory(path.parent)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there in full or not at all, also after a power cut."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,24 +1,9 @@
 """Pools in object storage, by a copy on this machine that is what the storage has, and is worked with.
 
-Layout of a pool's folder in object storage: as that of a run directory (see `pool`), but that a round's files have
-their digest in their names, and the journal is in pieces (see `bucket.journal_copy`)::
+A round becomes visible here after it is committed there (see `bucket.stored_pool`): what this copy shows is committed.
+It holds nothing that is not in the storage, but for the last second of a journal, and is made anew where it is gone.
 
-    run.json, schema.json, summary.json
-    rounds/000003/R-5f2b7c01d9e3a846.parquet   files of round 3; no two contents share a name
-    rounds/000003.json                         its manifest: the round is committed when this object is there
-    journal/..                                 what language models were asked and what they replied
-    hold.json                                  who writes (see `bucket.hold`)
-
-A round is committed by an object that must not be there yet, which the storage decides: of two processes, one commits
-it. Its files are there before, so whoever sees the manifest can have them. Here it becomes visible after that: what
-this copy shows is committed. A segment takes the place of its rounds in the same way.
-
-A process may have been taken over and not have noticed yet, with any of its requests still under way. So nothing is
-removed but what something that is committed has replaced for good: what lies within a wider part of the pool, and files
-beside a manifest that does not name them. What somebody may yet commit stays: files of a round that has no manifest go
-when that round has one. Who was about to read what is removed looks again.
-
-Layout of the copy, below ``data_dir/pools``::
+Layout, below ``data_dir/pools``::
 
     <digest of the address>/run/     the run directory
     <digest of the address>/id       what tells this copy from those of other machines
@@ -33,7 +18,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import uuid
@@ -47,19 +31,19 @@ from typing import IO
 from rayfactory.bucket import journal_copy
 from rayfactory.bucket.hold import Hold
 from rayfactory.bucket.journal_copy import Mirror
-from rayfactory.bucket.store import Listed, Store, Version, is_url
+from rayfactory.bucket.store import Listed, Store, is_url
+from rayfactory.bucket.stored_pool import AT_ONCE, RUN, StoredPool, is_covered, manifest_name, object_name, part_of
 from rayfactory.errors import RunDirError
+from rayfactory.files import replace_file, sha256_of
 from rayfactory.manifests import part_name, spans
+from rayfactory.models.journal import FILE_NAME
 
 POOLS = "pools"
-RUN = "run.json"
 _BESIDE = ("schema.json", "summary.json")
-_PART = re.compile(r"rounds/(\d{6,}(?:-\d{6,})?)(\.json|/[^/]+\.parquet)")
 _PLACES = ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME")
 """Variables that make another storage of the same address."""
 
 _LOOKS = 10
-_AT_ONCE = 4
 _ORPHAN_S = 30.0
 """Ray takes some seconds to end what a killed run has left."""
 
@@ -83,7 +67,7 @@ class Copy:
         self.run_dir = self._folder / "run"
         self._hold: Hold | None = None
         self._journal_start = 0
-        self._run_version: Version | None = None
+        self._stored = StoredPool(self.store)
         with self._writable():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileExistsError), (self._folder / "id").open("x") as file:
@@ -103,7 +87,7 @@ class Copy:
     @property
     def journal(self) -> Path:
         """The journal of the copy."""
-        return self.run_dir / journal_copy.FOLDER / "completions.jsonl"
+        return self.run_dir / journal_copy.FOLDER / FILE_NAME
 
     @property
     def mirror(self) -> Mirror:
@@ -119,61 +103,17 @@ class Copy:
         Raises:
             RunDirError: it is not committed: another process has the pool, or the storage cannot be reached.
         """
-
-        def write(item: tuple[str, str]) -> None:
-            self.store.write(_object(part, *item), self.run_dir / "rounds" / part / item[0])
-
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(write, files.items()))
-        version = self.store.create(f"rounds/{part}.json", manifest)
-        if version is None:
-            raise RunDirError(
-                f"rounds/{part}.json of {self.url!r} has been committed by another process, which works on the same "
-                "run; end one of the two"
-            )
+        version = self._stored.publish(part, self.run_dir / "rounds" / part, files, manifest)
         with self._writable():
             self._note({part: version.tag})
 
     def put(self, name: str, content: bytes) -> None:
-        """Replace one of the files beside the rounds.
-
-        Raises:
-            RunDirError: it could not be written, or another process has begun the run meanwhile.
-        """
-        if name != RUN:
-            self.store.write(name, content)
-            return
-        if self._run_version is None:
-            version = self.store.create(name, content)
-        else:
-            version = self.store.replace(name, content, self._run_version)
-        if version is None:
-            raise RunDirError(f"a run has been begun in {self.url!r} by another process; end one of the two")
-        self._run_version = version
+        """As `StoredPool.put`."""
+        self._stored.put(name, content)
 
     def sweep(self, parts: Mapping[str, Mapping[str, str]]) -> None:
-        """Remove what parts of the pool have replaced for good.
-
-        Args:
-            parts: name -> file name -> digest; committed, all of them.
-
-        Raises:
-            RunDirError: the storage cannot be reached.
-        """
-        named = {_object(part, *item) for part, files in parts.items() for item in files.items()}
-        own = [_span(part) for part in parts]
-        over = []
-        for name in self.store.listed("rounds"):
-            match = _PART.fullmatch(name)
-            if match is None:
-                continue
-            span = _span(match[1])
-            is_within = any(_is_within(span, wider) and span != wider for wider in own)
-            if is_within or (match[1] in parts and match[2] != ".json" and name not in named):
-                over.append(name)
-        # A manifest goes first: without it, its files are nobody's.
-        self.store.remove([name for name in over if name.endswith(".json")])
-        self.store.remove([name for name in over if not name.endswith(".json")])
+        """As `StoredPool.sweep`."""
+        self._stored.sweep(parts)
 
     # -- what is here ---------------------------------------------------------
 
@@ -199,10 +139,10 @@ class Copy:
             # Nothing was begun, or somebody has removed it: then what is here is of a run that is no more.
             with self._unread():
                 shutil.rmtree(self.run_dir, ignore_errors=True)
-            self._run_version = None
+            self._stored.run_version = None
             self._note({}, anew=True)
             return True
-        content, self._run_version = run
+        content, self._stored.run_version = run
         beside = {name: self.store.read(name) for name in _BESIDE}
         rounds = self.run_dir / "rounds"
         rounds.mkdir(parents=True, exist_ok=True)
@@ -210,33 +150,33 @@ class Copy:
         wanted = [part_name(*span) for span in spans(names, f"{self.url}/rounds")]
         sizes: dict[str, set[int]] = {}
         for name, each in listed.items():
-            if match := _PART.fullmatch(name):
-                sizes.setdefault(match[1], set()).add(each.size)
+            if (part := part_of(name)) is not None:
+                sizes.setdefault(part, set()).add(each.size)
         known = self._known()
-        tags = {part: listed[f"rounds/{part}.json"].tag for part in wanted}
+        tags = {part: listed[manifest_name(part)].tag for part in wanted}
         missing = [
             part
             for part in wanted
             if known.get(part) != tags[part] or not self._is_whole(part, sizes[part], verify=verify)
         ]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             fetched = dict(zip(missing, pool.map(self._fetch_part, missing), strict=True))
         if None in fetched.values():
             return False
         others = [path.stem for path in rounds.glob("*.json") if path.stem not in wanted]
-        covered = [part for part in others if any(_is_within(_span(part), _span(wider)) for wider in wanted)]
+        covered = [part for part in others if is_covered(part, wanted)]
         replaces = any((rounds / f"{part}.json").exists() for part in missing) or len(covered) < len(others)
         is_other = (self.run_dir / RUN).exists() and (self.run_dir / RUN).read_bytes() != content
         with self._unread(must=replaces or is_other) as nobody_reads:
             if is_other and wanted:
                 journal_copy.set_aside(self.journal)  # what was paid here was paid for another run
             if is_other or not (self.run_dir / RUN).exists():
-                _replace(self.run_dir / RUN, content)
+                replace_file(self.run_dir / RUN, content)
             for name, found in beside.items():
                 if found is None:
                     (self.run_dir / name).unlink(missing_ok=True)
                 else:
-                    _replace(self.run_dir / name, found)
+                    replace_file(self.run_dir / name, found)
             for part in others:
                 if nobody_reads and part not in covered:
                     _remove(rounds, part)
@@ -245,7 +185,7 @@ class Copy:
                 assert manifest is not None
                 shutil.rmtree(rounds / part, ignore_errors=True)
                 (rounds / f"{part}.fetched").replace(rounds / part)
-                _replace(rounds / f"{part}.json", manifest)
+                replace_file(rounds / f"{part}.json", manifest)
             for part in covered:
                 if nobody_reads:
                     _remove(rounds, part)
@@ -258,31 +198,31 @@ class Copy:
         try:
             files: dict[str, str] = json.loads((rounds / f"{part}.json").read_bytes())["files"]
             return all((rounds / part / name).stat().st_size in sizes for name in files) and not (
-                verify and any(_sha256(rounds / part / name) != digest for name, digest in files.items())
+                verify and any(sha256_of(rounds / part / name) != digest for name, digest in files.items())
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
 
     def _fetch_part(self, part: str) -> bytes | None:
         """Have the files of a part beside their place; return its manifest, None where some of it has gone."""
-        manifest = self.store.read(f"rounds/{part}.json")
+        manifest = self.store.read(manifest_name(part))
         if manifest is None:
             return None
         try:
             files: dict[str, str] = dict(json.loads(manifest)["files"])
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirError(
-                f"{self.url}/rounds/{part}.json is damaged ({error!r}); restore it from a backup"
+                f"{self.url}/{manifest_name(part)} is damaged ({error!r}); restore it from a backup"
             ) from None
         fetched = self.run_dir / "rounds" / f"{part}.fetched"
         shutil.rmtree(fetched, ignore_errors=True)
         fetched.mkdir()
         for name, digest in files.items():
-            if not self.store.fetch(_object(part, name, digest), fetched / name):
+            if not self.store.fetch(object_name(part, name, digest), fetched / name):
                 return None
-            if _sha256(fetched / name) != digest:
+            if sha256_of(fetched / name) != digest:
                 raise RunDirError(
-                    f"{self.url}/{_object(part, name, digest)} is damaged (its content is not what was written); "
+                    f"{self.url}/{object_name(part, name, digest)} is damaged (its content is not what was written); "
                     "restore it from a backup"
                 )
         return manifest
@@ -320,7 +260,7 @@ class Copy:
 
     def _note(self, tags: Mapping[str, str], *, anew: bool = False) -> None:
         known = {} if anew else self._known()
-        _replace(self._folder / "known", json.dumps(known | dict(tags)).encode())
+        replace_file(self._folder / "known", json.dumps(known | dict(tags)).encode())
 
     def _pull_journal(self) -> list[journal_copy.Piece]:
         with self._writable(), TemporaryDirectory(dir=self._folder, prefix="pulled-") as scratch:
@@ -413,36 +353,9 @@ class Copy:
         return self.run_dir
 
 
-def _object(part: str, name: str, digest: str) -> str:
-    path = Path(name)
-    return f"rounds/{part}/{path.stem}-{digest[:16]}{path.suffix}"
-
-
-def _span(part: str) -> tuple[int, int]:
-    first, _, last = part.partition("-")
-    return int(first), int(last or first)
-
-
-def _is_within(span: tuple[int, int], wider: tuple[int, int]) -> bool:
-    return wider[0] <= span[0] and span[1] <= wider[1]
-
-
 def _remove(rounds: Path, part: str) -> None:
     (rounds / f"{part}.json").unlink()
     shutil.rmtree(rounds / part, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there in full or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def beside(place: str) -> Path:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 
 # Each room may import itself and what stands left of it.
 LAW = (
-    "shown", "errors", "bucket", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
+    "shown", "errors", "files", "bucket", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
     "segments", "manifests", "pool_copy", "pool",
     "reports", "analysis", "cluster", "rounds", "factory", "runs", "exports", "downstream", "__main__",
 )  # fmt: skip

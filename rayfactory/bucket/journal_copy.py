@@ -276,8 +276,3 @@ def _same(one: Path, other: Path) -> int:
                 break
             same += len(left)
     return same
-
-
-def is_piece(name: str) -> bool:
-    """Return whether an object is a piece of a journal."""
-    return _PIECE.fullmatch(name) is not None

@@ -109,10 +109,10 @@ class Crew:
         self._starting = threading.Lock()
         self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
         self._gateway: Any = None
-        self._is_elsewhere = copy is not None
+        self._mirror = copy.mirror if copy is not None else None
         if self._models:
-            mirror = copy.mirror if copy is not None else None
-            self._gateway = start_gateway(self._models, Path(config.run_dir) / JOURNAL, config.max_cost_usd, mirror)
+            journal = Path(config.run_dir) / JOURNAL
+            self._gateway = start_gateway(self._models, journal, config.max_cost_usd, self._mirror)
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
@@ -265,7 +265,7 @@ class Crew:
         if self._gateway is None:
             return self._status
         if self._status_asked is None:
-            self._status_asked = ask_status(self._gateway, self._models)
+            self._status_asked = ask_status(self._gateway, self._models, self._mirror)
         if ray.wait([self._status_asked], timeout=0)[0]:
             with suppress(ray.exceptions.RayError):  # a gateway that is lost is started again; the next call asks it
                 self._status = ray.get(self._status_asked)
@@ -290,8 +290,8 @@ class Crew:
         if self._gateway is not None:
             with suppress(ray.exceptions.RayError):
                 # What a slow storage has to take is worth more than a quick end.
-                patience_s = 120 if self._is_elsewhere else 10
-                self._status = ray.get(close_gateway(self._gateway, self._models), timeout=patience_s)
+                patience_s = 10 if self._mirror is None else 120
+                self._status = ray.get(close_gateway(self._gateway, self._models, self._mirror), timeout=patience_s)
             self._gateway = None
 
 

@@ -62,8 +62,9 @@ class Gateway:
         self._notices: dict[str, None] = {}
         _relay_warnings(self._note)
         self._chat = Chat(models, Path(journal), max_cost_usd, mirror=mirror)
+        self._has_mirror = mirror is not None
         self._has_keys = asyncio.Event()
-        if mirror is None and not any(map(needs_key, models.values())):
+        if not self._has_mirror and not any(map(needs_key, models.values())):
             self._has_keys.set()
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
@@ -91,7 +92,8 @@ class Gateway:
 
     def _take(self, keys: Mapping[str, str]) -> None:
         take_keys(keys)
-        take_variables(keys)
+        if self._has_mirror:
+            take_variables(keys)
         self._has_keys.set()
 
     async def close(self, keys: Mapping[str, str] | None = None) -> ChatStatus:
@@ -126,18 +128,23 @@ def start_gateway(
         )
         .remote(dict(models), str(journal), max_cost_usd, mirror)
     )
-    ask_status(gateway, models)
+    ask_status(gateway, models, mirror)
     return gateway
 
 
-def ask_status(gateway: Any, models: Mapping[Slot, ModelConfig]) -> Any:
+def ask_status(gateway: Any, models: Mapping[Slot, ModelConfig], mirror: Mirror | None = None) -> Any:
     """Ask the gateway for its status, and bring it the keys that this process has; return the reference."""
-    return gateway.status.remote(keys_at_hand(models) | variables())
+    return gateway.status.remote(_keys(models, mirror))
 
 
-def close_gateway(gateway: Any, models: Mapping[Slot, ModelConfig]) -> Any:
+def close_gateway(gateway: Any, models: Mapping[Slot, ModelConfig], mirror: Mirror | None = None) -> Any:
     """Have the gateway write what is open to the journal; return the reference to its last status."""
-    return gateway.close.remote(keys_at_hand(models) | variables())
+    return gateway.close.remote(_keys(models, mirror))
+
+
+def _keys(models: Mapping[Slot, ModelConfig], mirror: Mirror | None) -> dict[str, str]:
+    """Return what the gateway needs of this process's environment."""
+    return keys_at_hand(models) | (variables() if mirror is not None else {})
 
 
 def player(config: Config, agent: str) -> Player | None:

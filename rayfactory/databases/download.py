@@ -24,6 +24,7 @@ from rayfactory.config import BenchmarkConfig, Config, DownloadConfig
 from rayfactory.databases.benchmark import open_benchmark
 from rayfactory.databases.disk import check_room
 from rayfactory.errors import BenchmarkError
+from rayfactory.files import sha256_of
 from rayfactory.shown import shown, shown_url
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def fetch(
             ) from failure
         logger.warning("%s broke off (%s); it is taken up again", shown_url(url), failure)
         time.sleep(pause_s * 2 ** (failures - 1))
-    if sha256 and (found := _sha256(part)) != sha256.lower():
+    if sha256 and (found := sha256_of(part)) != sha256.lower():
         _discard(part)
         raise BenchmarkError(
             f"{shown_url(url)} gave a file with the SHA-256 checksum {found}, not the published {sha256.lower()}; it "
@@ -306,11 +307,6 @@ def _url_sha256(url: str) -> str:
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
     _validator_path(part).unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_there(benchmark: BenchmarkConfig, data_dir: Path) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from rayfactory.bucket.store import Listed, Store
 from rayfactory.databases.disk import check_room
 from rayfactory.errors import BenchmarkError, RunDirError
+from rayfactory.files import replace_file
 
 FETCHED = "fetched"
 DATABASE_ENDINGS = frozenset({".sqlite", ".sqlite3", ".db", ".duckdb", ".ddb"})
@@ -137,6 +138,4 @@ def _known(place: Path) -> dict[str, str]:
 
 
 def _note(place: Path, known: Mapping[str, str]) -> None:
-    partial = place / "known.partial"
-    partial.write_text(json.dumps(known), encoding="utf-8")
-    partial.replace(place / "known")
+    replace_file(place / "known", json.dumps(known).encode())

@@ -21,6 +21,7 @@ from typing import Any
 from rayfactory.bucket.journal_copy import JournalCopy, Mirror
 from rayfactory.config import Slot
 from rayfactory.errors import RunDirError
+from rayfactory.files import sync_directory
 from rayfactory.models.completion import CallKey, Completion
 from rayfactory.models.ledger import WorstCase
 
@@ -135,7 +136,7 @@ class Journal:
             try:
                 self._lock(patience_s)
                 self._load(replay)
-                _sync_directory(directory)
+                sync_directory(directory)
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -305,14 +306,6 @@ def _line_at(fd: int, offset: int) -> bytes:
             raise OSError(0, "it is shorter than it was")
         line += part[: part.find(b"\n") + 1 or len(part)]
     return line
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _encode(record: Record) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 
 from rayfactory.bucket import journal_copy
 from rayfactory.bucket.hold import NAME
-from rayfactory.bucket.journal_copy import PIECES, JournalCopy, Mirror, Piece, alone, is_piece, merge, pull
+from rayfactory.bucket.journal_copy import PIECES, JournalCopy, Mirror, Piece, alone, merge, pull
 from rayfactory.bucket.store import Store
 from rayfactory.config import ModelConfig, Slot
 from rayfactory.errors import RunDirError
@@ -55,7 +55,7 @@ def pulled(store: Store, path: Path) -> bytes:
 
 
 def pieces(store: Store) -> list[str]:
-    return sorted(filter(is_piece, store.listed()))
+    return sorted(store.listed(journal_copy.FOLDER))
 
 
 def lines(first: int, last: int) -> bytes:
@@ -267,4 +267,3 @@ def test_names_sort_as_their_numbers_do():
     found = [Piece(2, 0, 5), Piece(10, 5, 40), Piece(10, 5, 1_000), Piece(10, 40, 41)]
     assert [piece.name for piece in found] == sorted(piece.name for piece in found)
     assert found == sorted(found)
-    assert all(is_piece(piece.name) for piece in found)

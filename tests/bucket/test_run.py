@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rayfactory.compose import compose
-from rayfactory.databases.engine import connect as connect_database
-from rayfactory.models.grammar.author import write_queries
-from rayfactory.pool import connect
 from rayfactory.pool_copy import local
-from rayfactory.runs import open_databases
+from tests.cluster.test_faults import journal, rows_of, sql_model
 from tests.elsewhere import Elsewhere
 from tests.models.endpoint_server import EndpointServer, serving
 from tests.object_storage import Faults, Storage, faulty
@@ -41,21 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_data_dir: Callable[[Pa
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[EndpointServer]:
-    """Yield an endpoint whose model writes queries over the shop, by what it is asked."""
-    config = compose(["+benchmark=custom", f"benchmark.root={folder / 'shop.sqlite'}", f"data_dir={folder / 'a'}"])
-    databases, schemas = open_databases(config)
-    engine = connect_database(databases["shop"], config.execution)
-
-    def reply(messages: list[dict[str, str]]) -> str:
-        text = "\n".join(message["content"] for message in messages)
-        rng = random.Random(text)
-        if "<start-sql>" not in text or "You correct SQL" in text:
-            return "STATE: GEN\nreason: variety"
-        tables = [table.name for table in schemas["shop"].populated]
-        queries = write_queries(schemas["shop"], rng.sample(tables, 3), 5, rng, engine)
-        return "\n".join(f"<start-sql>\n{sql};\n<end-sql>" for sql in queries)
-
-    with serving(reply=reply, delay_s=0.1) as running:
+    with serving(reply=sql_model(folder), delay_s=0.1) as running:
         yield running
 
 
@@ -68,10 +47,6 @@ def words(folder: Path, server: EndpointServer, run_dir: str, machine: str, else
         f"models.strong.base_url={server.base_url}", "models.strong.usd_per_million_in=2.5",
         "models.strong.usd_per_million_out=10", *elsewhere.overrides,
     ]  # fmt: skip
-
-
-def rows_of(run_dir: Path) -> list[Any]:
-    return connect(run_dir).sql("SELECT * EXCLUDE (execution_ms) FROM R ORDER BY query_id").fetchall()
 
 
 def test_run_is_the_same_wherever_its_pool_is(
@@ -107,10 +82,10 @@ def test_run_is_the_same_wherever_its_pool_is(
     assert str(folder / "b") not in out
     copy = local(url, folder / "c", journal=True)
     assert rows_of(copy) == rows_of(folder / "undisturbed")
-    journal = [json.loads(line) for line in (copy / "journal" / "completions.jsonl").read_text().splitlines()]
-    arrived = [tuple(line["key"]) for line in journal if "done" in line]
+    lines = journal(copy)
+    arrived = [tuple(line["key"]) for line in lines if "done" in line]
     assert len(arrived) == len(set(arrived))
-    sent = sum("sent" in line for line in journal)
+    sent = sum("sent" in line for line in lines)
     assert len(arrived) <= server.ledger()["billed"]["replies"] - billed <= sent
 
     # What is made of a pool is made of one in object storage.

@@ -1,34 +1,20 @@
 """Three nodes on a network that can fail make the rows of one node, exactly as many, none twice, without help."""
 
+# ruff: noqa: F811 - fixtures of another module are used by their names
+
 from __future__ import annotations
 
 import threading
 
 import pytest
 
-from tests.cluster.test_faults import PHASES, TARGET, Run, rows_of, sql_model
+from tests.cluster.test_faults import PHASES, TARGET, Run, _token, folder, rows_of, sql_model  # noqa: F401
 from tests.cluster.three_nodes import HOST, NUM_NODES, can_have_namespaces, three_nodes
 from tests.models.endpoint_server import serving
-from tests.shop import make_shop
 
 CUT_S = 60
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    make_shop(folder / "shop.sqlite")
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _token():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 2)
-        yield
 
 
 @pytest.fixture(scope="module")
