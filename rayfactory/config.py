@@ -82,6 +82,8 @@ class ServingConfig:
     gpu_memory_utilization: float = 0.9
     # Memory for the cache of keys and values on a CPU, in GB.
     cpu_cache_gb: int = 1
+    # What the weights are multiplied in, as vLLM has it; `auto`: as they are, and on a CPU without bf16 (AVX512-BF16 or
+    # AMX), which reads prompts several times slower in it, `float32`.
     dtype: str = "auto"
     # Whether to leave out the compilation of the model: it starts sooner and answers slower.
     enforce_eager: bool = False

@@ -28,6 +28,7 @@ from rayfactory.cluster.servable import ASK_ENDPOINT, check_room, check_servable
 from rayfactory.config import ModelConfig
 from rayfactory.errors import ConfigError, EndpointError
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_model
+from rayfactory.tools.openvino_encoder import cpu_has_bf16
 
 Say = Callable[[str], None]
 
@@ -188,7 +189,7 @@ def app_settings(config: ModelConfig, weights: str) -> dict[str, Any]:
     ranks = serving.tensor_parallel_size * serving.pipeline_parallel_size
     on_gpu = serving.device == "gpu"
     engine: dict[str, Any] = {
-        "dtype": serving.dtype,
+        "dtype": "float32" if serving.dtype == "auto" and not on_gpu and not cpu_has_bf16() else serving.dtype,
         "max_model_len": config.context_tokens,
         "max_num_seqs": serving.max_ongoing_requests,
         "tensor_parallel_size": serving.tensor_parallel_size,

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from rayfactory.cluster import health, servable
+from rayfactory.cluster import health, servable, serving
 from rayfactory.cluster.lease import num_leases
 from rayfactory.cluster.replica_log import ReplicaLog, cause
 from rayfactory.cluster.servable import check_servable
@@ -402,6 +402,21 @@ def test_settings_for_gpus_are_what_serve_takes():
     # Keys stay with the process that uses them.
     assert llm.runtime_env is not None
     assert llm.runtime_env["env_vars"].keys() == {"VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"}
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_bf16", "expected"),
+    [
+        ("cpu", "auto", True, "auto"),
+        ("cpu", "auto", False, "float32"),
+        ("cpu", "bfloat16", False, "bfloat16"),
+        ("gpu", "auto", False, "auto"),
+    ],
+)
+def test_weights_are_multiplied_in_what_the_processor_has(monkeypatch, device, dtype, has_bf16, expected):
+    monkeypatch.setattr(serving, "cpu_has_bf16", lambda: has_bf16)
+    settings = app_settings(model("weights", device=device, dtype=dtype), "weights")
+    assert settings["engine_kwargs"]["dtype"] == expected
 
 
 def test_name_of_an_app_tells_its_settings():
