@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from rayfactory.agents.critical import evaluate
-from rayfactory.agents.management import LAG, is_exhausted, is_saturated
+from rayfactory.agents.management import LAG, History, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
-from rayfactory.config import Config
+from rayfactory.config import Config, ManagementConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
 from rayfactory.manifests import PlannedRequest
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool import Pool
 from rayfactory.records import (
+    R_SCHEMA,
     Answer,
     Candidate,
+    Evaluation,
     Request,
     Tally,
     Verdict,
@@ -69,18 +73,28 @@ class Clock:
 
 
 class _Counted:
-    """Counts over every committed round, for the stopping rules and the monitor."""
+    """Counts over every committed round, for the stopping rules and the monitor.
 
-    def __init__(self, pool: Pool) -> None:
+    Attributes:
+        statistics: over the rows of R.
+        pool_similarities: mean similarity of the pool after each of the newest rounds.
+        newest: evaluations of the newest rounds.
+        requested: queries asked for.
+    """
+
+    def __init__(self, config: ManagementConfig) -> None:
         self.statistics = Statistics()
-        self.pool_similarities: list[float] = []
-        for rows in pool.by_round("R", 0, pool.next_round - 1, Statistics.COLUMNS):
-            self.add(rows)
+        self.pool_similarities: deque[float] = deque(maxlen=config.saturation_rounds)
+        self.newest: deque[Evaluation] = deque(maxlen=config.exhausted_rounds)
+        self.requested = 0
 
-    def add(self, rows: pa.Table) -> None:
+    def add(self, rows: pa.Table, plan: Iterable[PlannedRequest], evaluation: Evaluation) -> None:
+        """Count a round, of whose rows `Statistics.COLUMNS` are needed."""
         self.statistics.add(rows)
         if self.statistics.mean_similarity is not None:
             self.pool_similarities.append(self.statistics.mean_similarity)
+        self.newest.append(evaluation)
+        self.requested += sum(request.num_queries for request in plan)
 
 
 class Workers(PlanningAgents, Protocol):
@@ -177,8 +191,8 @@ class Loop:
         self._monitor = monitor
         self._progress = progress
         self._clock = clock
-        self._counted = _Counted(pool)
-        self._knowledge = _knowledge_before(pool)
+        self._counted = _counted_before(config, pool)
+        self._knowledge = _knowledge_before(config, pool)
         self._planning = _Stopwatch()
         self._answering = _Stopwatch()
         self._writing = _Stopwatch()
@@ -213,7 +227,7 @@ class Loop:
                 if produced.out_of_budget and not produced.candidates:
                     return "max_cost"
                 self._commit(crew, produced, verdicts, judge_s)
-                reason = _stop_reason(self._config, self._pool, self._counted)
+                reason = _stop_reason(self._config, self._pool.num_rows, self._counted)
                 if reason is not None:
                     return reason
                 self._warn_if_saturated()
@@ -233,7 +247,7 @@ class Loop:
             background.shutdown(cancel_futures=True)
         if out_of_budget:
             return "max_cost"
-        return _stop_reason(self._config, self._pool, self._counted) or "max_candidates"
+        return _stop_reason(self._config, self._pool.num_rows, self._counted) or "max_candidates"
 
     # -- plan and produce -------------------------------------------------------
 
@@ -285,7 +299,7 @@ class Loop:
     def _remember(self, plan: Plan) -> None:
         """Let the next plan know of one that is written."""
         known = self._knowledge
-        known.states.append(plan.state)
+        known.history.plan(plan.state)
         for request in plan.requests:
             known.requested[request.database] += request.num_queries
         known.under_way = [(r.database, r.tables, r.num_queries) for r in plan.requests]
@@ -300,7 +314,7 @@ class Loop:
             limits.append(self._config.max_candidates - self._knowledge.requested.total())
         if self._config.target is not None:
             missing = queries_missing(self._knowledge, self._config.target)
-            if missing == 0 and len(self._pool.manifests) == len(self._knowledge.states):
+            if missing == 0 and self._pool.next_round == self._knowledge.history.num_planned:
                 missing = queries_missing(self._knowledge, self._config.target, self._pool.num_rows)
             limits.append(missing)
         return min(limits, default=None)
@@ -320,7 +334,7 @@ class Loop:
 
     def _learn_up_to(self, last_round: int) -> None:
         """Let the next plan rest on the committed rounds up to `last_round`."""
-        for number in range(len(self._knowledge.evaluations), last_round + 1):
+        for number in range(self._knowledge.history.num_judged, last_round + 1):
             evaluation = self._pool.manifests[number].evaluation
             self._knowledge.learn(self._pool.rows(number, number), self._pool.rejects(number), evaluation)
 
@@ -388,7 +402,7 @@ class Loop:
         self._pool.commit(tables, requests, evaluation, self._clock.wall_s, phase_s, produced.tallies)
         self._start_s = {}
         crew.commit({first_id + position: query_id for position, query_id in ids.items()})
-        self._counted.add(tables["R"])
+        self._counted.add(tables["R"], requests, evaluation)
         self._progress.commit(evaluation)
         self._show_counts()
         crew.show(self._progress, phase_s)
@@ -430,41 +444,54 @@ class Loop:
             self._monitor.say("The pool looks saturated: most of it is from expansion and its similarity is rising.")
 
 
-def _knowledge_before(pool: Pool) -> Knowledge:
+def _counted_before(config: Config, pool: Pool, *, with_rows: bool = True) -> _Counted:
+    """Return the counts over the rounds of a run that is opened; those over the rows are left out where it is said."""
+    counted = _Counted(config.management)
+    rounds: Iterable[pa.Table] = repeat(R_SCHEMA.empty_table())
+    if with_rows:
+        rounds = pool.by_round("R", 0, pool.next_round - 1, Statistics.COLUMNS)
+    for manifest, rows in zip(pool.manifests, rounds, strict=with_rows):
+        counted.add(rows, manifest.plan, manifest.evaluation)
+    return counted
+
+
+def _knowledge_before(config: Config, pool: Pool) -> Knowledge:
     """Return what the plan of the next round rests on when a run is opened."""
-    knowledge = Knowledge()
+    knowledge = Knowledge(History(config.management.warmup_rounds))
+    num_learnt = pool.next_round - LAG + 1
+    rows, rejects = (pool.by_round(name, 0, num_learnt - 1) for name in ("R", "rejects"))
     for manifest in pool.manifests:
-        knowledge.states.append(manifest.evaluation.state)
+        knowledge.history.plan(manifest.evaluation.state)
         for request in manifest.plan:
             knowledge.requested[request.database] += request.num_queries
-    learnt = pool.manifests[: len(pool.manifests) - LAG + 1]
-    rows, rejects = (pool.by_round(name, 0, len(learnt) - 1) for name in ("R", "rejects"))
-    for manifest in learnt:
-        knowledge.learn(next(rows), next(rejects), manifest.evaluation)
-    if pool.manifests:
-        knowledge.under_way = [(r.database, r.tables, r.num_queries) for r in pool.manifests[-1].plan]
+        if manifest.round < num_learnt:
+            knowledge.learn(next(rows), next(rejects), manifest.evaluation)
+        else:
+            knowledge.under_way = [(r.database, r.tables, r.num_queries) for r in manifest.plan]
     return knowledge
 
 
 def reason_to_stop(config: Config, pool: Pool) -> StopReason | None:
     """Return why a run needs no more rounds than are committed, or None where it goes on."""
-    # Where there is a target, what the rows are like decides nothing; a run that goes on counts them for itself.
-    return _stop_reason(config, pool, _Counted(pool) if config.target is None else None)
-
-
-def _stop_reason(config: Config, pool: Pool, counted: _Counted | None) -> StopReason | None:
-    """Return why the run is over after the committed rounds, or None where it goes on."""
     if config.target is not None and pool.num_rows >= config.target:
         return "target"
-    if is_exhausted([manifest.evaluation for manifest in pool.manifests], config.management):
+    # Where there is a target, what the rows are like decides nothing.
+    return _stop_reason(config, pool.num_rows, _counted_before(config, pool, with_rows=config.target is None))
+
+
+def _stop_reason(config: Config, num_rows: int, counted: _Counted) -> StopReason | None:
+    """Return why the run is over after the committed rounds, or None where it goes on."""
+    if config.target is not None and num_rows >= config.target:
+        return "target"
+    if is_exhausted(list(counted.newest), config.management):
         return "exhausted"
-    if config.target is None and counted is not None and _is_saturated(config, counted):
+    if config.target is None and _is_saturated(config, counted):
         return "saturated"
-    requested = sum(request.num_queries for manifest in pool.manifests for request in manifest.plan)
-    if config.max_candidates is not None and requested >= config.max_candidates:
+    if config.max_candidates is not None and counted.requested >= config.max_candidates:
         return "max_candidates"
     return None
 
 
 def _is_saturated(config: Config, counted: _Counted) -> bool:
-    return is_saturated(counted.statistics.expansion_ratio, counted.pool_similarities, config.management)
+    similarities = list(counted.pool_similarities)
+    return is_saturated(counted.statistics.expansion_ratio, similarities, config.management)

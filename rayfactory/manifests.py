@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from rayfactory.errors import RunDirError
 from rayfactory.records import Evaluation, Origin, Tally
@@ -66,25 +67,37 @@ class Manifest:
 class Part:
     """Rounds whose rows share files: one as it was committed, or those of a segment.
 
+    What a part says of each of its rounds stays on the disk, where `read_part` finds it: a long run has thousands.
+
     Attributes:
-        rounds: their manifests, in order.
-        num_rejects: rejects of each of them; None: the files are those of one round.
+        span: its first and its last round.
+        next_query_id: the query_id that follows its rows of R.
+        wall_s: seconds of work on the run up to the commit of its last round.
         files: file name -> sha256 hex digest.
     """
 
-    rounds: tuple[Manifest, ...]
-    num_rejects: tuple[int, ...] | None
+    span: tuple[int, int]
+    next_query_id: int
+    wall_s: float
     files: dict[str, str]
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """Its first and its last round."""
-        return self.rounds[0].round, self.rounds[-1].round
 
     @property
     def name(self) -> str:
         """That of its folder, and of its manifest."""
         return part_name(*self.span)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the manifest of a part says of its rounds.
+
+    Attributes:
+        rounds: their manifests, in order.
+        num_rejects: rejects of each of them; None: the files are those of one round.
+    """
+
+    rounds: tuple[Manifest, ...]
+    num_rejects: tuple[int, ...] | None
 
     def counts(self, table: str) -> tuple[int, ...] | None:
         """Return how many rows each round has in a table; None: the file has one round."""
@@ -93,33 +106,91 @@ class Part:
         return tuple(manifest.num_rows for manifest in self.rounds)
 
 
-def manifests_of(parts: Iterable[Part]) -> list[Manifest]:
-    return [manifest for part in parts for manifest in part.rounds]
+def part_of(rounds: Sequence[Manifest], files: dict[str, str]) -> Part:
+    """Return the part that consecutive rounds make, whose rows are in these files."""
+    last = rounds[-1]
+    return Part((rounds[0].round, last.round), last.next_query_id, last.wall_s, files)
 
 
-def read_parts(run_dir: Path) -> list[Part]:
-    """Return what the pool consists of, in order; nothing of it may be removed meanwhile.
+class Manifests(Sequence[Manifest]):
+    """The manifests of committed rounds, in order: each part is read when one of its rounds is asked for.
+
+    So the memory of a run does not grow with its rounds. What was read last is kept, for who asks for its neighbour.
+
+    Args:
+        run_dir: of the run.
+        parts: what the pool consists of; whoever changes it has it changed here.
+    """
+
+    def __init__(self, run_dir: Path, parts: list[Part]) -> None:
+        self._run_dir = run_dir
+        self._parts = parts
+        self._newest: tuple[Part, Content] | None = None
+
+    def __len__(self) -> int:
+        return self._parts[-1].span[1] + 1 if self._parts else 0
+
+    @overload
+    def __getitem__(self, place: int) -> Manifest: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Manifest]: ...
+
+    def __getitem__(self, place: int | slice) -> Manifest | list[Manifest]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        number = range(len(self))[place]
+        part = self._parts[bisect_left(self._parts, number, key=lambda part: part.span[1])]
+        return self.content(part).rounds[number - part.span[0]]
+
+    def __iter__(self) -> Iterator[Manifest]:
+        for part in tuple(self._parts):
+            yield from self.content(part).rounds
+
+    def content(self, part: Part) -> Content:
+        """Return what a part says of its rounds.
+
+        Raises:
+            RunDirError: as `read_part`.
+        """
+        if self._newest is None or self._newest[0] is not part:
+            self._newest = part, read_part(self._run_dir, *part.span)[1]
+        return self._newest[1]
+
+
+def read_parts(run_dir: Path) -> Iterator[tuple[Part, Content]]:
+    """Yield what the pool consists of, in order; nothing of it may be removed meanwhile.
 
     Raises:
-        RunDirError: as `read_manifests`.
+        RunDirError: a manifest is damaged, or a committed file is missing.
     """
-    parts, names = list[Part](), list[str]()
+    names = list[str]()
     with suppress(FileNotFoundError):
         names = [path.name for path in (run_dir / "rounds").iterdir()]
     for first, last in spans(names, str(run_dir / "rounds")):
-        path = run_dir / "rounds" / f"{part_name(first, last)}.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            part = _segment_from_json(data) if last > first else _round_from_json(data)
-            if part.span != (first, last):
-                raise ValueError(f"it is of rounds {part.span}")
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise RunDirError(f"{path} cannot be read ({error!r}); restore it from a backup") from None
-        missing = [name for name in part.files if not (path.with_suffix("") / name).is_file()]
+        part, content = read_part(run_dir, first, last)
+        folder = run_dir / "rounds" / part.name
+        missing = [name for name in part.files if not (folder / name).is_file()]
         if missing:
-            raise RunDirError(f"{path.with_suffix('') / missing[0]} is missing; restore it from a backup")
-        parts.append(part)
-    return parts
+            raise RunDirError(f"{folder / missing[0]} is missing; restore it from a backup")
+        yield part, content
+
+
+def read_part(run_dir: Path, first_round: int, last_round: int) -> tuple[Part, Content]:
+    """Return a part, and what it says of its rounds.
+
+    Raises:
+        RunDirError: its manifest cannot be read.
+    """
+    path = run_dir / "rounds" / f"{part_name(first_round, last_round)}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        part, content = _segment_from_json(data) if last_round > first_round else _round_from_json(data)
+        if part.span != (first_round, last_round):
+            raise ValueError(f"it is of rounds {part.span}")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise RunDirError(f"{path} cannot be read ({error!r}); restore it from a backup") from None
+    return part, content
 
 
 def spans(names: Iterable[str], folder: str) -> list[tuple[int, int]]:
@@ -175,22 +246,22 @@ def _manifest_from_json(data: dict[str, Any]) -> Manifest:
     )
 
 
-def _round_from_json(data: dict[str, Any]) -> Part:
+def _round_from_json(data: dict[str, Any]) -> tuple[Part, Content]:
     manifest = _manifest_from_json(data)
-    return Part((manifest,), None, manifest.files)
+    return part_of([manifest], manifest.files), Content((manifest,), None)
 
 
-def segment_to_json(segment: Part) -> dict[str, Any]:
+def segment_to_json(segment: Content, files: dict[str, str]) -> dict[str, Any]:
     return {
         "num_rejects": segment.num_rejects,
-        "files": segment.files,
+        "files": files,
         "rounds": [manifest_to_json(manifest) for manifest in segment.rounds],
     }
 
 
-def _segment_from_json(data: dict[str, Any]) -> Part:
+def _segment_from_json(data: dict[str, Any]) -> tuple[Part, Content]:
     rounds = tuple(_manifest_from_json(each) for each in data["rounds"])
     num_rejects = tuple(data["num_rejects"])
     if [manifest.round for manifest in rounds] != list(range(rounds[0].round, rounds[0].round + len(num_rejects))):
         raise ValueError("its rounds do not follow each other")
-    return Part(rounds, num_rejects, dict(data["files"]))
+    return part_of(rounds, dict(data["files"])), Content(rounds, num_rejects)

@@ -45,12 +45,14 @@ from rayfactory.errors import RunDirError
 from rayfactory.files import replace_file, sha256_of, sync_directory, write_durably
 from rayfactory.identity import FORMAT, FORMAT_WITHOUT_SEGMENTS, check_run_dir, read_identity
 from rayfactory.manifests import (
+    Content,
     Manifest,
+    Manifests,
     Part,
     PlannedRequest,
     manifest_to_json,
-    manifests_of,
     part_name,
+    part_of,
     read_parts,
     segment_to_json,
 )
@@ -110,11 +112,11 @@ class Pool:
         try:
             # Once more, now that nobody else writes here.
             check_run_dir(run_dir, identity)
-            self._parts = read_parts(run_dir)
-            self.manifests: list[Manifest] = manifests_of(self._parts)
+            self._parts = [part for part, _ in read_parts(run_dir)]
+            self.manifests = Manifests(run_dir, self._parts)
             for part in self._parts:
                 self._check_files(part)
-            if not self.manifests:
+            if not self._parts:
                 self._put("run.json", {"format": FORMAT, **identity})
             known = read_identity(run_dir)
             self._has_segments = known is not None and known["format"] != FORMAT_WITHOUT_SEGMENTS
@@ -138,12 +140,12 @@ class Pool:
     @property
     def num_rows(self) -> int:
         """Rows of R in all committed rounds."""
-        return self.manifests[-1].next_query_id if self.manifests else 0
+        return self._parts[-1].next_query_id if self._parts else 0
 
     @property
     def wall_s(self) -> float:
         """Seconds of work on the run up to the last commit."""
-        return self.manifests[-1].wall_s if self.manifests else 0.0
+        return self._parts[-1].wall_s if self._parts else 0.0
 
     def _check_files(self, part: Part) -> None:
         for name, digest in part.files.items():
@@ -231,8 +233,7 @@ class Pool:
                 f"committed before it is intact ({number} round{'s' * (number != 1)}); make room or restore access, "
                 "then run the same command again"
             ) from error
-        self._parts.append(Part((manifest,), None, files))
-        self.manifests.append(manifest)
+        self._parts.append(part_of([manifest], files))
         return manifest
 
     def compact(self) -> None:
@@ -262,11 +263,11 @@ class Pool:
 
     def _segment(self, parts: Sequence[Part]) -> Part:
         """Write a segment with the rows of some parts, and return it; from then on it is what readers see."""
-        rounds = tuple(manifest for part in parts for manifest in part.rounds)
-        name = part_name(rounds[0].round, rounds[-1].round)
+        name = part_name(parts[0].span[0], parts[-1].span[1])
         directory, manifest = self._rounds_dir / name, self._rounds_dir / f"{name}.json"
         for part in parts:
             self._check_files(part)  # damage is not to be copied, and then vouched for
+        contents = [self.manifests.content(part) for part in parts]
         try:
             directory.mkdir()
             sync_directory(self._rounds_dir)
@@ -276,25 +277,25 @@ class Pool:
                 sources = [self._rounds_dir / part.name / path.name for part in parts]
                 counts = put_together(sources, path, schema)
                 files[path.name] = sha256_of(path)
-                for part, count in zip(parts, counts, strict=True):
-                    expected = part.counts(table)
+                for part, content, count in zip(parts, contents, counts, strict=True):
+                    expected = content.counts(table)
                     if expected is not None and sum(expected) != count:
                         raise OSError(f"{part.name}/{path.name} has {count} rows, not {sum(expected)}")
                     if table == "rejects":
                         num_rejects += expected or (count,)
             sync_directory(directory)
-            segment = Part(rounds, tuple(num_rejects), files)
-            content = _to_json(segment_to_json(segment))
+            rounds = tuple(each for content in contents for each in content.rounds)
+            written = _to_json(segment_to_json(Content(rounds, tuple(num_rejects)), files))
             if self._remote is not None:
-                self._remote.publish(name, files, content)
-            replace_file(manifest, content)
+                self._remote.publish(name, files, written)
+            replace_file(manifest, written)
         except (OSError, pa.ArrowException, RunDirError):
             # The next round is to find the room that it would have had.
             shutil.rmtree(directory, ignore_errors=True)
             with suppress(OSError):
                 manifest.with_name(f"{manifest.name}.partial").unlink()
             raise
-        return segment
+        return part_of(rounds, files)
 
     def rows(self, first_round: int, last_round: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of R of rounds `first_round` .. `last_round`, both included; of all columns, or of some."""
@@ -334,7 +335,8 @@ class Pool:
                 continue
             path = self._rounds_dir / part.name / f"{name}.parquet"
             try:
-                yield from read_rounds(path, schema, part.counts(name), begin - first, end - first)
+                counts = self.manifests.content(part).counts(name)
+                yield from read_rounds(path, schema, counts, begin - first, end - first)
             except (OSError, ValueError) as error:
                 raise RunDirError(f"{path} cannot be read ({error}); restore it from a backup") from error
 
@@ -387,7 +389,20 @@ def read_manifests(run_dir: Path) -> list[Manifest]:
         RunDirError: a manifest is damaged, or a committed file is missing.
     """
     with _locked(run_dir, fcntl.LOCK_SH):
-        return manifests_of(read_parts(run_dir))
+        return [manifest for _, content in read_parts(run_dir) for manifest in content.rounds]
+
+
+def count_rows(run_dir: Path) -> int:
+    """Return how many rows of R the committed rounds have; 0 where there are none.
+
+    Raises:
+        RunDirError: as `read_manifests`.
+    """
+    num_rows = 0
+    with _locked(run_dir, fcntl.LOCK_SH):
+        for part, _ in read_parts(run_dir):
+            num_rows = part.next_query_id
+    return num_rows
 
 
 class _Reading(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -424,7 +439,7 @@ def connect(run_dir: str | Path, views: Sequence[str] = VIEWS) -> duckdb.DuckDBP
     lock = (run_dir / "run.json").open("rb")
     try:
         _lock(lock, fcntl.LOCK_SH)
-        parts = read_parts(run_dir)
+        parts = [part for part, _ in read_parts(run_dir)]
     except RunDirError:
         lock.close()
         raise

@@ -38,7 +38,7 @@ from rayfactory.models.chat import check_endpoints, read_books
 from rayfactory.models.grammar_check import check_grammars
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_folder
 from rayfactory.models.prompts import templates_sha256
-from rayfactory.pool import Pool, opened, read_manifests, read_summary
+from rayfactory.pool import Pool, count_rows, opened, read_manifests, read_summary
 from rayfactory.pool_copy import Copy, local
 from rayfactory.reports.monitor import Monitor, Progress, greeting
 from rayfactory.reports.preview import Before
@@ -301,7 +301,7 @@ def check_target(config: Config, run_dir: Path) -> None:
     Raises:
         RunDirError: the pool has more rows than the target.
     """
-    num_rows = sum(manifest.num_rows for manifest in read_manifests(run_dir))
+    num_rows = count_rows(run_dir)
     if config.target is not None and config.target < num_rows:
         raise RunDirError(
             f"run_dir {str(run_dir)!r} has {num_rows} rows already, more than target={config.target}; "

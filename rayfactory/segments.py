@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,9 +36,9 @@ def due(spans: Sequence[tuple[int, int]]) -> slice | None:
     """
     num_rounds = spans[-1][1] + 1 if spans else 0
     for size in reversed(SIZES):
-        for start in range(0, num_rounds - size + 1, size):
-            places = [i for i, (first, last) in enumerate(spans) if start <= first and last < start + size]
-            if len(places) > 1:
+        for group, members in groupby(range(len(spans)), key=lambda i: spans[i][0] // size):
+            places = list(members)
+            if len(places) > 1 and (group + 1) * size <= num_rounds:
                 return slice(places[0], places[-1] + 1)
     return None
 

@@ -104,7 +104,7 @@ def test_reopened_run_goes_on_where_it_was(tmp_path):
     with opened(tmp_path, IDENTITY) as pool:
         first = commit(pool, 3)
     with opened(tmp_path, IDENTITY) as pool:
-        assert pool.manifests == [first]
+        assert list(pool.manifests) == [first]
         assert (pool.next_round, pool.num_rows, pool.wall_s) == (1, 3, 1.5)
         assert pool.rows(0, 0)["query_id"].to_pylist() == [0, 1, 2]
         signatures, vectors = pool.compared(0, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,70 @@ logger = logging.getLogger("rayfactory.agents")
 LAG = 2
 """Round t is planned on the evaluations of rounds up to t - LAG."""
 
+_TELLING_ROUNDS = 256
+"""Of so many of the newest rounds the evaluations are kept: all that any decision looks at."""
+
 MAX_ROUNDS_SHOWN = 12
 """Rounds that a model sees; what was before them has gone into the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a decision about the next round rests on, of those before it: as much after a million rounds as after ten.
+
+    Attributes:
+        num_planned: rounds planned so far, judged or not.
+        under_way: states of those of them that are not judged, as far as the plan knows; in order.
+        exploring: exploring rounds planned since the last exploiting one, the warm-up left out.
+        warmup: evaluations of the judged rounds of the warm-up.
+        newest: evaluations of the newest judged rounds, in order; `MAX_ROUNDS_SHOWN` of them, if there are as many.
+    """
+
+    num_planned: int
+    under_way: Sequence[State]
+    exploring: int
+    warmup: Sequence[Evaluation]
+    newest: Sequence[Evaluation]
+
+
+class History:
+    """The rounds of a run as they are planned and judged, of which it keeps what decisions rest on.
+
+    Args:
+        warmup_rounds: rounds of the warm-up.
+
+    Attributes:
+        num_planned, num_judged: rounds so far.
+        newest: evaluations of the newest judged rounds, in order: as many as say something of the next one.
+    """
+
+    def __init__(self, warmup_rounds: int) -> None:
+        self._warmup_rounds = warmup_rounds
+        self.num_planned = self.num_judged = 0
+        self.newest: deque[Evaluation] = deque(maxlen=_TELLING_ROUNDS)
+        self._warmup: list[Evaluation] = []
+        self._under_way: deque[State] = deque()
+        self._exploring = 0
+
+    def plan(self, state: State) -> None:
+        """Learn of a round that is planned."""
+        is_exploring = state == "GEN" and self.num_planned >= self._warmup_rounds
+        self._exploring = self._exploring + 1 if is_exploring else 0
+        self._under_way.append(state)
+        self.num_planned += 1
+
+    def judge(self, evaluation: Evaluation) -> None:
+        """Learn what became of the oldest round under way."""
+        if self.num_judged < self._warmup_rounds:
+            self._warmup.append(evaluation)
+        self.newest.append(evaluation)
+        self._under_way.popleft()
+        self.num_judged += 1
+
+    def past(self) -> Past:
+        """Return what a decision rests on."""
+        newest = tuple(self.newest)[-MAX_ROUNDS_SHOWN:]
+        return Past(self.num_planned, tuple(self._under_way), self._exploring, tuple(self._warmup), newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +96,13 @@ class Situation:
     """What the Management Agent decides on.
 
     Attributes:
-        states: of all rounds planned so far, judged or not.
-        evaluations: of the judged rounds 0, 1, .. known to the plan.
+        past: the rounds before.
         num_tables: tables with rows, at least 1, of each database of the run.
-        admitted: rows of each database in those rounds.
+        admitted: rows of each database in the judged rounds known to the plan.
         requested: queries asked for so far, of each database, rounds not yet judged included.
     """
 
-    states: Sequence[State]
-    evaluations: Sequence[Evaluation]
+    past: Past
     num_tables: Mapping[str, int]
     admitted: Mapping[str, int]
     requested: Mapping[str, int]
@@ -56,7 +117,7 @@ class ManagementAgent:
 
     def decide(self, num_requests: int, situation: Situation) -> tuple[State, list[str]]:
         """Return the state of the next round and the database of each of its requests."""
-        state = decide_state(situation.states, situation.evaluations, self._management)
+        state = decide_state(situation.past, self._management)
         databases = allocate_requests(
             num_requests,
             situation.num_tables,
@@ -80,10 +141,10 @@ async def decide_with_model(
         EngineError: the endpoint has been away for too long.
     """
     state, databases = ManagementAgent(management, rounds).decide(num_requests, situation)
-    number = len(situation.states)
-    if number < management.warmup_rounds or not management.switch or not situation.evaluations:
+    number = situation.past.num_planned
+    if number < management.warmup_rounds or not management.switch or not situation.past.newest:
         return (state, databases), Tally("management")
-    completion = await player.decide("management", number, 0, management_prompt(situation, management, player))
+    completion = await player.decide("management", number, 0, management_prompt(situation.past, player))
     if completion is None:
         return (state, databases), Tally("management", fallbacks=1)
     decided = replies.state(completion.text)
@@ -93,7 +154,7 @@ async def decide_with_model(
     return (decided, databases), Tally("management", replies=1, cost_usd=completion.cost_usd)
 
 
-def management_prompt(situation: Situation, config: ManagementConfig, player: Player) -> Prompt:
+def management_prompt(past: Past, player: Player) -> Prompt:
     """Return the prompt for the state of the next round: as many of the last rounds as fit, in computed numbers.
 
     By design it shows `MAX_ROUNDS_SHOWN` rounds; those that are left out for want of room are told.
@@ -101,16 +162,15 @@ def management_prompt(situation: Situation, config: ManagementConfig, player: Pl
     Raises:
         ConfigError: it does not fit into the model's context window.
     """
-    evaluations = situation.evaluations
-    warmup = [e.mean_similarity for e in evaluations[: config.warmup_rounds] if e.mean_similarity is not None]
-    rows = [_row(evaluation) for evaluation in evaluations[-MAX_ROUNDS_SHOWN:]]
-    size = len(rows)
+    warmup = _similarities(past.warmup)
+    rows = [_row(evaluation) for evaluation in past.newest]
+    size, first = len(rows), past.num_planned - len(past.under_way)
     while True:
         values = {
             "rounds": rows,
             "warmup_similarity": f"{sum(warmup) / len(warmup):.3f}" if warmup else "not known",
-            "under_way": [f"round {i} {situation.states[i]}" for i in range(len(evaluations), len(situation.states))],
-            "number": len(situation.states),
+            "under_way": [f"round {number} {state}" for number, state in enumerate(past.under_way, first)],
+            "number": past.num_planned,
         }
         try:
             prompt = player.decision_prompt("management", None, values)
@@ -136,42 +196,35 @@ def _row(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def decide_state(states: Sequence[State], evaluations: Sequence[Evaluation], config: ManagementConfig) -> State:
+def decide_state(past: Past, config: ManagementConfig) -> State:
     """Return the state of the next round, S_{t+1} of equation 1.
 
     Exploration during the warm-up; then exploitation, until a round of it runs badly or repeats the pool, which
     is answered by `exploration_rounds` rounds of exploration.
-
-    Args:
-        states: of all rounds planned so far, judged or not.
-        evaluations: of the judged rounds 0, 1, .. known to this plan.
-        config: thresholds.
     """
-    if len(states) < config.warmup_rounds:
+    if past.num_planned < config.warmup_rounds:
         return "GEN"
     if not config.switch:
         return "EXP"
-    exploring = 0
-    for state in reversed(states[config.warmup_rounds :]):
-        if state == "EXP":
-            break
-        exploring += 1
-    if exploring:
-        return "GEN" if exploring < config.exploration_rounds else "EXP"
-    warmup = [e.mean_similarity for e in evaluations[: config.warmup_rounds] if e.mean_similarity is not None]
-    newest = evaluations[-1] if evaluations else None
+    if past.exploring:
+        return "GEN" if past.exploring < config.exploration_rounds else "EXP"
+    newest = past.newest[-1] if past.newest else None
     # An exploitation round that was answered already must not be answered again while its successors are being judged.
-    if newest is None or newest.state == "GEN" or "GEN" in states[newest.round + 1 :]:
+    if newest is None or newest.state == "GEN" or "GEN" in past.under_way:
         return "EXP"
     if newest.executability <= config.min_executability:
         return "GEN"
     if newest.mean_similarity is not None:
         limit = config.max_mean_similarity
-        if warmup:
+        if warmup := _similarities(past.warmup):
             limit = min(limit, sum(warmup) / len(warmup) + config.max_similarity_rise)
         if newest.mean_similarity >= limit:
             return "GEN"
     return "EXP"
+
+
+def _similarities(evaluations: Sequence[Evaluation]) -> list[float]:
+    return [e.mean_similarity for e in evaluations if e.mean_similarity is not None]
 
 
 def allocate_requests(

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from rayfactory.agents.management import Situation
+from rayfactory.agents.management import History, Situation
 from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
 from rayfactory.agents.table_selection import Ask, Use, expect
 from rayfactory.config import Config, ModelConfig
@@ -58,18 +58,17 @@ class Knowledge:
     """What a plan may know of the rounds before it.
 
     Attributes:
-        statistics, shelf, evaluations: of the judged rounds that the plan rests on.
-        failures: candidates of the newest of these rounds that did not run.
-        states: of every round planned so far.
+        history: the rounds planned so far, and those of them that are judged and that the plan rests on.
+        statistics, shelf: of these judged rounds.
+        failures: candidates of the newest of them that did not run.
         requested: queries asked for so far, of each database, in every round planned so far.
         under_way: (database, tables, num_queries) of the requests of rounds planned but not in `statistics`.
     """
 
+    history: History
     statistics: Statistics = field(default_factory=Statistics)
     shelf: SeedShelf = field(default_factory=SeedShelf)
-    evaluations: list[Evaluation] = field(default_factory=list)
     failures: Sequence[Failure] = ()
-    states: list[State] = field(default_factory=list)
     requested: Counter[str] = field(default_factory=Counter)
     under_way: list[tuple[str, Sequence[str], int]] = field(default_factory=list)
 
@@ -77,7 +76,7 @@ class Knowledge:
         """Take in one judged round: its rows of R, its rejects and its evaluation."""
         self.statistics.add(rows)
         self.shelf.add(rows)
-        self.evaluations.append(evaluation)
+        self.history.judge(evaluation)
         self.failures = tuple(
             Failure(*columns)
             for columns in zip(*(rejects[name].to_pylist() for name in Failure.__slots__), strict=True)
@@ -119,11 +118,10 @@ def plan_round(
         max_queries: queries that the budget of candidates leaves; None for no limit.
         agents: who decides.
     """
-    number = len(knowledge.states)
+    number = knowledge.history.num_planned
     sizes = _request_sizes(config, number, max_queries)
     situation = Situation(
-        knowledge.states,
-        knowledge.evaluations,
+        knowledge.history.past(),
         {name: len(schema.populated) for name, schema in schemas.items()},
         knowledge.statistics.rows,
         knowledge.requested,
@@ -182,7 +180,7 @@ def queries_missing(knowledge: Knowledge, target: int, num_rows: int | None = No
         target: rows that are wanted.
         num_rows: rows of the pool where nothing is under way any more; None: those under way are estimated.
     """
-    rate = _admitted_share(knowledge.evaluations)
+    rate = _admitted_share(knowledge.history.newest)
     under_way = 0 if num_rows is not None else sum(num_queries for _, _, num_queries in knowledge.under_way)
     known = knowledge.statistics.rows.total() if num_rows is None else num_rows
     missing = target - known - rate * under_way

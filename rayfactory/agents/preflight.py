@@ -8,7 +8,7 @@ from functools import partial
 from rayfactory.agents import baselines
 from rayfactory.agents.critical import critical_prompt
 from rayfactory.agents.expansion import expansion_prompt
-from rayfactory.agents.management import LAG, Situation, management_prompt
+from rayfactory.agents.management import LAG, Past, management_prompt
 from rayfactory.agents.player import Player, player_of, stand_in_of
 from rayfactory.agents.seed_selection import CONSTRUCTS, PoolSeed, seed_prompt
 from rayfactory.agents.table_selection import table_prompt
@@ -19,7 +19,7 @@ from rayfactory.models.completion import CallKey, Completion, Prompt
 from rayfactory.models.prompts import Prompts
 from rayfactory.models.replies import MAX_ADVICE_CHARACTERS
 from rayfactory.models.schema_text import name_text, smallest_tokens
-from rayfactory.records import REJECT_REASONS, Evaluation, Failure, Request, Seed, State
+from rayfactory.records import REJECT_REASONS, Evaluation, Failure, Request, Seed
 
 
 def check_context_windows(config: Config, schemas: Mapping[str, Schema]) -> None:
@@ -73,8 +73,7 @@ def _try_prompt(
             return seed_prompt(schema, seeds, seeds, {}, num_requests, num_seeds, player)
         case "management":
             newest = Evaluation(9_999, "EXP", 999, 0.5, 0.5, 0.5, dict.fromkeys(REJECT_REASONS, 999), {}, {})
-            states: list[State] = ["EXP"] * (1 + LAG)
-            return management_prompt(Situation(states, (newest,), {}, {}, {}), config.management, player)
+            return management_prompt(Past(10_000 + LAG, ["EXP"] * LAG, 0, (newest,), (newest,)), player)
         case "critical":
             return critical_prompt([Failure(schema.database, sql, "error", "")], schemas, player)
     raise AssertionError(agent)

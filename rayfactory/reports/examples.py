@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from rayfactory.agents import baselines
 from rayfactory.agents.critical import critical_prompt
 from rayfactory.agents.expansion import expansion_prompt
-from rayfactory.agents.management import MAX_ROUNDS_SHOWN, ManagementAgent, Situation, management_prompt
+from rayfactory.agents.management import MAX_ROUNDS_SHOWN, History, ManagementAgent, Past, Situation, management_prompt
 from rayfactory.agents.planning import Knowledge, plan_round
 from rayfactory.agents.player import Player, player_of
 from rayfactory.agents.seed_selection import (
@@ -88,7 +88,9 @@ def example_prompts(config: Config, schemas: Mapping[str, Schema]) -> dict[str, 
     """
     templates = Prompts()
     players = {agent: player_of(config, agent, ask_nobody, templates) for agent in AGENTS}
-    plan = plan_round(config, schemas, Knowledge(), None, _Rules(config, schemas))
+    plan = plan_round(
+        config, schemas, Knowledge(History(config.management.warmup_rounds)), None, _Rules(config, schemas)
+    )
     first = plan.requests[0]
     requests = [request for request in plan.requests if request.database == first.database]
     pool = _pool(config, schemas[first.database], requests)
@@ -103,7 +105,7 @@ def example_prompts(config: Config, schemas: Mapping[str, Schema]) -> dict[str, 
         ),
         "expansion": lambda player: _expansion(config, pool, player, schemas),
         "seed_selection": lambda player: _seed_selection(config, pool, player),
-        "management": lambda player: management_prompt(_situation(config, pool), config.management, player),
+        "management": lambda player: management_prompt(_past(config, pool), player),
         "critical": lambda player: critical_prompt(_failures(pool, 2 * NUM_FAILED), schemas, player),
         "correction": lambda player: correction_prompt(first, _failures(pool, NUM_FAILED), player, schemas),
     }
@@ -190,18 +192,17 @@ def _seed_selection(config: Config, pool: _Pool, player: Player) -> Prompt:
     return prompt
 
 
-def _situation(config: Config, pool: _Pool) -> Situation:
+def _past(config: Config, pool: _Pool) -> Past:
     """Return rounds that went well enough: as many as a prompt shows, and one more that is being judged."""
     asked = config.round.requests * config.round.queries_per_request
     database = pool.schema.database
-    states: list[State] = [
-        "GEN" if number < config.management.warmup_rounds else "EXP" for number in range(MAX_ROUNDS_SHOWN + 1)
-    ]
-    evaluations = []
-    for number, state in enumerate(states[:-1]):
+    history = History(config.management.warmup_rounds)
+    for number in range(MAX_ROUNDS_SHOWN):
+        state: State = "GEN" if number < config.management.warmup_rounds else "EXP"
         errors, similar = asked // 20, asked // 10 if state == "EXP" else 0
         admitted = asked - errors - similar
-        evaluations.append(
+        history.plan(state)
+        history.judge(
             Evaluation(
                 round=number,
                 state=state,
@@ -214,7 +215,8 @@ def _situation(config: Config, pool: _Pool) -> Situation:
                 admitted={database: admitted},
             )
         )
-    return Situation(states, evaluations, {}, {}, {})
+    history.plan("EXP")
+    return history.past()
 
 
 def _failures(pool: _Pool, count: int) -> list[Failure]:

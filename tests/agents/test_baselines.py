@@ -9,7 +9,7 @@ import pytest
 
 from rayfactory.agents import baselines
 from rayfactory.agents.critical import reject
-from rayfactory.agents.management import decide_state
+from rayfactory.agents.management import Past, decide_state
 from rayfactory.agents.table_selection import TableSelectionAgent
 from rayfactory.agents.writing import write
 from rayfactory.compose import compose
@@ -103,7 +103,7 @@ def test_everything_that_runs_is_admitted():
 
 def test_without_the_switch_exploitation_goes_on():
     fixed = ManagementConfig(switch=False)
-    assert [decide_state(["GEN"] * n, [], fixed) for n in range(4)] == ["GEN", "GEN", "EXP", "EXP"]
+    assert [decide_state(Past(n, ["GEN"] * n, 0, (), ()), fixed) for n in range(4)] == ["GEN", "GEN", "EXP", "EXP"]
 
 
 def test_drawn_tables_do_not_look_at_their_use(store):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayfactory.agents.critical import MAX_EXAMPLES, advise
-from rayfactory.agents.management import MAX_ROUNDS_SHOWN, ManagementAgent, Situation, decide_with_model
+from rayfactory.agents.management import MAX_ROUNDS_SHOWN, History, ManagementAgent, Situation, decide_with_model
 from rayfactory.agents.seed_selection import PoolSeed, SeedSelectionAgent, select_seeds_with_model, shortlist
 from rayfactory.agents.table_selection import (
     REQUESTS_PER_CALL,
@@ -62,9 +62,17 @@ def evaluation(number, state, similarity, reasons=None):
 
 def situation(num_rounds, num_judged):
     planned: list[State] = ["GEN", "GEN", "EXP", "EXP", "EXP", "EXP", "EXP", "EXP"]
-    states = planned[:num_rounds]
-    judged = [evaluation(i, states[i], 0.4 + i / 100, {"error": 3, "duplicate": 1}) for i in range(num_judged)]
-    return Situation(states, judged, {"d": 3}, {"d": 6 * num_judged}, {"d": 10 * num_rounds})
+    return judged_situation(planned[:num_rounds], [0.4 + i / 100 for i in range(num_judged)])
+
+
+def judged_situation(states, similarities):
+    """Return rounds of these states, of which the first are judged, with these similarities."""
+    history = History(ManagementConfig().warmup_rounds)
+    for state in states:
+        history.plan(state)
+    for number, similarity in enumerate(similarities):
+        history.judge(evaluation(number, states[number], similarity, {"error": 3, "duplicate": 1}))
+    return Situation(history.past(), {"d": 3}, {"d": 6 * len(similarities)}, {"d": 10 * len(states)})
 
 
 def decide(model, state_of_things, config=None):
@@ -117,9 +125,7 @@ def test_person_learns_that_rules_decide_once_the_budget_is_reached(caplog):
 
 def test_rounds_are_cut_to_the_window(caplog):
     """And it is told by how much; that only so many are shown in the first place is no cut."""
-    states: list[State] = ["EXP"] * 22
-    judged = [evaluation(i, "EXP", 0.4, {"error": 3, "duplicate": 1}) for i in range(20)]
-    state_of_things = Situation(states, judged, {"d": 3}, {"d": 60}, {"d": 200})
+    state_of_things = judged_situation(["EXP"] * 22, [0.4] * 20)
     shown = []
     for context_tokens in (20_000, 1_650):
         model = says("STATE: GEN\nREASON: x")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayfactory.agents.management import allocate_requests, decide_state, is_exhausted, is_saturated
+from rayfactory.agents.management import History, allocate_requests, decide_state, is_exhausted, is_saturated
 from rayfactory.config import ManagementConfig
 from rayfactory.records import Evaluation, State
 
@@ -18,12 +18,13 @@ def evaluation(number, state, *, executability=1.0, similarity=0.4, admitted=10)
 def play(outcomes, config=CONFIG, lag=2):
     """Return the states of successive rounds; `outcomes[t]` overrides the evaluation of round t."""
     states: list[State] = []
-    evaluations: list[Evaluation] = []
+    history = History(config.warmup_rounds)
     for number in range(12):
         if number >= lag:
             done = number - lag
-            evaluations.append(evaluation(done, states[done], **outcomes.get(done, {})))
-        states.append(decide_state(states, evaluations, config))
+            history.judge(evaluation(done, states[done], **outcomes.get(done, {})))
+        states.append(decide_state(history.past(), config))
+        history.plan(states[-1])
     return "".join("G" if state == "GEN" else "E" for state in states)
 
 

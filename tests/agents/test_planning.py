@@ -4,16 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayfactory.agents.management import History
 from rayfactory.agents.planning import Knowledge, queries_missing
 from rayfactory.records import Evaluation
 
 
+def judged(knowledge, evaluation):
+    knowledge.history.plan(evaluation.state)
+    knowledge.history.judge(evaluation)
+
+
 def knowing(candidates, rows, under_way=0, surplus=0):
-    knowledge = Knowledge()
+    knowledge = Knowledge(History(2))
     knowledge.statistics.rows["d"] = rows
     if candidates:
         reasons = {"surplus": surplus} if surplus else {}
-        knowledge.evaluations.append(Evaluation(0, "GEN", candidates, 1.0, 1.0, None, reasons, {"d": 1}, {"d": rows}))
+        judged(knowledge, Evaluation(0, "GEN", candidates, 1.0, 1.0, None, reasons, {"d": 1}, {"d": rows}))
     knowledge.under_way = [("d", (), under_way)]
     return knowledge
 
@@ -47,5 +53,5 @@ def test_newest_rounds_tell_what_is_admitted():
     """A pool that fills admits less and less: what the first rounds had is no guide to the last."""
     knowledge = knowing(200, 200)
     before = queries_missing(knowledge, 400, 300)
-    knowledge.evaluations.append(Evaluation(1, "EXP", 200, 1.0, 0.5, None, {"similar": 100}, {"d": 1}, {"d": 100}))
+    judged(knowledge, Evaluation(1, "EXP", 200, 1.0, 0.5, None, {"similar": 100}, {"d": 1}, {"d": 100}))
     assert queries_missing(knowledge, 400, 300) > 2 * 100 > before
