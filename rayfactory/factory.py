@@ -23,6 +23,7 @@ import pyarrow as pa
 from rayfactory.agents.critical import evaluate
 from rayfactory.agents.management import LAG, History, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
+from rayfactory.agents.seed_selection import SeedShelf
 from rayfactory.config import Config, ManagementConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
@@ -192,7 +193,7 @@ class Loop:
         self._progress = progress
         self._clock = clock
         self._counted = _counted_before(config, pool)
-        self._knowledge = _knowledge_before(config, pool)
+        self._knowledge = _knowledge_before(config, schemas, pool)
         self._planning = _Stopwatch()
         self._answering = _Stopwatch()
         self._writing = _Stopwatch()
@@ -455,9 +456,9 @@ def _counted_before(config: Config, pool: Pool, *, with_rows: bool = True) -> _C
     return counted
 
 
-def _knowledge_before(config: Config, pool: Pool) -> Knowledge:
+def _knowledge_before(config: Config, schemas: Mapping[str, Schema], pool: Pool) -> Knowledge:
     """Return what the plan of the next round rests on when a run is opened."""
-    knowledge = Knowledge(History(config.management.warmup_rounds))
+    knowledge = Knowledge(History(config.management.warmup_rounds), shelf=SeedShelf(len(schemas)))
     num_learnt = pool.next_round - LAG + 1
     rows, rejects = (pool.by_round(name, 0, num_learnt - 1) for name in ("R", "rejects"))
     for manifest in pool.manifests:

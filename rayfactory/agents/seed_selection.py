@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -29,6 +29,9 @@ MAX_SEED_TOKENS = 400
 
 MAX_SEEDS_PER_DATABASE = 2_000
 """Seeds kept of each database, the newest: memory stays bounded, and old patterns give way to new ones."""
+
+_MAX_SEEDS, _MIN_SEEDS_PER_DATABASE = 64_000, 16
+"""Seeds kept of all databases together, about 40 MB; of each some, however many there are."""
 
 SHORTLIST_PER_SEED = 4
 """A model chooses among this many queries for each that is needed."""
@@ -52,11 +55,19 @@ class PoolSeed:
     constructs: tuple[bool, ...]
 
 
-@dataclass
 class SeedShelf:
-    """The pool rows that may be seeds, by database: those that return rows and are not too long."""
+    """The pool rows that may be seeds, by database: those that return rows and are not too long.
 
-    by_database: dict[str, deque[PoolSeed]] = field(default_factory=dict)
+    Args:
+        num_databases: of the run, which share the room that there is.
+    """
+
+    def __init__(self, num_databases: int = 1) -> None:
+        self._room = min(MAX_SEEDS_PER_DATABASE, max(_MIN_SEEDS_PER_DATABASE, _MAX_SEEDS // num_databases))
+        self._by_database: dict[str, deque[PoolSeed]] = {}
+        # What seeds have in common is there once.
+        self._names: dict[str, str] = {}
+        self._constructs: dict[tuple[bool, ...], tuple[bool, ...]] = {}
 
     def add(self, rows: pa.Table) -> None:
         """Take the seeds out of rows of R."""
@@ -65,12 +76,14 @@ class SeedShelf:
             *(rows[name].to_pylist() for name in columns), strict=True
         ):
             if row_count > 0 and num_tokens <= MAX_SEED_TOKENS:
-                shelf = self.by_database.setdefault(database, deque(maxlen=MAX_SEEDS_PER_DATABASE))
-                shelf.append(PoolSeed(query_id, sql, tuple(tables), tuple(count > 0 for count in counts)))
+                names = tuple(self._names.setdefault(name, name) for name in tables)
+                constructs = tuple(count > 0 for count in counts)
+                shelf = self._by_database.setdefault(database, deque(maxlen=self._room))
+                shelf.append(PoolSeed(query_id, sql, names, self._constructs.setdefault(constructs, constructs)))
 
     def of(self, database: str) -> Sequence[PoolSeed]:
         """Return the seeds of a database, oldest first."""
-        return self.by_database.get(database, ())
+        return self._by_database.get(database, ())
 
 
 class SeedSelectionAgent:

@@ -106,6 +106,14 @@ def test_shelf_keeps_the_newest():
     assert ids == list(range(500, MAX_SEEDS_PER_DATABASE + 500))
 
 
+def test_many_databases_share_the_room_for_seeds():
+    """It is as large as for forty databases; but each has some, however many there are."""
+    for num_databases, room in ((1, 2_000), (32, 2_000), (100, 640), (10_000, 16)):
+        shelf = SeedShelf(num_databases)
+        shelf.add(rows(*(row(i, ["a"]) for i in range(2_100))))
+        assert [seed.query_id for seed in shelf.of("star")] == list(range(2_100 - room, 2_100))
+
+
 def test_seeds_prefer_tables_and_constructs_that_are_rare():
     shelf = SeedShelf()
     shelf.add(rows(*(row(i, ["a" if i % 2 else "b"], num_windows=int(i % 10 == 0)) for i in range(100))))
