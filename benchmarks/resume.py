@@ -64,6 +64,7 @@ def grown(source: Pool, target: Path, num_rows: int) -> None:
                 replace(last.evaluation, round=pool.next_round),
                 pool.wall_s + 1,
             )
+            pool.compact()
 
 
 def _with(table: pa.Table, **columns: object) -> pa.Table:

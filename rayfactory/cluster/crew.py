@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -22,7 +23,7 @@ from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, close_gateway,
 from rayfactory.cluster.judges import Judges, LoadPool
 from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.metrics import STAGES, Metrics
-from rayfactory.cluster.planners import Adviser, Manager, SeedSelector, TableSelector
+from rayfactory.cluster.planners import PLANNING_AGENTS
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.cluster.vector_actor import check_index_gpu
@@ -97,13 +98,16 @@ class Crew:
         self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
         schemas_only = both[1:]
         self._kinds: dict[str, tuple[type, list[Any], int]] = {
-            "management": (Manager, schemas_only, 1),
-            "table_selection": (TableSelector, schemas_only, 1),
-            "seed_selection": (SeedSelector, schemas_only, 1),
-            "adviser": (Adviser, schemas_only, 1),
+            **{kind: (agent, schemas_only, 1) for kind, agent in PLANNING_AGENTS.items()},
             "generation": (GenerationAgent, both, num_workers),
             "expansion": (ExpansionAgent, both, num_workers),
             "tools": (ToolWorker, both, num_workers),
+        }
+        # A rule decides in milliseconds and keeps nothing: it needs no process of its own, nor copies of the schemas.
+        self._rules = {
+            kind: agent(config, schemas)
+            for kind, agent in PLANNING_AGENTS.items()
+            if getattr(config.models, agent.agent).model == "rule"
         }
         self._started: dict[str, list[Any]] = {}
         self._starting = threading.Lock()
@@ -123,7 +127,8 @@ class Crew:
         # First who writes the first round, then the encoders, which load while a model writes it. The others start when
         # they are first asked, while a round is judged.
         for kind in ("management", "table_selection", "generation"):
-            self._actors(kind)
+            if kind not in self._rules:
+                self._actors(kind)
         self._encoders = start_encoders(config, _STATELESS)
         warm = [encoder.warm_up.remote() for encoder in self._encoders.values()]
         check_index_gpu(config.cluster)
@@ -177,8 +182,6 @@ class Crew:
 
     def advise(self, number: int, failures: Sequence[Failure]) -> str:
         """Ask the Critical Agent what the next requests should know of the failures of a round."""
-        if self._config.models.critical.model == "rule":
-            return ""  # it has none to give
         result: str = self._ask("adviser", "advise", number, list(failures))
         return result
 
@@ -188,9 +191,15 @@ class Crew:
         return tallies
 
     def _ask(self, kind: str, method: str, *args: Any) -> Any:
-        """Return what a planning agent, which keeps nothing between calls, answers; it is asked again if it is lost."""
+        """Return what a planning agent, which keeps nothing between calls, answers; it is asked again if it is lost.
+
+        One that keeps to its rule answers in this process.
+        """
         import ray
 
+        if kind in self._rules:
+            result, _ = asyncio.run(getattr(self._rules[kind], method)(*args))
+            return result
         (agent,) = self._actors(kind)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:

@@ -1,4 +1,4 @@
-"""The actors that plan: management, the two selection agents and the adviser, each on a model or on its rule.
+"""Those who plan: management, the two selection agents and the adviser, each on a model, as an actor, or on its rule.
 
 Each answer comes with what happened between the agent and its model.
 """
@@ -6,6 +6,7 @@ Each answer comes with what happened between the agent and its model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from rayfactory.agents.critical import advise
 from rayfactory.agents.management import ManagementAgent, Situation, decide_with_model
@@ -22,7 +23,7 @@ Tallies = tuple[Tally, ...]
 class _Planner:
     """What all four have: settings, schemas, and a model where one plays the agent."""
 
-    agent: str
+    agent: ClassVar[str]
 
     def __init__(self, config: Config, schemas: Mapping[str, Schema]) -> None:
         self._config = config
@@ -85,3 +86,12 @@ class Adviser(_Planner):
             return "", ()
         advice, tally = await advise(number, failures, self._schemas, self._player)
         return advice, (tally,)
+
+
+PLANNING_AGENTS: dict[str, type[_Planner]] = {
+    "management": Manager,
+    "table_selection": TableSelector,
+    "seed_selection": SeedSelector,
+    "adviser": Adviser,
+}
+"""Those who plan, by the names of their actors."""
