@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from rayfactory.agents.player import Player
@@ -103,11 +105,14 @@ class SeedSelectionAgent:
         """
         use = {database: dict(counts) for database, counts in use.items()}
         taken: set[int] = set()
+        scorings: dict[str, Scoring] = {}
         chosen = []
         for database, num_queries, rng_seed in asks:
             rng = random.Random(rng_seed)
             counts = use.get(database, {})
-            seeds = select_seeds(self._schemas[database], shelves[database], counts, self._config.num_seeds, taken, rng)
+            if database not in scorings:
+                scorings[database] = Scoring(self._schemas[database], shelves[database])
+            seeds = select_seeds(scorings[database], counts, self._config.num_seeds, taken, rng)
             taken.update(seed.query_id for seed in seeds)
             expect(use, database, seed_tables(seeds), num_queries)
             chosen.append(seeds)
@@ -182,7 +187,7 @@ async def select_seeds_with_model(
                 picked = {seed.query_id for seed in seeds}
                 others = [seed for seed in shelf if seed.query_id not in picked] if missing else []
                 if others:
-                    seeds += select_seeds(schema, others, counts, missing, taken, random.Random(rng_seed))
+                    seeds += select_seeds(Scoring(schema, others), counts, missing, taken, random.Random(rng_seed))
                     taken.update(seed.query_id for seed in seeds)
                 expect(expected, database, seed_tables(seeds), num_queries)
                 chosen[place] = seeds
@@ -201,7 +206,7 @@ def shortlist(
     """
     keys = [
         (rng.random() ** (1 / score) if score > 0 else -rng.random(), seed.query_id, seed)
-        for seed, score in zip(seeds, _scores(seeds, _weights(schema, seeds, use)), strict=True)
+        for seed, score in zip(seeds, Scoring(schema, seeds).scores(use).tolist(), strict=True)
     ]
     keys.sort(key=lambda key: (-key[0], key[1]))
     return [seed for _, _, seed in keys[:size]]
@@ -270,60 +275,67 @@ def seed_tables(seeds: Sequence[PoolSeed]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for seed in seeds for name in seed.tables))
 
 
-def select_seeds(
-    schema: Schema,
-    seeds: Sequence[PoolSeed],
-    use: Mapping[str, float],
-    num_seeds: int,
-    taken: Collection[int],
-    rng: random.Random,
-) -> list[PoolSeed]:
-    """Return the seeds of one request; fewer than `num_seeds` where there are fewer.
-
-    A seed is the likelier the less its tables are used and the rarer its constructs are.
+class Scoring:
+    """How much each seed of a shelf is wanted: the more, the less its tables are used and the rarer its constructs are.
 
     Args:
         schema: of the database.
-        seeds: to choose from; at least one.
+        seeds: N of them, at least one.
+    """
+
+    def __init__(self, schema: Schema, seeds: Sequence[PoolSeed]) -> None:
+        self.seeds = seeds
+        deserved = complexities(schema)
+        self._tables = [table.name for table in schema.populated]
+        self._deserved_T = np.array([deserved[name] for name in self._tables])
+        places = {name: place for place, name in enumerate(self._tables)}
+        sets: dict[tuple[str, ...], int] = {}
+        self._set_of_N = np.array([sets.setdefault(seed.tables, len(sets)) for seed in seeds])
+        # Each row sums to 1: of a seed's tables, what is needed is the mean.
+        self._shares_ST = np.zeros((len(sets), len(self._tables)))
+        for tables, row in sets.items():
+            known = [places[name] for name in tables if name in places]
+            if known:
+                self._shares_ST[row, known] = 1 / len(known)
+        has_NC = np.array([seed.constructs for seed in seeds], dtype=float)
+        self._rarity_N = 1 + has_NC @ (len(seeds) / (1 + has_NC.sum(axis=0)))
+
+    def scores(self, use: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        """Return the score of each seed, float64[N], at least 0.
+
+        Args:
+            use: rows that reference each table.
+        """
+        use_T = np.array([use.get(name, 0.0) for name in self._tables])
+        need_S = self._shares_ST @ (self._deserved_T / (1 + use_T)) ** 2
+        scores_N: npt.NDArray[np.float64] = need_S[self._set_of_N] * self._rarity_N
+        return scores_N
+
+
+def select_seeds(
+    scoring: Scoring, use: Mapping[str, float], num_seeds: int, taken: Collection[int], rng: random.Random
+) -> list[PoolSeed]:
+    """Return the seeds of one request, each the likelier the higher its score; fewer where there are fewer.
+
+    Args:
+        scoring: of the seeds to choose from.
         use: rows that reference each table, those expected of requests under way included.
         num_seeds: how many.
         taken: ids already used in this round; used again only when nothing else is left.
         rng: source of every choice.
     """
-    weights = _weights(schema, seeds, use)
-    free = [seed for seed in seeds if seed.query_id not in taken] or list(seeds)
-    scores = _scores(free, weights)
+    scores_N = scoring.scores(use)
+    free_N = np.array([seed.query_id not in taken for seed in scoring.seeds])
+    if not free_N.any():
+        free_N[:] = True
     chosen: list[PoolSeed] = []
-    while free and len(chosen) < num_seeds:
-        pick = rng.choices(range(len(free)), scores if sum(scores) > 0 else None)[0]
-        chosen.append(free.pop(pick))
-        del scores[pick]
+    while free_N.any() and len(chosen) < num_seeds:
+        weights_N = np.where(free_N, scores_N, 0.0)
+        if not weights_N.any():
+            weights_N = free_N.astype(float)
+        bounds_N = np.cumsum(weights_N)
+        pick = int(np.searchsorted(bounds_N, rng.random() * bounds_N[-1], side="right"))
+        pick = min(pick, int(np.flatnonzero(weights_N)[-1]))  # a product may be rounded up to the last bound
+        chosen.append(scoring.seeds[pick])
+        free_N[pick] = False
     return chosen
-
-
-_Weights = tuple[dict[tuple[str, ...], float], dict[tuple[bool, ...], float]]
-
-
-def _weights(schema: Schema, seeds: Sequence[PoolSeed], use: Mapping[str, float]) -> _Weights:
-    """Return how much the tables of a seed are needed, and how rare its constructs are, for each that seeds have."""
-    deserved = complexities(schema)
-    need = {table.name: (deserved[table.name] / (1 + use.get(table.name, 0.0))) ** 2 for table in schema.populated}
-    rarity = [len(seeds) / (1 + sum(flags)) for flags in zip(*(seed.constructs for seed in seeds), strict=True)]
-    return (
-        {tables: _need(tables, need) for tables in {seed.tables for seed in seeds}},
-        {constructs: _rarity(constructs, rarity) for constructs in {seed.constructs for seed in seeds}},
-    )
-
-
-def _scores(seeds: Sequence[PoolSeed], weights: _Weights) -> list[float]:
-    need, rarity = weights
-    return [need[seed.tables] * (1 + rarity[seed.constructs]) for seed in seeds]
-
-
-def _need(tables: Sequence[str], need: Mapping[str, float]) -> float:
-    known = [need[name] for name in tables if name in need]
-    return sum(known) / len(known) if known else 0.0
-
-
-def _rarity(constructs: Sequence[bool], rarity: Sequence[float]) -> float:
-    return sum(weight for weight, has in zip(rarity, constructs, strict=True) if has)

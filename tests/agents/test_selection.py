@@ -6,7 +6,13 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from rayfactory.agents.seed_selection import MAX_SEEDS_PER_DATABASE, SeedSelectionAgent, SeedShelf, select_seeds
+from rayfactory.agents.seed_selection import (
+    MAX_SEEDS_PER_DATABASE,
+    Scoring,
+    SeedSelectionAgent,
+    SeedShelf,
+    select_seeds,
+)
 from rayfactory.agents.table_selection import TableSelectionAgent, select_tables
 from rayfactory.config import SeedSelectionConfig, TableSelectionConfig
 from rayfactory.databases.schema import Column, ColumnProfile, ForeignKey, Schema, Table
@@ -120,10 +126,23 @@ def test_seeds_prefer_tables_and_constructs_that_are_rare():
     use = {"a": 100.0, "b": 20.0}
     picked: Counter[str] = Counter()
     for seed in range(300):
-        (chosen,) = select_seeds(STAR, shelf.of("star"), use, 1, (), random.Random(seed))
+        (chosen,) = select_seeds(Scoring(STAR, shelf.of("star")), use, 1, (), random.Random(seed))
         picked.update({chosen.tables[0]: 1, "window": chosen.constructs[-1]})
     assert picked["b"] > 5 * picked["a"]
     assert picked["window"] > 0.3 * 300
+
+
+def test_seeds_are_drawn_by_their_scores():
+    shelf = SeedShelf()
+    shelf.add(rows(row(0, ["a"]), row(1, ["a", "b"], num_windows=1), row(2, ["b"]), row(3, ["fact"], num_joins=2)))
+    scoring, use, num_draws = Scoring(STAR, shelf.of("star")), {"a": 3.0, "b": 1.0}, 4_000
+    scores = scoring.scores(use)
+    drawn = Counter(select_seeds(scoring, use, 1, (), random.Random(i))[0].query_id for i in range(num_draws))
+    for place, share in enumerate(scores / scores.sum()):
+        deviation = (num_draws * share * (1 - share)) ** 0.5
+        assert abs(drawn[place] - num_draws * share) < 5 * deviation
+    second = {select_seeds(scoring, use, 1, {0, 1, 2}, random.Random(i))[0].query_id for i in range(50)}
+    assert second == {3}
 
 
 def test_no_seed_is_taken_twice_in_a_round_while_there_are_others():
