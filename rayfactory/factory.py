@@ -49,8 +49,8 @@ T = TypeVar("T")
 _BLOCKS_AT_ONCE = 4
 """Blocks of a round that are judged while the rest of it is being written; starting the stages takes as long as one."""
 
-_ROUNDS_AT_ONCE = 32
-"""Rounds of the pool that are read and given to an index together."""
+_ROWS_AT_ONCE = 2_048
+"""As many rows of the pool, or a round more, are read and given to an index together."""
 
 _LOOK_S = 0.1
 """How long to wait between two looks at what has been written."""
@@ -194,6 +194,7 @@ class Loop:
         self._clock = clock
         self._counted = _counted_before(config, pool)
         self._knowledge = _knowledge_before(config, schemas, pool)
+        _give_back_memory()
         self._planning = _Stopwatch()
         self._answering = _Stopwatch()
         self._writing = _Stopwatch()
@@ -418,8 +419,14 @@ class Loop:
 
     def committed_tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Yield (S, E) of the committed rounds, some at a time, for an index that has to be built."""
-        for first in range(0, self._pool.next_round, _ROUNDS_AT_ONCE):
-            yield self._pool.compared(first, min(first + _ROUNDS_AT_ONCE, self._pool.next_round) - 1)
+        first = num_rows = 0
+        last = self._pool.next_round - 1
+        for manifest in self._pool.manifests:
+            num_rows += manifest.num_rows
+            if num_rows >= _ROWS_AT_ONCE or manifest.round == last:
+                yield self._pool.compared(first, manifest.round)
+                first, num_rows = manifest.round + 1, 0
+                _give_back_memory()
 
     def _show_counts(self) -> None:
         statistics = self._counted.statistics
@@ -443,6 +450,11 @@ class Loop:
         if not self._warned and _is_saturated(self._config, self._counted):
             self._warned = True
             self._monitor.say("The pool looks saturated: most of it is from expansion and its similarity is rising.")
+
+
+def _give_back_memory() -> None:
+    """Give back what Arrow has read and let go of, which it would keep: a pool is read part by part, by any thread."""
+    pa.default_memory_pool().release_unused()
 
 
 def _counted_before(config: Config, pool: Pool, *, with_rows: bool = True) -> _Counted:

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from rayfactory.agents.player import Player
@@ -206,7 +204,7 @@ def shortlist(
     """
     keys = [
         (rng.random() ** (1 / score) if score > 0 else -rng.random(), seed.query_id, seed)
-        for seed, score in zip(seeds, Scoring(schema, seeds).scores(use).tolist(), strict=True)
+        for seed, score in zip(seeds, Scoring(schema, seeds).scores(use), strict=True)
     ]
     keys.sort(key=lambda key: (-key[0], key[1]))
     return [seed for _, _, seed in keys[:size]]
@@ -278,38 +276,40 @@ def seed_tables(seeds: Sequence[PoolSeed]) -> tuple[str, ...]:
 class Scoring:
     """How much each seed of a shelf is wanted: the more, the less its tables are used and the rarer its constructs are.
 
+    In plain Python: a plan is made beside other threads, and each step of numpy's would wait for them in turn.
+
     Args:
         schema: of the database.
-        seeds: N of them, at least one.
+        seeds: at least one.
+
+    Attributes:
+        places: where among the seeds each is, by its query_id.
     """
 
     def __init__(self, schema: Schema, seeds: Sequence[PoolSeed]) -> None:
         self.seeds = seeds
+        self.places = {seed.query_id: place for place, seed in enumerate(seeds)}
         deserved = complexities(schema)
-        self._tables = [table.name for table in schema.populated]
-        self._deserved_T = np.array([deserved[name] for name in self._tables])
-        places = {name: place for place, name in enumerate(self._tables)}
+        self._deserved = {table.name: deserved[table.name] for table in schema.populated}
         sets: dict[tuple[str, ...], int] = {}
-        self._set_of_N = np.array([sets.setdefault(seed.tables, len(sets)) for seed in seeds])
-        # Each row sums to 1: of a seed's tables, what is needed is the mean.
-        self._shares_ST = np.zeros((len(sets), len(self._tables)))
-        for tables, row in sets.items():
-            known = [places[name] for name in tables if name in places]
-            if known:
-                self._shares_ST[row, known] = 1 / len(known)
-        has_NC = np.array([seed.constructs for seed in seeds], dtype=float)
-        self._rarity_N = 1 + has_NC @ (len(seeds) / (1 + has_NC.sum(axis=0)))
+        self._sets = [sets.setdefault(seed.tables, len(sets)) for seed in seeds]
+        self._tables = [[name for name in tables if name in self._deserved] for tables in sets]
+        weights = [len(seeds) / (1 + sum(flags)) for flags in zip(*(seed.constructs for seed in seeds), strict=True)]
+        rarities = {
+            constructs: 1 + sum(weight for weight, has in zip(weights, constructs, strict=True) if has)
+            for constructs in {seed.constructs for seed in seeds}
+        }
+        self._rarities = [rarities[seed.constructs] for seed in seeds]
 
-    def scores(self, use: Mapping[str, float]) -> npt.NDArray[np.float64]:
-        """Return the score of each seed, float64[N], at least 0.
+    def scores(self, use: Mapping[str, float]) -> list[float]:
+        """Return the score of each seed, at least 0.
 
         Args:
             use: rows that reference each table.
         """
-        use_T = np.array([use.get(name, 0.0) for name in self._tables])
-        need_S = self._shares_ST @ (self._deserved_T / (1 + use_T)) ** 2
-        scores_N: npt.NDArray[np.float64] = need_S[self._set_of_N] * self._rarity_N
-        return scores_N
+        need = {name: (deserved / (1 + use.get(name, 0.0))) ** 2 for name, deserved in self._deserved.items()}
+        needs = [sum(need[name] for name in tables) / len(tables) if tables else 0.0 for tables in self._tables]
+        return [needs[place] * rarity for place, rarity in zip(self._sets, self._rarities, strict=True)]
 
 
 def select_seeds(
@@ -324,18 +324,17 @@ def select_seeds(
         taken: ids already used in this round; used again only when nothing else is left.
         rng: source of every choice.
     """
-    scores_N = scoring.scores(use)
-    free_N = np.array([seed.query_id not in taken for seed in scoring.seeds])
-    if not free_N.any():
-        free_N[:] = True
+    seeds, scores = scoring.seeds, scoring.scores(use)
+    gone = {scoring.places[query_id] for query_id in taken if query_id in scoring.places}
+    if len(gone) == len(seeds):
+        gone = set()
     chosen: list[PoolSeed] = []
-    while free_N.any() and len(chosen) < num_seeds:
-        weights_N = np.where(free_N, scores_N, 0.0)
-        if not weights_N.any():
-            weights_N = free_N.astype(float)
-        bounds_N = np.cumsum(weights_N)
-        pick = int(np.searchsorted(bounds_N, rng.random() * bounds_N[-1], side="right"))
-        pick = min(pick, int(np.flatnonzero(weights_N)[-1]))  # a product may be rounded up to the last bound
-        chosen.append(scoring.seeds[pick])
-        free_N[pick] = False
+    while len(gone) < len(seeds) and len(chosen) < num_seeds:
+        for place in gone:
+            scores[place] = 0.0
+        if not any(scores):
+            scores = [0.0 if place in gone else 1.0 for place in range(len(seeds))]
+        (pick,) = rng.choices(range(len(seeds)), scores)
+        chosen.append(seeds[pick])
+        gone.add(pick)
     return chosen
