@@ -194,7 +194,6 @@ class Loop:
         self._clock = clock
         self._counted = _counted_before(config, pool)
         self._knowledge = _knowledge_before(config, schemas, pool)
-        _give_back_memory()
         self._planning = _Stopwatch()
         self._answering = _Stopwatch()
         self._writing = _Stopwatch()
@@ -338,7 +337,8 @@ class Loop:
         """Let the next plan rest on the committed rounds up to `last_round`."""
         for number in range(self._knowledge.history.num_judged, last_round + 1):
             evaluation = self._pool.manifests[number].evaluation
-            self._knowledge.learn(self._pool.rows(number, number), self._pool.rejects(number), evaluation)
+            rows = self._pool.rows(number, number, Knowledge.COLUMNS)
+            self._knowledge.learn(rows, self._pool.rejects(number), evaluation)
 
     # -- judge and commit -------------------------------------------------------
 
@@ -426,7 +426,6 @@ class Loop:
             if num_rows >= _ROWS_AT_ONCE or manifest.round == last:
                 yield self._pool.compared(first, manifest.round)
                 first, num_rows = manifest.round + 1, 0
-                _give_back_memory()
 
     def _show_counts(self) -> None:
         statistics = self._counted.statistics
@@ -452,11 +451,6 @@ class Loop:
             self._monitor.say("The pool looks saturated: most of it is from expansion and its similarity is rising.")
 
 
-def _give_back_memory() -> None:
-    """Give back what Arrow has read and let go of, which it would keep: a pool is read part by part, by any thread."""
-    pa.default_memory_pool().release_unused()
-
-
 def _counted_before(config: Config, pool: Pool, *, with_rows: bool = True) -> _Counted:
     """Return the counts over the rounds of a run that is opened; those over the rows are left out where it is said."""
     counted = _Counted(config.management)
@@ -472,7 +466,8 @@ def _knowledge_before(config: Config, schemas: Mapping[str, Schema], pool: Pool)
     """Return what the plan of the next round rests on when a run is opened."""
     knowledge = Knowledge(History(config.management.warmup_rounds), shelf=SeedShelf(len(schemas)))
     num_learnt = pool.next_round - LAG + 1
-    rows, rejects = (pool.by_round(name, 0, num_learnt - 1) for name in ("R", "rejects"))
+    rows = pool.by_round("R", 0, num_learnt - 1, Knowledge.COLUMNS)
+    rejects = pool.by_round("rejects", 0, num_learnt - 1)
     for manifest in pool.manifests:
         knowledge.history.plan(manifest.evaluation.state)
         for request in manifest.plan:

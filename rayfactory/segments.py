@@ -21,8 +21,12 @@ SIZES = (8, 64, 512)
 """Rounds of a segment; each is a multiple of the one before it, and a segment begins at a multiple of its own size."""
 
 ROWS_PER_GROUP = 4_096
-"""Rows that a segment's file is written and read by, so what is held of it in memory: of vectors of 384 numbers, 6 MB.
-Compression and DuckDB's parallel reading gain little from more, and who wants one round reads this many rows."""
+"""Rows that a segment's file is written and read by, so what is held of it in memory, and what who wants one round
+reads. Of R, a quarter of it makes files twice as large and queries slower."""
+
+WIDE_ROWS_PER_GROUP = 1_024
+"""The same of tables whose rows are hundreds of numbers, of which none repeats itself: 1.5 MB of vectors, and reading
+them takes several times as much."""
 
 
 def due(spans: Sequence[tuple[int, int]]) -> slice | None:
@@ -50,6 +54,7 @@ def put_together(sources: Sequence[Path], target: Path, schema: pa.Schema) -> li
         OSError: something could not be read or written.
     """
     counts: list[int] = []
+    per_group = WIDE_ROWS_PER_GROUP if {"vector", "labels"} & set(schema.names) else ROWS_PER_GROUP
     # Numbers of a vector have no repetitions that a dictionary would find; their bytes are alike place by place.
     has_vectors = "vector" in schema.names
     with target.open("wb") as file:
@@ -68,12 +73,12 @@ def put_together(sources: Sequence[Path], target: Path, schema: pa.Schema) -> li
                     for i in range(rounds.num_row_groups):
                         waiting.append(rounds.read_row_group(i, schema.names).select(schema.names).cast(schema))
                         num_waiting += len(waiting[-1])
-                        if num_waiting >= ROWS_PER_GROUP:
+                        if num_waiting >= per_group:
                             rows = pa.concat_tables(waiting)
-                            whole = num_waiting // ROWS_PER_GROUP * ROWS_PER_GROUP
-                            writer.write_table(rows.slice(0, whole), ROWS_PER_GROUP)
+                            whole = num_waiting // per_group * per_group
+                            writer.write_table(rows.slice(0, whole), per_group)
                             waiting, num_waiting = [rows.slice(whole)], num_waiting - whole
-            writer.write_table(pa.concat_tables([schema.empty_table(), *waiting]), ROWS_PER_GROUP)
+            writer.write_table(pa.concat_tables([schema.empty_table(), *waiting]), per_group)
         file.flush()
         os.fsync(file.fileno())
     return counts
@@ -103,7 +108,7 @@ def read_rounds(
 
         @lru_cache(maxsize=1)
         def group(i: int) -> pa.Table:
-            return file.read_row_group(i, schema.names).select(schema.names).cast(schema)
+            return file.read_row_group(i, schema.names, use_threads=False).select(schema.names).cast(schema)
 
         group_starts, round_starts = [0, *accumulate(groups)], [0, *accumulate(counts)]
         for number in range(first, last + 1):

@@ -151,6 +151,7 @@ def test_pool_is_the_same_with_and_without(tmp_path_factory, rounds):
     folder = tmp_path_factory.mktemp("pool")
     with sizes(2, 4, 8), pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "ROWS_PER_GROUP", 3)
+        patch.setattr(segments, "WIDE_ROWS_PER_GROUP", 2)
         plain, pool = Pool(folder / "plain", IDENTITY), Pool(folder / "compacted", IDENTITY)
         for num_rows, num_rejects, is_time, is_restarted in rounds:
             commit(plain, num_rows, num_rejects)
@@ -528,7 +529,8 @@ def test_memory_is_bounded_by_the_groups_of_rows(tmp_path, monkeypatch):
     sources = [tmp_path / f"{number}.parquet" for number in range(200)]
     for source in sources:
         pa.parquet.write_table(table, source)
-    monkeypatch.setattr(segments, "ROWS_PER_GROUP", 10 * rows)
+    for name in ("ROWS_PER_GROUP", "WIDE_ROWS_PER_GROUP"):
+        monkeypatch.setattr(segments, name, 10 * rows)
     # What is read, what was read before it, and what the reader and the writer need beside them.
     bound = 6 * 10 * table.nbytes
     assert bound < len(sources) * table.nbytes / 3

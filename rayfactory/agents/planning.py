@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
@@ -72,8 +72,11 @@ class Knowledge:
     requested: Counter[str] = field(default_factory=Counter)
     under_way: list[tuple[str, Sequence[str], int]] = field(default_factory=list)
 
+    COLUMNS: ClassVar = tuple(dict.fromkeys((*Statistics.COLUMNS, *SeedShelf.COLUMNS)))
+    """Columns of R that a plan may know of."""
+
     def learn(self, rows: pa.Table, rejects: pa.Table, evaluation: Evaluation) -> None:
-        """Take in one judged round: its rows of R, its rejects and its evaluation."""
+        """Take in one judged round: `COLUMNS` of its rows of R, its rejects and its evaluation."""
         self.statistics.add(rows)
         self.shelf.add(rows)
         self.history.judge(evaluation)

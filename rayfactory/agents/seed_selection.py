@@ -62,6 +62,9 @@ class SeedShelf:
         num_databases: of the run, which share the room that there is.
     """
 
+    COLUMNS = ("query_id", "sql", "tables", "row_count", "num_tokens", "database", *CONSTRUCTS)
+    """Columns of R that are looked at."""
+
     def __init__(self, num_databases: int = 1) -> None:
         self._room = min(MAX_SEEDS_PER_DATABASE, max(_MIN_SEEDS_PER_DATABASE, _MAX_SEEDS // num_databases))
         self._by_database: dict[str, deque[PoolSeed]] = {}
@@ -70,10 +73,9 @@ class SeedShelf:
         self._constructs: dict[tuple[bool, ...], tuple[bool, ...]] = {}
 
     def add(self, rows: pa.Table) -> None:
-        """Take the seeds out of rows of R."""
-        columns = ("query_id", "sql", "tables", "row_count", "num_tokens", "database", *CONSTRUCTS)
+        """Take the seeds out of rows of R, of which it needs `COLUMNS`."""
         for query_id, sql, tables, row_count, num_tokens, database, *counts in zip(
-            *(rows[name].to_pylist() for name in columns), strict=True
+            *(rows[name].to_pylist() for name in self.COLUMNS), strict=True
         ):
             if row_count > 0 and num_tokens <= MAX_SEED_TOKENS:
                 names = tuple(self._names.setdefault(name, name) for name in tables)
