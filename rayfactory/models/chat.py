@@ -33,6 +33,9 @@ from rayfactory.models.prompts import TEMPLATE_TOKENS
 from rayfactory.models.schema_text import estimated_tokens
 
 _LONGEST_BACKOFF_S = 60.0
+_ROUNDS_KEPT = 8
+"""A call tells that so many rounds before its own, and one more, are in the pool: fewer than four are under way."""
+
 _CLOSE_GRACE_S = 5.0
 """What is in flight when a run ends has this long to arrive: it is paid for."""
 
@@ -116,6 +119,7 @@ class Chat:
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         """Return the completion of a prompt: from the journal, or asked for now. This is a `Complete`."""
+        self._journal.forget_before(key.round - _ROUNDS_KEPT)
         found = self.find(slot, key, prompt)
         if found is not None:
             await self._journal.settle()  # a process before this one may have ended before it was

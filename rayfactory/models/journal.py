@@ -125,7 +125,7 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._by_itself: asyncio.Task[None] | None = None
         self._next_attempt = 0
-        self._offsets: dict[bytes, int] = {}
+        self._offsets: dict[int, dict[bytes, int]] = {}
         self._size = 0
         self._broken: RunDirError | None = None
         self._running_sync: asyncio.Task[None] | None = None
@@ -150,7 +150,7 @@ class Journal:
 
     def find(self, key: CallKey, request: str) -> Completion | None:
         """Return the reply to a request, if it is here."""
-        offset = self._offsets.get(_digest(key, request))
+        offset = self._offsets.get(_round(key), {}).get(_digest(key, request))
         if offset is None:
             return None
         try:
@@ -160,6 +160,11 @@ class Journal:
         record = _decode(line)
         assert isinstance(record, Done)
         return record.completion
+
+    def forget_before(self, number: int) -> None:
+        """Find no replies any more that rounds before one asked for: they are in the pool. All stay in the file."""
+        for old in [known for known in self._offsets if 0 <= known < number]:
+            del self._offsets[old]
 
     def append(self, record: Record) -> None:
         """Hand a record to the operating system: the end of this process cannot harm it any more.
@@ -237,7 +242,8 @@ class Journal:
         if not isinstance(record, BatchSent):
             self._next_attempt = max(self._next_attempt, record.attempt + 1)
         if isinstance(record, Done):
-            self._offsets.setdefault(_digest(record.key, record.request), offset)
+            of_round = self._offsets.setdefault(_round(record.key), {})
+            of_round.setdefault(_digest(record.key, record.request), offset)
 
     def _lock(self, patience_s: float) -> None:
         until = time.monotonic() + patience_s
@@ -292,6 +298,11 @@ class Journal:
             f"the journal {str(self.path)!r} cannot be written ({error.strerror}), so no model is asked for more; "
             "make room or give permission, then give the same command again: it goes on with the replies so far"
         )
+
+
+def _round(key: CallKey) -> int:
+    """Return the round that a call belongs to; -1 for what is asked before there is one."""
+    return -1 if key.agent == "check" else key.round
 
 
 def _digest(key: CallKey, request: str) -> bytes:

@@ -210,3 +210,22 @@ def test_failing_sync_stops_every_further_write(tmp_path, monkeypatch):
         await journal.close()
 
     asyncio.run(run())
+
+
+def test_replies_of_rounds_in_the_pool_are_not_held(tmp_path):
+    """A long run would have millions of them; what was asked before the first round stays."""
+
+    def reply(attempt, agent, number):
+        call = CallKey(7, agent, number, 0)
+        return Done(attempt, call, REQUEST, "m", Completion(f"{agent} {number}", "m-1", "stop", 10, 2, 5, 0.0))
+
+    records = [reply(0, "check", 0), *(reply(number + 1, "generation", number) for number in range(5))]
+    write(tmp_path, *records)
+    _, journal = replay(tmp_path)
+    journal.forget_before(3)
+    found = [journal.find(record.key, REQUEST) for record in records]
+    assert [completion.text for completion in found if completion] == ["check 0", "generation 3", "generation 4"]
+    close(journal)
+    _, journal = replay(tmp_path)
+    assert all(journal.find(record.key, REQUEST) for record in records)
+    close(journal)
