@@ -116,6 +116,10 @@ _INTEGER = re.compile(r"\d{1,18}")
 _ENTITY = re.compile(r"&(lt|gt|amp|quot|apos|#39|#x27);", re.IGNORECASE)
 _ENTITIES = {"lt": "<", "gt": ">", "amp": "&", "quot": '"', "apos": "'", "#39": "'", "#x27": "'"}
 _TAG_LIKE = re.compile(r"(?:<|&lt;)[A-Za-z/\\|｜!?][^<>\n]{0,60}>?|~{3,}")
+_MARK_LIKE = re.compile(
+    r"<(?=\s*[/\\|｜]|\s*(?:start|end|begin|sql)|<SYS>>)|&(?=lt|gt|amp|quot|apos|#)|\[(?=/?INST\])", re.IGNORECASE
+)
+"""What is left of tags that were cut, spaced or written as entities: without its first character it means nothing."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'])")
 
 
@@ -207,10 +211,11 @@ def seed_sets(reply: str, ids: Collection[int], num_requests: int) -> list[tuple
 
 def advice(reply: str) -> str:
     """Return a reply as a few plain sentences on one line: no markup, no control characters, at most 400 characters."""
-    text = _TAG_LIKE.sub(" ", _spoken(reply)).replace("```", " ")
+    text = _MARK_LIKE.sub(" ", _TAG_LIKE.sub(" ", _spoken(reply))).replace("```", " ")
     lines = [_strip_marker(line.strip()) for line in text.splitlines()]
     words = "".join(c if is_seen(c) else " " for c in " ".join(lines)).replace("**", "").split()
-    sentences = _SENTENCE_END.split(" ".join(words))
+    # Once more: what stood between the parts of a mark may have gone meanwhile.
+    sentences = _SENTENCE_END.split(" ".join(_MARK_LIKE.sub(" ", " ".join(words)).split()))
     text = " ".join(sentences[:MAX_ADVICE_SENTENCES])
     if len(text) > MAX_ADVICE_CHARACTERS:
         text = text[: MAX_ADVICE_CHARACTERS - 1].rpartition(" ")[0] or text[: MAX_ADVICE_CHARACTERS - 1]

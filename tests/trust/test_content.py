@@ -222,6 +222,8 @@ def test_query_is_shown_as_it_is_only_where_it_means_nothing(text):
 
 
 @given(ANY_TEXT)
+@example("<zqx \x1b[31m\x1b]0;title\x07\x1b]8;;http://evil\x1b\\ \x9b2J \x7f\x08zqx &lt;end-sql&gt; &#60;end-sql>")
+@example("Avoid < end-sql> and [INST] and <\x00| and &\x07lt;")
 def test_advice_is_plain_whatever_was_said(text):
     made = replies.advice(text)
     assert is_seen(made)
