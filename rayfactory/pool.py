@@ -339,8 +339,6 @@ class Pool:
                 yield from read_rounds(path, schema, counts, begin - first, end - first)
             except (OSError, ValueError) as error:
                 raise RunDirError(f"{path} cannot be read ({error}); restore it from a backup") from error
-            # Arrow keeps what it has let go of, in each of its threads: after many parts that is much.
-            pa.default_memory_pool().release_unused()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`.

@@ -108,6 +108,8 @@ def read_rounds(
 
         @lru_cache(maxsize=1)
         def group(i: int) -> pa.Table:
+            # Arrow keeps what it has let go of: after a few groups that is several times what one of them takes.
+            pa.default_memory_pool().release_unused()
             return file.read_row_group(i, schema.names, use_threads=False).select(schema.names).cast(schema)
 
         group_starts, round_starts = [0, *accumulate(groups)], [0, *accumulate(counts)]
