@@ -35,7 +35,6 @@ from rayfactory.databases.engine import connect
 from rayfactory.identity import read_identity
 from rayfactory.models.grammar import write_queries
 from rayfactory.pool import opened, read_manifests
-from rayfactory.records import E_SCHEMA, R_SCHEMA, REJECTS_SCHEMA, S_SCHEMA
 from rayfactory.reports.estimates import estimates, outlook
 from rayfactory.reports.examples import example_prompts
 from rayfactory.runs import open_databases
@@ -110,11 +109,8 @@ def round_ms(run: Path) -> float:
     assert identity is not None
     known = {name: value for name, value in identity.items() if name != "format"}
     with tempfile.TemporaryDirectory() as folder, opened(run, known) as source, opened(Path(folder), known) as pool:
-        manifest = source.manifests[0]
-        compared = source.compared(0, 0)
-        tables = {"R": source.rows(0, 0), "E": compared[1], "S": compared[0], "rejects": source.rejects(0)}
-        schemas = {"R": R_SCHEMA, "E": E_SCHEMA, "S": S_SCHEMA, "rejects": REJECTS_SCHEMA}
-        assert all(tables[name].schema.names == schema.names for name, schema in schemas.items())
+        manifest, (signatures, vectors) = source.manifests[0], source.compared(0, 0)
+        tables = {"R": source.rows(0, 0), "E": vectors, "S": signatures, "rejects": source.rejects(0)}
         begun = time.perf_counter()
         pool.commit(tables, manifest.plan, manifest.evaluation, manifest.wall_s)
         commit_s = time.perf_counter() - begun

@@ -142,6 +142,8 @@ class _Resource:
 
 @dataclass
 class _Round:
+    """A round under way: the requests written, the queries that are in no block yet or not back, blocks that wait."""
+
     number: int
     written: int = 0
     to_judge: deque[int] = field(default_factory=deque)
@@ -227,7 +229,7 @@ class _Run:
             for critic in self._critics:
                 critic.use(self._costs.retrieve_s * size / len(self._critics), compared)
 
-        # A block is shared by the cores that are free: it is as long as its queries one after the other, at most.
+        # One core does a whole block, where a run has several work on it in turns: the work is the same.
         self.resources["cores"].use(self._costs.judge_s * size, embedded, round_.number)
 
     def _commit(self) -> None:

@@ -10,31 +10,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from rayfactory.agents.critical import evaluate
-from rayfactory.agents.management import LAG, History, is_exhausted, is_saturated
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
-from rayfactory.agents.seed_selection import SeedShelf
-from rayfactory.config import Config, ManagementConfig
+from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import RunDirError
 from rayfactory.manifests import PlannedRequest
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool import Pool
 from rayfactory.records import (
-    R_SCHEMA,
     Answer,
     Candidate,
-    Evaluation,
     Request,
     Tally,
     Verdict,
@@ -42,7 +36,7 @@ from rayfactory.records import (
 from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.reports.summary import StopReason
 from rayfactory.rounds import Produced, round_tables, row_costs, without_surplus
-from rayfactory.tools.statistics import Statistics
+from rayfactory.standing import before
 
 T = TypeVar("T")
 
@@ -71,31 +65,6 @@ class Clock:
     def process_s(self) -> float:
         """Those of this process."""
         return time.monotonic() - self._started
-
-
-class _Counted:
-    """Counts over every committed round, for the stopping rules and the monitor.
-
-    Attributes:
-        statistics: over the rows of R.
-        pool_similarities: mean similarity of the pool after each of the newest rounds.
-        newest: evaluations of the newest rounds.
-        requested: queries asked for.
-    """
-
-    def __init__(self, config: ManagementConfig) -> None:
-        self.statistics = Statistics()
-        self.pool_similarities: deque[float] = deque(maxlen=config.saturation_rounds)
-        self.newest: deque[Evaluation] = deque(maxlen=config.exhausted_rounds)
-        self.requested = 0
-
-    def add(self, rows: pa.Table, plan: Iterable[PlannedRequest], evaluation: Evaluation) -> None:
-        """Count a round, of whose rows `Statistics.COLUMNS` are needed."""
-        self.statistics.add(rows)
-        if self.statistics.mean_similarity is not None:
-            self.pool_similarities.append(self.statistics.mean_similarity)
-        self.newest.append(evaluation)
-        self.requested += sum(request.num_queries for request in plan)
 
 
 class Workers(PlanningAgents, Protocol):
@@ -192,16 +161,13 @@ class Loop:
         self._monitor = monitor
         self._progress = progress
         self._clock = clock
-        self._counted = _counted_before(config, pool)
-        self._knowledge = _knowledge_before(config, schemas, pool)
+        self._counted, self._knowledge = before(config, schemas, pool, progress.commit)
         self._planning = _Stopwatch()
         self._answering = _Stopwatch()
         self._writing = _Stopwatch()
         self._start_s: dict[str, float] = {}
         self._warned = False
         self._said: set[str] = set()
-        for manifest in pool.manifests:
-            progress.commit(manifest.evaluation)
         progress.admitted_before = progress.admitted
         progress.tables = sum(len(schema.populated) for schema in schemas.values())
         self._show_counts()
@@ -216,7 +182,7 @@ class Loop:
             current = self._start_producing(crew, background)
             while current is not None:
                 plan = self._wait_for(crew, current.plan)
-                self._remember(plan)
+                self._knowledge.plan(plan.state, plan.requests)
                 # What is known now is what a resumed run would know: everything before the round that is under way.
                 self._learn_up_to(plan.round - 1)
                 overlaps = self._config.round.overlap and not out_of_budget
@@ -228,7 +194,7 @@ class Loop:
                 if produced.out_of_budget and not produced.candidates:
                     return "max_cost"
                 self._commit(crew, produced, verdicts, judge_s)
-                reason = _stop_reason(self._config, self._pool.num_rows, self._counted)
+                reason = self._counted.reason_to_stop(self._pool.num_rows)
                 if reason is not None:
                     return reason
                 self._warn_if_saturated()
@@ -248,7 +214,7 @@ class Loop:
             background.shutdown(cancel_futures=True)
         if out_of_budget:
             return "max_cost"
-        return _stop_reason(self._config, self._pool.num_rows, self._counted) or "max_candidates"
+        return self._counted.reason_to_stop(self._pool.num_rows) or "max_candidates"
 
     # -- plan and produce -------------------------------------------------------
 
@@ -297,14 +263,6 @@ class Loop:
             answers = crew.produce(plan.requests, on_answer)
         return plan, answers, tallies
 
-    def _remember(self, plan: Plan) -> None:
-        """Let the next plan know of one that is written."""
-        known = self._knowledge
-        known.history.plan(plan.state)
-        for request in plan.requests:
-            known.requested[request.database] += request.num_queries
-        known.under_way = [(r.database, r.tables, r.num_queries) for r in plan.requests]
-
     def _most_queries(self) -> int | None:
         """Return how many queries the next round may ask for, at most; None for no limit.
 
@@ -337,8 +295,8 @@ class Loop:
         """Let the next plan rest on the committed rounds up to `last_round`."""
         for number in range(self._knowledge.history.num_judged, last_round + 1):
             evaluation = self._pool.manifests[number].evaluation
-            rows = self._pool.rows(number, number, Knowledge.COLUMNS)
-            self._knowledge.learn(rows, self._pool.rejects(number), evaluation)
+            self._knowledge.learn(self._pool.rows(number, number, Knowledge.COLUMNS), evaluation)
+            self._knowledge.learn_failures(self._pool.rejects(number))
 
     # -- judge and commit -------------------------------------------------------
 
@@ -404,7 +362,7 @@ class Loop:
         self._pool.commit(tables, requests, evaluation, self._clock.wall_s, phase_s, produced.tallies)
         self._start_s = {}
         crew.commit({first_id + position: query_id for position, query_id in ids.items()})
-        self._counted.add(tables["R"], requests, evaluation)
+        self._counted.add(requests, evaluation, tables["R"])
         self._progress.commit(evaluation)
         self._show_counts()
         crew.show(self._progress, phase_s)
@@ -446,60 +404,6 @@ class Loop:
             self._monitor.say(message)
 
     def _warn_if_saturated(self) -> None:
-        if not self._warned and _is_saturated(self._config, self._counted):
+        if not self._warned and self._counted.is_saturated:
             self._warned = True
             self._monitor.say("The pool looks saturated: most of it is from expansion and its similarity is rising.")
-
-
-def _counted_before(config: Config, pool: Pool, *, with_rows: bool = True) -> _Counted:
-    """Return the counts over the rounds of a run that is opened; those over the rows are left out where it is said."""
-    counted = _Counted(config.management)
-    rounds: Iterable[pa.Table] = repeat(R_SCHEMA.empty_table())
-    if with_rows:
-        rounds = pool.by_round("R", 0, pool.next_round - 1, Statistics.COLUMNS)
-    for manifest, rows in zip(pool.manifests, rounds, strict=with_rows):
-        counted.add(rows, manifest.plan, manifest.evaluation)
-    return counted
-
-
-def _knowledge_before(config: Config, schemas: Mapping[str, Schema], pool: Pool) -> Knowledge:
-    """Return what the plan of the next round rests on when a run is opened."""
-    knowledge = Knowledge(History(config.management.warmup_rounds), shelf=SeedShelf(len(schemas)))
-    num_learnt = pool.next_round - LAG + 1
-    rows = pool.by_round("R", 0, num_learnt - 1, Knowledge.COLUMNS)
-    rejects = pool.by_round("rejects", 0, num_learnt - 1)
-    for manifest in pool.manifests:
-        knowledge.history.plan(manifest.evaluation.state)
-        for request in manifest.plan:
-            knowledge.requested[request.database] += request.num_queries
-        if manifest.round < num_learnt:
-            knowledge.learn(next(rows), next(rejects), manifest.evaluation)
-        else:
-            knowledge.under_way = [(r.database, r.tables, r.num_queries) for r in manifest.plan]
-    return knowledge
-
-
-def reason_to_stop(config: Config, pool: Pool) -> StopReason | None:
-    """Return why a run needs no more rounds than are committed, or None where it goes on."""
-    if config.target is not None and pool.num_rows >= config.target:
-        return "target"
-    # Where there is a target, what the rows are like decides nothing.
-    return _stop_reason(config, pool.num_rows, _counted_before(config, pool, with_rows=config.target is None))
-
-
-def _stop_reason(config: Config, num_rows: int, counted: _Counted) -> StopReason | None:
-    """Return why the run is over after the committed rounds, or None where it goes on."""
-    if config.target is not None and num_rows >= config.target:
-        return "target"
-    if is_exhausted(list(counted.newest), config.management):
-        return "exhausted"
-    if config.target is None and _is_saturated(config, counted):
-        return "saturated"
-    if config.max_candidates is not None and counted.requested >= config.max_candidates:
-        return "max_candidates"
-    return None
-
-
-def _is_saturated(config: Config, counted: _Counted) -> bool:
-    similarities = list(counted.pool_similarities)
-    return is_saturated(counted.statistics.expansion_ratio, similarities, config.management)

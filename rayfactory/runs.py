@@ -32,7 +32,7 @@ from rayfactory.databases.benchmark import load_schemas, open_benchmark
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.errors import ConfigError, RayfactoryError, RunDirError
-from rayfactory.factory import Clock, Loop, reason_to_stop
+from rayfactory.factory import Clock, Loop
 from rayfactory.identity import check_run_dir, setting_of
 from rayfactory.models.chat import check_endpoints, read_books
 from rayfactory.models.grammar_check import check_grammars
@@ -45,6 +45,7 @@ from rayfactory.reports.preview import Before
 from rayfactory.reports.preview import preview as previewed
 from rayfactory.reports.summary import STOP_REASONS, StopReason, farewell, summarise
 from rayfactory.shown import address_variable, shown
+from rayfactory.standing import reason_to_stop
 from rayfactory.tools.embedding import ENCODERS, decided
 from rayfactory.validate import has_price, used_slots
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import os
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,13 +21,8 @@ from hypothesis import strategies as st
 
 from rayfactory import pool as pool_module
 from rayfactory import segments
-from rayfactory.agents import management
-from rayfactory.config import Config, DisplayConfig
-from rayfactory.databases.schema import Schema, Table
 from rayfactory.errors import RunDirError
-from rayfactory.factory import Clock, Loop
 from rayfactory.pool import Pool, connect, opened, read_manifests
-from rayfactory.reports.monitor import Monitor, Progress
 from rayfactory.segments import SIZES, due
 from tests.test_pool import IDENTITY, commit, snapshot
 from tests.trust.power_cut import TORN, contents, lay_out, recording
@@ -69,35 +62,6 @@ def seen(run_dir):
 def ids(rows):
     """Return the query_id of each row of R or E."""
     return [row[0] for row in rows]
-
-
-def held_by_a_run(run_dir, num_rounds):
-    """Return the bytes that a run holds on to, which goes on with so many rounds."""
-    schema = Schema("d", "duckdb", (Table("t", (), (), 1),), ())
-    with opened(run_dir, IDENTITY) as pool:
-        for _ in range(num_rounds):
-            grow(pool, 2)
-    tracemalloc.start()
-    try:
-        with opened(run_dir, IDENTITY) as pool:
-            progress = Progress("", None)
-            loop = Loop(
-                Config(), {"d": schema}, pool, Monitor(progress, DisplayConfig(mode="none")), progress, Clock(0.0)
-            )
-            gc.collect()
-            assert len(pool.manifests) == num_rounds
-            assert loop is not None
-            return tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-
-
-def test_what_a_run_holds_does_not_grow_with_its_rounds(tmp_path, monkeypatch):
-    """Its newest rounds, its counts, and of a segment some digests: nothing of each round, whose manifest has 3 kB."""
-    monkeypatch.setattr(management, "_TELLING_ROUNDS", 16)
-    with sizes(4, 16, 64):
-        before, after = (held_by_a_run(tmp_path / str(number), number) for number in (128, 512))
-    assert after <= before + 64 * (512 - 128)
 
 
 def resumed(run_dir):

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 LAW = (
     "shown", "errors", "files", "bucket", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
     "segments", "manifests", "pool_copy", "pool",
-    "reports", "analysis", "cluster", "rounds", "factory", "runs", "exports", "downstream", "__main__",
+    "reports", "analysis", "cluster", "rounds", "standing", "factory", "runs", "exports", "downstream", "__main__",
 )  # fmt: skip
 
 # The only modules that may import a heavy library, as patterns over the dotted name.

@@ -53,6 +53,19 @@ class Plan:
         return sum(request.num_queries for request in self.requests)
 
 
+class _Asked(Protocol):
+    """A request as it is written, or as it is kept: whom it asks for how much about what."""
+
+    @property
+    def database(self) -> str: ...
+
+    @property
+    def tables(self) -> Sequence[str]: ...
+
+    @property
+    def num_queries(self) -> int: ...
+
+
 @dataclass
 class Knowledge:
     """What a plan may know of the rounds before it.
@@ -75,11 +88,21 @@ class Knowledge:
     COLUMNS: ClassVar = tuple(dict.fromkeys((*Statistics.COLUMNS, *SeedShelf.COLUMNS)))
     """Columns of R that a plan may know of."""
 
-    def learn(self, rows: pa.Table, rejects: pa.Table, evaluation: Evaluation) -> None:
-        """Take in one judged round: `COLUMNS` of its rows of R, its rejects and its evaluation."""
+    def plan(self, state: State, requests: Sequence[_Asked]) -> None:
+        """Take in one round that is planned: its state and its requests."""
+        self.history.plan(state)
+        for request in requests:
+            self.requested[request.database] += request.num_queries
+        self.under_way = [(request.database, request.tables, request.num_queries) for request in requests]
+
+    def learn(self, rows: pa.Table, evaluation: Evaluation) -> None:
+        """Take in one judged round: `COLUMNS` of its rows of R, and its evaluation."""
         self.statistics.add(rows)
         self.shelf.add(rows)
         self.history.judge(evaluation)
+
+    def learn_failures(self, rejects: pa.Table) -> None:
+        """Take in the rejects of the newest judged round."""
         self.failures = tuple(
             Failure(*columns)
             for columns in zip(*(rejects[name].to_pylist() for name in Failure.__slots__), strict=True)
