@@ -34,8 +34,8 @@ from rayfactory.compose import compose
 from rayfactory.databases.engine import connect
 from rayfactory.identity import read_identity
 from rayfactory.models.grammar import write_queries
-from rayfactory.pool import opened, read_manifests
-from rayfactory.reports.estimates import estimates, outlook
+from rayfactory.pool import opened, read_manifests, read_summary
+from rayfactory.reports.estimates import ADMITTED_SHARE, estimates, outlook
 from rayfactory.reports.examples import example_prompts
 from rayfactory.runs import open_databases
 from tests.models.endpoint_server import serving
@@ -103,8 +103,8 @@ def write_ms(num_queries: int = 200) -> float:
     return 1e3 * (time.perf_counter() - begun) / found
 
 
-def round_ms(run: Path) -> float:
-    """Return the milliseconds of the driver that a round takes: the median plan of a run, and the commit of one."""
+def round_ms_per_row(run: Path) -> float:
+    """Return the milliseconds of the driver that a row takes of a round's plan (the median of a run) and commit."""
     identity = read_identity(run)
     assert identity is not None
     known = {name: value for name, value in identity.items() if name != "format"}
@@ -115,7 +115,13 @@ def round_ms(run: Path) -> float:
         pool.commit(tables, manifest.plan, manifest.evaluation, manifest.wall_s)
         commit_s = time.perf_counter() - begun
         plans_s = sorted(manifest.phase_s["plan"] for manifest in source.manifests)
-    return 1e3 * (commit_s + plans_s[len(plans_s) // 2])
+    return 1e3 * (commit_s + plans_s[len(plans_s) // 2]) / manifest.num_rows
+
+
+def admitted_share(run: Path) -> float:
+    """Return the share of its candidates that a run admitted."""
+    summary = read_summary(run)
+    return float(summary["admitted"] / summary["candidates"])
 
 
 def measured(run: Path, limit: int) -> dict[str, Any]:
@@ -133,8 +139,8 @@ def measured(run: Path, limit: int) -> dict[str, Any]:
             "ratio": round(two["ours"] / one["ours"], 2),
         },
         "core_ms": two["core_ms"] | {"write": round(write_ms(), 2)},
-        "driver_ms": two["driver_ms"],
-        "round_ms": round(round_ms(run), 1),
+        "driver_ms": round(two["driver_ms"] + round_ms_per_row(run), 2),
+        "admitted_share": round(admitted_share(run), 3),
     }
 
 
@@ -155,16 +161,15 @@ def predictions(known: Mapping[str, Any], arguments: argparse.Namespace) -> dict
         judge_s=(core_ms["parse"] + core_ms["execute"] + core_ms["embed"]) / 1e3,
         retrieve_s=core_ms["retrieve"] / 1e3,
         driver_s=known["driver_ms"] / 1e3,
-        round_s=known["round_ms"] / 1e3,
     )
     # Judging alone, where critic and driver have no cores of their own.
-    on_cores = Costs(0.0, costs.judge_s + costs.retrieve_s + costs.driver_s, 0.0, 0.0, costs.round_s)
+    on_cores = Costs(0.0, costs.judge_s + costs.retrieve_s + costs.driver_s, 0.0, 0.0)
     here = [simulate(on_cores, Cluster(cores), Rounds(20)).queries_per_s for cores in (1, 2)]
-    read = Costs(costs.driver_s, costs.judge_s, costs.retrieve_s, costs.driver_s, costs.round_s)
-    scenarios: dict[str, tuple[Costs, int, float, float]] = {
-        # What writes, the calls of a node, the dollars of a node-hour, the dollars of a row.
-        "rules": (costs, 0, arguments.node_usd_per_h, 0.0),
-        "models": (read, arguments.gpu_calls, arguments.gpu_node_usd_per_h, usd_per_row("paper")),
+    read = Costs(costs.driver_s, costs.judge_s, costs.retrieve_s, costs.driver_s)
+    scenarios: dict[str, tuple[Costs, int, float, float, float]] = {
+        # What writes, the calls of a node, the dollars of a node-hour and of a row, the share that is admitted.
+        "rules": (costs, 0, arguments.node_usd_per_h, 0.0, known["admitted_share"]),
+        "models": (read, arguments.gpu_calls, arguments.gpu_node_usd_per_h, usd_per_row("paper"), ADMITTED_SHARE),
     }
     found: dict[str, Any] = {
         "this_machine": [
@@ -172,20 +177,21 @@ def predictions(known: Mapping[str, Any], arguments: argparse.Namespace) -> dict
             for cores, per_s, name in zip((1, 2), here, ("one_worker_per_s", "two_workers_per_s"), strict=True)
         ]
     }
-    for name, (its_costs, calls, node_usd, row_usd) in scenarios.items():
+    for name, (its_costs, calls, node_usd, row_usd, share) in scenarios.items():
         for critics in (1, arguments.critics):
-            rows = []
+            sizes = []
             for nodes in NODES:
                 outcome = on_nodes(its_costs, nodes, critics, calls, arguments)
+                hours = {rows: rows / share / outcome.queries_per_s / 3600 for rows in CORPORA}
                 corpora = {
-                    f"{queries:,}": {
-                        "hours": round(queries / outcome.queries_per_s / 3600, 2),
-                        "usd": round(queries / outcome.queries_per_s / 3600 * nodes * node_usd + queries * row_usd),
+                    f"{rows:,}": {
+                        "hours": round(hours[rows], 2),
+                        "usd": round(hours[rows] * nodes * node_usd + rows * row_usd),
                     }
-                    for queries in CORPORA
+                    for rows in CORPORA
                 }
                 busy = {resource: round(share, 2) for resource, share in outcome.busy.items()}
-                rows.append(
+                sizes.append(
                     {
                         "nodes": nodes,
                         "queries_per_s": round(outcome.queries_per_s, 1),
@@ -194,7 +200,7 @@ def predictions(known: Mapping[str, Any], arguments: argparse.Namespace) -> dict
                         "corpora": corpora,
                     }
                 )
-            found[f"{name}, {critics} critic(s)"] = rows
+            found[f"{name}, {critics} critic(s)"] = sizes
     return found
 
 

@@ -3,7 +3,7 @@
 What `factory` does is played event by event. A round is planned and written while the one before it is judged; of a
 round that is judged, blocks go to the cores in order (parsed, run, embedded), then to the critics of their databases,
 and come back to the driver, which commits the round when the last of them is there. What it leaves out: the network,
-nodes that are lost, and that a core which is shared is a slower one.
+nodes that are lost, that a core which is shared is a slower one, and that a search takes longer among more queries.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ class Costs:
         write_s: of a core, for a query that a rule writes, or that is read out of a reply.
         judge_s: of a core, for parsing, running and embedding a query.
         retrieve_s: of the critic of its database, for comparing a query with the pool and admitting it.
-        driver_s: of the driver, for a query.
-        round_s: of the driver, for planning and committing a round.
+        driver_s: of the driver, for a query: planned, judged, committed.
     """
 
     write_s: float
     judge_s: float
     retrieve_s: float
     driver_s: float
-    round_s: float
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class _Run:
         if number >= self._num_rounds:
             return None
         round_ = _Round(number, left=self._rounds.requests * self._rounds.queries)
-        self.resources["driver"].use(self._costs.round_s / 2, lambda: self._ask(round_))
+        self.clock.after(0.0, lambda: self._ask(round_))
         return round_
 
     def _ask(self, round_: _Round) -> None:
@@ -223,7 +221,7 @@ class _Run:
         def collected() -> None:
             round_.left -= size
             if not round_.left:
-                self.resources["driver"].use(self._costs.round_s / 2, self._commit)
+                self._commit()
 
         def embedded() -> None:
             for critic in self._critics:

@@ -119,7 +119,7 @@ class Manifests(Sequence[Manifest]):
 
     Args:
         run_dir: of the run.
-        parts: what the pool consists of; whoever changes it has it changed here.
+        parts: what the pool consists of; whoever changes it has it changed here, but not while somebody iterates.
     """
 
     def __init__(self, run_dir: Path, parts: list[Part]) -> None:
@@ -151,10 +151,14 @@ class Manifests(Sequence[Manifest]):
         """Return what a part says of its rounds.
 
         Raises:
-            RunDirError: as `read_part`.
+            RunDirError: as `read_part`; or it is not what it was when it was committed, or opened.
         """
         if self._newest is None or self._newest[0] is not part:
-            self._newest = part, read_part(self._run_dir, *part.span)[1]
+            found, content = read_part(self._run_dir, *part.span)
+            if found != part:
+                path = self._run_dir / "rounds" / f"{part.name}.json"
+                raise RunDirError(f"{path} has changed while the run was going on; restore it from a backup")
+            self._newest = part, content
         return self._newest[1]
 
 
@@ -164,16 +168,25 @@ def read_parts(run_dir: Path) -> Iterator[tuple[Part, Content]]:
     Raises:
         RunDirError: a manifest is damaged, or a committed file is missing.
     """
-    names = list[str]()
-    with suppress(FileNotFoundError):
-        names = [path.name for path in (run_dir / "rounds").iterdir()]
-    for first, last in spans(names, str(run_dir / "rounds")):
+    for first, last in list_parts(run_dir):
         part, content = read_part(run_dir, first, last)
         folder = run_dir / "rounds" / part.name
         missing = [name for name in part.files if not (folder / name).is_file()]
         if missing:
             raise RunDirError(f"{folder / missing[0]} is missing; restore it from a backup")
         yield part, content
+
+
+def list_parts(run_dir: Path) -> list[tuple[int, int]]:
+    """Return the first and last round of each part of a pool, in order.
+
+    Raises:
+        RunDirError: a part among others is missing.
+    """
+    names = list[str]()
+    with suppress(FileNotFoundError):
+        names = [path.name for path in (run_dir / "rounds").iterdir()]
+    return spans(names, str(run_dir / "rounds"))
 
 
 def read_part(run_dir: Path, first_round: int, last_round: int) -> tuple[Part, Content]:

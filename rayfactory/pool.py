@@ -50,9 +50,11 @@ from rayfactory.manifests import (
     Manifests,
     Part,
     PlannedRequest,
+    list_parts,
     manifest_to_json,
     part_name,
     part_of,
+    read_part,
     read_parts,
     segment_to_json,
 )
@@ -398,11 +400,9 @@ def count_rows(run_dir: Path) -> int:
     Raises:
         RunDirError: as `read_manifests`.
     """
-    num_rows = 0
     with _locked(run_dir, fcntl.LOCK_SH):
-        for part, _ in read_parts(run_dir):
-            num_rows = part.next_query_id
-    return num_rows
+        found = list_parts(run_dir)
+        return read_part(run_dir, *found[-1])[0].next_query_id if found else 0
 
 
 class _Reading(fsspec.AbstractFileSystem):  # type: ignore[misc]

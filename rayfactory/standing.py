@@ -73,10 +73,12 @@ class Counted:
 
 def reason_to_stop(config: Config, pool: Pool) -> StopReason | None:
     """Return why a run needs no more rounds than are committed, or None where it goes on."""
-    counted = Counted(config)
-    # Where there is a target, what the rows are like decides nothing.
+    counted, manifests = Counted(config), iter(pool.manifests)
+    # Where there is a target, what rows are like decides nothing, and a budget of candidates alone needs all rounds.
     rows = None if config.target is not None else pool.by_round("R", 0, pool.next_round - 1, Statistics.COLUMNS)
-    for manifest in pool.manifests:
+    if config.target is not None and config.max_candidates is None:
+        manifests = iter(pool.manifests[-config.management.exhausted_rounds :])
+    for manifest in manifests:
         counted.add(manifest.plan, manifest.evaluation, None if rows is None else next(rows))
     return counted.reason_to_stop(pool.num_rows)
 

@@ -64,6 +64,21 @@ def ids(rows):
     return [row[0] for row in rows]
 
 
+def test_manifest_that_changes_while_a_run_goes_on_is_said_and_nothing_is_put_together(tmp_path):
+    """Or what it says would be vouched for, and what it was would be removed."""
+    with sizes(4), opened(tmp_path, IDENTITY) as pool:
+        for _ in range(4):
+            commit(pool, 2)
+        path = tmp_path / "rounds" / "000002.json"
+        path.write_text(path.read_text().replace('"num_rows": 2', '"num_rows": 3'))
+        before = parts(tmp_path)
+        with pytest.raises(RunDirError, match=r"000002\.json has changed .* restore it from a backup"):
+            pool.compact()
+        with pytest.raises(RunDirError, match=r"000002\.json has changed"):
+            list(pool.manifests)
+        assert parts(tmp_path) == before
+
+
 def resumed(run_dir):
     """Return everything that a run which goes on sees."""
     with opened(run_dir, IDENTITY) as pool:

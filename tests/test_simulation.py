@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.simulation import Cluster, Costs, Rounds, simulate
 
-NOTHING = Costs(1e-6, 1e-6, 1e-6, 1e-6, 1e-6)
+NOTHING = Costs(1e-6, 1e-6, 1e-6, 1e-6)
 LARGE = Rounds(requests=400)
 
 

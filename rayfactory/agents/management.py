@@ -40,14 +40,14 @@ class Past:
         num_planned: rounds planned so far, judged or not.
         under_way: states of those of them that are not judged, as far as the plan knows; in order.
         exploring: exploring rounds planned since the last exploiting one, the warm-up left out.
-        warmup: evaluations of the judged rounds of the warm-up.
+        warmup_similarity: mean of the mean similarities of the judged rounds of the warm-up; None where none has one.
         newest: evaluations of the newest judged rounds, in order; `MAX_ROUNDS_SHOWN` of them, if there are as many.
     """
 
     num_planned: int
     under_way: Sequence[State]
     exploring: int
-    warmup: Sequence[Evaluation]
+    warmup_similarity: float | None
     newest: Sequence[Evaluation]
 
 
@@ -66,7 +66,7 @@ class History:
         self._warmup_rounds = warmup_rounds
         self.num_planned = self.num_judged = 0
         self.newest: deque[Evaluation] = deque(maxlen=_TELLING_ROUNDS)
-        self._warmup: list[Evaluation] = []
+        self._similarity_sum, self._similarity_count = 0.0, 0
         self._under_way: deque[State] = deque()
         self._exploring = 0
 
@@ -79,16 +79,18 @@ class History:
 
     def judge(self, evaluation: Evaluation) -> None:
         """Learn what became of the oldest round under way."""
-        if self.num_judged < self._warmup_rounds:
-            self._warmup.append(evaluation)
+        if self.num_judged < self._warmup_rounds and evaluation.mean_similarity is not None:
+            self._similarity_sum += evaluation.mean_similarity
+            self._similarity_count += 1
         self.newest.append(evaluation)
         self._under_way.popleft()
         self.num_judged += 1
 
     def past(self) -> Past:
         """Return what a decision rests on."""
+        similarity = self._similarity_sum / self._similarity_count if self._similarity_count else None
         newest = tuple(self.newest)[-MAX_ROUNDS_SHOWN:]
-        return Past(self.num_planned, tuple(self._under_way), self._exploring, tuple(self._warmup), newest)
+        return Past(self.num_planned, tuple(self._under_way), self._exploring, similarity, newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +164,12 @@ def management_prompt(past: Past, player: Player) -> Prompt:
     Raises:
         ConfigError: it does not fit into the model's context window.
     """
-    warmup = _similarities(past.warmup)
     rows = [_row(evaluation) for evaluation in past.newest]
     size, first = len(rows), past.num_planned - len(past.under_way)
     while True:
         values = {
             "rounds": rows,
-            "warmup_similarity": f"{sum(warmup) / len(warmup):.3f}" if warmup else "not known",
+            "warmup_similarity": "not known" if past.warmup_similarity is None else f"{past.warmup_similarity:.3f}",
             "under_way": [f"round {number} {state}" for number, state in enumerate(past.under_way, first)],
             "number": past.num_planned,
         }
@@ -216,15 +217,11 @@ def decide_state(past: Past, config: ManagementConfig) -> State:
         return "GEN"
     if newest.mean_similarity is not None:
         limit = config.max_mean_similarity
-        if warmup := _similarities(past.warmup):
-            limit = min(limit, sum(warmup) / len(warmup) + config.max_similarity_rise)
+        if past.warmup_similarity is not None:
+            limit = min(limit, past.warmup_similarity + config.max_similarity_rise)
         if newest.mean_similarity >= limit:
             return "GEN"
     return "EXP"
-
-
-def _similarities(evaluations: Sequence[Evaluation]) -> list[float]:
-    return [e.mean_similarity for e in evaluations if e.mean_similarity is not None]
 
 
 def allocate_requests(

@@ -73,7 +73,7 @@ def _try_prompt(
             return seed_prompt(schema, seeds, seeds, {}, num_requests, num_seeds, player)
         case "management":
             newest = Evaluation(9_999, "EXP", 999, 0.5, 0.5, 0.5, dict.fromkeys(REJECT_REASONS, 999), {}, {})
-            return management_prompt(Past(10_000 + LAG, ["EXP"] * LAG, 0, (newest,), (newest,)), player)
+            return management_prompt(Past(10_000 + LAG, ["EXP"] * LAG, 0, 0.5, (newest,)), player)
         case "critical":
             return critical_prompt([Failure(schema.database, sql, "error", "")], schemas, player)
     raise AssertionError(agent)

@@ -230,6 +230,7 @@ class Crew:
         """
         import ray
 
+        self._waiting.go_on()
         authors = {origin: self._actors(origin) for origin in dict.fromkeys(request.origin for request in requests)}
         answers: list[Answer | None] = [None] * len(requests)
         waiting = list(range(len(requests)))[::-1]

@@ -29,6 +29,15 @@ class Waiting:
         """Have every wait end within a second, now and from now on. Any thread may call it."""
         self._leaving.set()
 
+    def go_on(self) -> None:
+        """Return where the run is not being left; to be called before what costs something is begun.
+
+        Raises:
+            LeavingError: it is.
+        """
+        if self._leaving.is_set():
+            raise LeavingError("the run is being left")
+
     def for_one(self, references: Sequence[Any]) -> Any:
         """Return the first of the calls to end; its result is there, or its error.
 

@@ -68,10 +68,13 @@ def _actors(config: Config) -> Iterator[str]:
     yield f"workers: {workers} each of generation, expansion and tools (which run queries)"
     share = f", with {config.embedding.gpu_share:g} GPU" if config.embedding.device == "gpu" else ""
     yield f"encoders: 1 on each node{share}, shared by all that is judged there"
-    planning = ["management", "table_selection", "seed_selection"]
-    if config.models.critical.model != "rule":
-        planning.append("critical (advice)")
-    yield f"planning: 1 each of {', '.join(planning)}"
+    names = {"critical": "critical (advice)"}
+    planning = [
+        names.get(agent, agent)
+        for agent in ("management", "table_selection", "seed_selection", "critical")
+        if getattr(config.models, agent).model != "rule"
+    ]
+    yield f"planning: 1 each of {', '.join(planning)}" if planning else "planning: rules, in the process of the run"
     yield f"critics: {config.cluster.index_shards}, one for each shard of the index"
 
 

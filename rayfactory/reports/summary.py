@@ -15,7 +15,7 @@ from rayfactory import __version__
 from rayfactory.databases.schema import Schema
 from rayfactory.manifests import Manifest
 from rayfactory.pool import connect
-from rayfactory.records import DID_NOT_RUN, add_tallies
+from rayfactory.records import DID_NOT_RUN, Tally, add_tallies
 from rayfactory.reports.figures import projected_cost_usd
 from rayfactory.tools.statistics import gini, share
 
@@ -81,6 +81,12 @@ def summarise(
         )
     finally:
         connection.close()
+    # In one go: they may come from the disk.
+    phase_s, tallies = dict.fromkeys(("start", "plan", "produce", "write", "judge"), 0.0), tuple[Tally, ...]()
+    for manifest in manifests:
+        tallies = add_tallies((*tallies, *manifest.tallies))
+        for phase in phase_s:
+            phase_s[phase] += manifest.phase_s.get(phase, 0.0)
     assert figures is not None
     admitted, expansion, non_empty, mean_similarity = figures
     cost_usd, unconfirmed_usd = _total(books, "cost_usd"), _total(books, "unconfirmed_usd")
@@ -114,13 +120,10 @@ def summarise(
         "projected_cost_usd": projected_cost_usd(cost_usd + unconfirmed_usd, admitted, target),
         "max_cost_usd": max_cost_usd,
         "ledger": list(books),
-        "agents": [asdict(tally) for tally in add_tallies(t for manifest in manifests for t in manifest.tallies)],
+        "agents": [asdict(tally) for tally in tallies],
         "rounds": len(manifests),
         "wall_s": round(wall_s, 3),
-        "phase_s": {
-            phase: round(sum(manifest.phase_s.get(phase, 0.0) for manifest in manifests), 3)
-            for phase in ("start", "plan", "produce", "write", "judge")
-        },
+        "phase_s": {phase: round(seconds, 3) for phase, seconds in phase_s.items()},
         "queries_per_second": share(admitted, wall_s),
         "seed": identity["seed"],
         "config_sha256": identity["config_sha256"],

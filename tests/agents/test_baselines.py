@@ -103,7 +103,7 @@ def test_everything_that_runs_is_admitted():
 
 def test_without_the_switch_exploitation_goes_on():
     fixed = ManagementConfig(switch=False)
-    assert [decide_state(Past(n, ["GEN"] * n, 0, (), ()), fixed) for n in range(4)] == ["GEN", "GEN", "EXP", "EXP"]
+    assert [decide_state(Past(n, ["GEN"] * n, 0, None, ()), fixed) for n in range(4)] == ["GEN", "GEN", "EXP", "EXP"]
 
 
 def test_drawn_tables_do_not_look_at_their_use(store):

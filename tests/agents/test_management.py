@@ -1,5 +1,7 @@
 """The Management Agent explores first, exploits then, and goes back to exploring when exploitation goes badly."""
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,18 @@ def test_bad_rounds_of_exploration_change_nothing():
 
 def test_exploration_may_last_longer():
     assert play({4: {"executability": 0.5}}, ManagementConfig(exploration_rounds=2)) == "GGEEEEGGEEEE"
+
+
+def test_history_of_a_warm_up_without_end_stays_small():
+    """As of the methods of others, which only explore: what is kept of a thousand rounds is what is kept of fifty."""
+    sizes, history = [], History(1_000_000)
+    for number in range(1_000):
+        history.plan("GEN")
+        history.judge(evaluation(number, "GEN", similarity=number / 1_000))
+        sizes.append(len(pickle.dumps(history.past())))
+    assert sizes[-1] <= sizes[50] + 50
+    assert history.past().warmup_similarity == pytest.approx(0.4995)
+    assert [e.round for e in history.past().newest] == list(range(988, 1_000))
 
 
 def test_databases_with_the_fewest_rows_for_their_tables_come_first():
