@@ -22,6 +22,7 @@ from rayfactory.agents.critical import evaluate
 from rayfactory.agents.planning import Knowledge, Plan, PlanningAgents, plan_round, queries_missing
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
+from rayfactory.databases.schemas import about
 from rayfactory.errors import RunDirError
 from rayfactory.manifests import PlannedRequest
 from rayfactory.models.chat import ChatStatus
@@ -169,7 +170,7 @@ class Loop:
         self._warned = False
         self._said: set[str] = set()
         progress.admitted_before = progress.admitted
-        progress.tables = sum(len(schema.populated) for schema in schemas.values())
+        progress.tables = sum(each.num_populated for each in about(schemas).values())
         self._show_counts()
 
     def run(self, crew: Workers) -> StopReason:

@@ -29,7 +29,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -119,7 +119,7 @@ class Pool:
             for part in self._parts:
                 self._check_files(part)
             if not self._parts:
-                self._put("run.json", {"format": FORMAT, **identity})
+                self._put("run.json", _to_json({"format": FORMAT, **identity}))
             known = read_identity(run_dir)
             self._has_segments = known is not None and known["format"] != FORMAT_WITHOUT_SEGMENTS
             self._clean()
@@ -348,24 +348,25 @@ class Pool:
         Raises:
             RunDirError: it could not be written.
         """
-        self._write("summary.json", summary)
+        self._write("summary.json", _to_json(summary))
 
-    def write_schema(self, outlines: list[dict[str, Any]]) -> None:
+    def write_schema(self, outlines: Iterable[dict[str, Any]]) -> None:
         """Replace `schema.json`, see `analysis.outline`.
 
         Raises:
             RunDirError: it could not be written.
         """
-        self._write("schema.json", outlines)
+        # A line each, and not all of them as objects: there may be thousands.
+        content = b"[\n" + b",\n".join(json.dumps(each).encode() for each in outlines) + b"\n]\n"
+        self._write("schema.json", content)
 
-    def _write(self, name: str, data: Any) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         try:
-            self._put(name, data)
+            self._put(name, content)
         except OSError as error:
             raise _not_writable(self.run_dir, error) from None
 
-    def _put(self, name: str, data: Any) -> None:
-        content = _to_json(data)
+    def _put(self, name: str, content: bytes) -> None:
         if self._remote is not None:
             self._remote.put(name, content)
         write_durably(self.run_dir / name, content)

@@ -31,6 +31,7 @@ from rayfactory.config import SLOTS, Config, ModelConfig, Slot
 from rayfactory.databases.benchmark import load_schemas, open_benchmark
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
+from rayfactory.databases.schemas import about, held
 from rayfactory.errors import ConfigError, RayfactoryError, RunDirError
 from rayfactory.factory import Clock, Loop
 from rayfactory.identity import check_run_dir, setting_of
@@ -155,8 +156,8 @@ def _run(config: Config, command: str, copy: Copy | None) -> int:
                         config.benchmark.name,
                         config.target,
                         len(schemas),
-                        sum(len(schema.populated) for schema in schemas.values()),
-                        sum(len(schema.tables) - len(schema.populated) for schema in schemas.values()),
+                        sum(each.num_populated for each in about(schemas).values()),
+                        sum(each.num_tables - each.num_populated for each in about(schemas).values()),
                         pool.num_rows,
                         session.dashboard,
                     )
@@ -390,7 +391,7 @@ def models_served(config: Config, say: Callable[[str], None], copy: Copy | None 
         yield replace(config, models=models)
 
 
-def open_databases(config: Config) -> tuple[dict[str, Database], dict[str, Schema]]:
+def open_databases(config: Config) -> tuple[dict[str, Database], Mapping[str, Schema]]:
     """Return the databases of the run and their schemas, by name.
 
     Raises:
@@ -398,7 +399,7 @@ def open_databases(config: Config) -> tuple[dict[str, Database], dict[str, Schem
     """
     data_dir = Path(config.data_dir)
     benchmark = open_benchmark(config.benchmark, data_dir)
-    schemas = {s.database: s for s in load_schemas(benchmark, config.profile, config.execution, data_dir)}
+    schemas = held(load_schemas(benchmark, config.profile, config.execution, data_dir))
     return {database.name: database for database in benchmark.databases if database.name in schemas}, schemas
 
 
@@ -419,7 +420,7 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
             del settings["models"][slot]
     if used:
         settings["prompts"] = templates_sha256()
-    covered = {"settings": settings, "fingerprints": {name: schema.fingerprint for name, schema in schemas.items()}}
+    covered = {"settings": settings, "fingerprints": {name: each.fingerprint for name, each in about(schemas).items()}}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
     return {
         "benchmark": config.benchmark.name,

@@ -1,6 +1,7 @@
 """The loop ends with exactly the rows that were asked for, however it was stopped and started."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from rayfactory import factory, runs
 from rayfactory.agents.planning import Plan, requests_after_warmup
 from rayfactory.config import AgentConfig, Config, EmbeddingConfig, ModelConfig
+from rayfactory.databases import schemas
 from rayfactory.databases.engine import connect as connect_database
 from rayfactory.errors import ConfigError, RunDirError
 from rayfactory.identity import check_run_dir
@@ -262,6 +264,21 @@ def test_models_have_as_many_calls_at_hand_as_may_be_in_flight(models, requests)
             getattr(config.models, name).model = value
     config.models.local = ModelConfig(max_in_flight=128)
     assert requests_after_warmup(config) == requests
+
+
+def test_rows_do_not_depend_on_how_many_schemas_are_in_memory(config, shop, tmp_path, monkeypatch):
+    """Of the others a plan knows what it needs, and each actor fetches those that it works with."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for name in "abcde":
+        shutil.copy(shop, folder / f"{name}.sqlite")
+    config.benchmark.root = str(folder)
+    assert grow(config) == "target"
+    few = replace(config, run_dir=str(tmp_path / "few"))
+    monkeypatch.setattr(schemas, "MAX_HELD", 2)
+    assert grow(few) == "target"
+    assert rows_of(few.run_dir) == rows_of(config.run_dir)
+    assert {row[1] for row in rows_of(few.run_dir)} == set("abcde")
 
 
 def test_another_seed_makes_another_pool(config, tmp_path):

@@ -21,6 +21,7 @@ from rayfactory.agents.seed_selection import PoolSeed, SeedShelf, seed_tables
 from rayfactory.agents.table_selection import Ask, Use, expect
 from rayfactory.config import Config, ModelConfig
 from rayfactory.databases.schema import Schema
+from rayfactory.databases.schemas import about
 from rayfactory.models.completion import PLANNERS
 from rayfactory.records import DID_NOT_RUN, Evaluation, Failure, Request, Seed, State
 from rayfactory.tools.statistics import Statistics
@@ -148,7 +149,7 @@ def plan_round(
     sizes = _request_sizes(config, number, max_queries)
     situation = Situation(
         knowledge.history.past(),
-        {name: len(schema.populated) for name, schema in schemas.items()},
+        {name: each.num_populated for name, each in about(schemas).items()},
         knowledge.statistics.rows,
         knowledge.requested,
     )

@@ -6,7 +6,7 @@ Names and types alone, no content: what a report needs to say what a corpus leav
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,10 @@ class Outline:
         )
 
 
-def to_json(schemas: Iterable[Schema]) -> list[dict[str, Any]]:
-    """Return outlines as `schema.json` has them."""
-    return [
-        {
+def to_json(schemas: Iterable[Schema]) -> Iterator[dict[str, Any]]:
+    """Yield the outlines of schemas as `schema.json` has them."""
+    for outline in map(Outline.of, schemas):
+        yield {
             "database": outline.database,
             "dialect": outline.dialect,
             "tables": [
@@ -93,8 +93,6 @@ def to_json(schemas: Iterable[Schema]) -> list[dict[str, Any]]:
                 for key in outline.foreign_keys
             ],
         }
-        for outline in map(Outline.of, schemas)
-    ]
 
 
 def read_outlines(run_dir: Path) -> Mapping[str, Outline]:

@@ -24,6 +24,7 @@ from rayfactory.cluster.judges import Judges, LoadPool
 from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.metrics import STAGES, Metrics
 from rayfactory.cluster.planners import PLANNING_AGENTS
+from rayfactory.cluster.schema_store import in_object_store
 from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.cluster.vector_actor import check_index_gpu
@@ -31,6 +32,7 @@ from rayfactory.cluster.waiting import Waiting
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
+from rayfactory.databases.schemas import about
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool_copy import Copy
 from rayfactory.records import Answer, Failure, Request, State, Tally
@@ -95,7 +97,7 @@ class Crew:
             databases = shipped(databases, config.cluster)
         self._near_databases = where_databases_are(databases)
         # Held for as long as the crew is, since an actor that is restarted takes them again.
-        self._shared = both = [ray.put(dict(databases)), ray.put(dict(schemas))]
+        self._shared = both = [ray.put(dict(databases)), ray.put(in_object_store(schemas))]
         schemas_only = both[1:]
         self._kinds: dict[str, tuple[type, list[Any], int]] = {
             **{kind: (agent, schemas_only, 1) for kind, agent in PLANNING_AGENTS.items()},
@@ -135,7 +137,7 @@ class Crew:
         if config.cluster.address or self._models:
             # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
             _check_warm(warm)
-        dialects = {name: schema.dialect for name, schema in schemas.items()}
+        dialects = {name: each.dialect for name, each in about(schemas).items()}
         self._metrics = Metrics(copy.url if copy is not None else config.run_dir)
         tools = partial(self._actors, "tools")
         judges = Judges(config, dialects, load_pool, tools, self._encoders, self._metrics.took)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rayfactory import __version__
 from rayfactory.databases.schema import Schema
+from rayfactory.databases.schemas import about
 from rayfactory.manifests import Manifest
 from rayfactory.pool import connect
 from rayfactory.records import DID_NOT_RUN, Tally, add_tallies
@@ -97,7 +98,7 @@ def summarise(
     return {
         "benchmark": identity["benchmark"],
         "databases": len(schemas),
-        "tables": sum(len(schema.tables) for schema in schemas.values()),
+        "tables": sum(each.num_tables for each in about(schemas).values()),
         "tables_covered": sum(counts[key] > 0 for key in populated),
         "stop_reason": stop_reason,
         "target": target,

@@ -73,11 +73,8 @@ class ExecutionTool:
             for name, database in databases.items()
             if database.dialect == "postgres" and split_schema(database.path)[1] != DEFAULT_SCHEMA
         }
-        self._names = {
-            name: {table.name.casefold(): (table.name,) for table in schema.tables}
-            | {view.name.casefold(): view.base_tables for view in schema.views}
-            for name, schema in schemas.items()
-        }
+        self._schemas = schemas
+        self._names: tuple[str, dict[str, tuple[str, ...]]] = "", {}
 
     def run(self, database: str, text: str, examined: Execution) -> Execution:
         """Run one candidate that `examine` lets pass, and complete what it found.
@@ -87,7 +84,7 @@ class ExecutionTool:
         """
         if examined.reason is not None:
             return examined
-        names = self._names[database]
+        names = self._names_of(database)
         unknown = [name for name in examined.tables if name.casefold() not in names]
         if unknown:
             return replace(examined, reason="error", detail=f"no such table: {unknown[0]}")
@@ -99,6 +96,15 @@ class ExecutionTool:
         except StatementError as error:
             return replace(examined, tables=tables, reason=error.reason, detail=_one_line(str(error)))
         return replace(examined, tables=tables, row_count=result.row_count, execution_ms=round(result.elapsed_ms, 3))
+
+    def _names_of(self, database: str) -> dict[str, tuple[str, ...]]:
+        """Return the base tables behind the name of each table and view; those of one database are kept."""
+        if self._names[0] != database:
+            schema = self._schemas[database]
+            names: dict[str, tuple[str, ...]] = {table.name.casefold(): (table.name,) for table in schema.tables}
+            names |= {view.name.casefold(): view.base_tables for view in schema.views}
+            self._names = database, names
+        return self._names[1]
 
     def close(self) -> None:
         """End the process that statements run in."""

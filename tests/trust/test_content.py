@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def config(folder: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def schemas(config: Config) -> dict[str, Schema]:
+def schemas(config: Config) -> Mapping[str, Schema]:
     return open_databases(config)[1]
 
 
