@@ -222,8 +222,8 @@ def main() -> None:
         config = with_encoder(replace(config, round=replace(config.round, requests_after_warmup=20)))
         databases, schemas = open_databases(config)
         rounds = [candidates[start : start + PER_ROUND] for start in range(0, len(candidates), PER_ROUND)]
-        with connected(config.cluster) as session:
-            crew = Crew(config, session, databases, schemas, list)
+        with connected(config.cluster):
+            crew = Crew(config, databases, schemas, list)
             through_ray, alone = ThroughRay(crew), Alone(config, cores)
             through_ray.warm_up(rounds[0])
             alone.judge(rounds[0], counted=False)

@@ -165,7 +165,7 @@ def _run(config: Config, command: str, copy: Copy | None) -> int:
                 loop = Loop(config, schemas, pool, monitor, progress, clock)
                 progress.activity = "starting the agents"
                 monitor.tick(now=True)
-                crew = Crew(served, session, databases, schemas, loop.committed_tables, copy)
+                crew = Crew(served, databases, schemas, loop.committed_tables, copy)
                 try:
                     reason = loop.run(crew)
                 finally:

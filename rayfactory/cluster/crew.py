@@ -17,18 +17,18 @@ from rayfactory.agents.seed_selection import PoolSeed
 from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.bucket.store import is_url
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
-from rayfactory.cluster.delivery import shipped, where_databases_are
-from rayfactory.cluster.encoder import start_encoders
+from rayfactory.cluster.delivery import shipped
+from rayfactory.cluster.encoder import can_encode, start_encoder, start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, close_gateway, start_gateway
 from rayfactory.cluster.judges import Judges, LoadPool
 from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.metrics import STAGES, Metrics
 from rayfactory.cluster.planners import PLANNING_AGENTS
 from rayfactory.cluster.schema_store import in_object_store
-from rayfactory.cluster.session import Session
 from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.cluster.vector_actor import check_index_gpu
 from rayfactory.cluster.waiting import Waiting
+from rayfactory.cluster.workplaces import Workplaces
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
@@ -72,7 +72,6 @@ class Crew:
 
     Args:
         config: of the run.
-        session: the cluster.
         databases: of the run, by name.
         schemas: of the run, by database name.
         load_pool: reads the committed rounds.
@@ -82,7 +81,6 @@ class Crew:
     def __init__(
         self,
         config: Config,
-        session: Session,
         databases: Mapping[str, Database],
         schemas: Mapping[str, Schema],
         load_pool: LoadPool,
@@ -92,18 +90,17 @@ class Crew:
 
         self._config = config
         self._waiting = Waiting()
-        num_workers = config.cluster.workers or session.num_cpus
         if config.cluster.databases == "shipped" or is_url(config.benchmark.root):
             databases = shipped(databases, config.cluster)
-        self._near_databases = where_databases_are(databases)
+        self._workplaces = Workplaces(config.cluster, databases)
         # Held for as long as the crew is, since an actor that is restarted takes them again.
         self._shared = both = [ray.put(dict(databases)), ray.put(in_object_store(schemas))]
         schemas_only = both[1:]
-        self._kinds: dict[str, tuple[type, list[Any], int]] = {
-            **{kind: (agent, schemas_only, 1) for kind, agent in PLANNING_AGENTS.items()},
-            "generation": (GenerationAgent, both, num_workers),
-            "expansion": (ExpansionAgent, both, num_workers),
-            "tools": (ToolWorker, both, num_workers),
+        self._kinds: dict[str, tuple[type, list[Any]]] = {
+            **{kind: (agent, schemas_only) for kind, agent in PLANNING_AGENTS.items()},
+            "generation": (GenerationAgent, both),
+            "expansion": (ExpansionAgent, both),
+            "tools": (ToolWorker, both),
         }
         # A rule decides in milliseconds and keeps nothing: it needs no process of its own, nor copies of the schemas.
         self._rules = {
@@ -122,10 +119,6 @@ class Crew:
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
-        self._requests_per_author = {
-            origin: _requests_per_author(config.models, getattr(config.models, origin), num_workers)
-            for origin in AUTHORS
-        }
         # First who writes the first round, then the encoders, which load while a model writes it. The others start when
         # they are first asked, while a round is judged.
         for kind in ("management", "table_selection", "generation"):
@@ -141,26 +134,34 @@ class Crew:
         self._metrics = Metrics(copy.url if copy is not None else config.run_dir)
         tools = partial(self._actors, "tools")
         judges = Judges(config, dialects, load_pool, tools, self._encoders, self._metrics.took)
-        self.judge, self.commit = judges.judge, judges.commit
+        self.judge, self._commit = judges.judge, judges.commit
 
     def _actors(self, kind: str) -> list[Any]:
-        """Return the actors of a kind, after starting them where this is the first call for them.
+        """Return the actors of a kind, after starting those that are not there yet.
 
         Rounds are planned, written and judged in threads of their own.
         """
         import ray
 
         with self._starting:
-            if kind not in self._started:
-                agent, shared, count = self._kinds[kind]
+            started = self._started.setdefault(kind, [])
+            count = self._workplaces.num_workers if kind in OPENING_DATABASES else 1
+            if len(started) < count:
+                agent, shared = self._kinds[kind]
                 actor: Any = ray.remote(_with_shared(agent, shared))
                 options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
-                if kind in OPENING_DATABASES:
-                    options = options | self._near_databases
-                self._started[kind] = [
-                    actor.options(name=f"{kind}-{i}", **options).remote(self._config) for i in range(count)
-                ]
-            return self._started[kind]
+                for number in range(len(started), count):
+                    place = self._workplaces.options(number) if kind in OPENING_DATABASES else {}
+                    started.append(actor.options(name=f"{kind}-{number}", **(options | place)).remote(self._config))
+            return list(started)
+
+    def commit(self, ids: Mapping[int, int]) -> None:
+        """Tell the critics which query_id each admitted position of the round has got; take in nodes that joined."""
+        self._commit(ids)
+        for node_id, resources in self._workplaces.look().items():
+            if can_encode(self._config, resources):
+                number = len(self._encoders)
+                self._encoders[node_id] = start_encoder(self._config, _STATELESS, number, node_id, resources)
 
     # -- plan -----------------------------------------------------------------
 
@@ -234,6 +235,11 @@ class Crew:
 
         self._waiting.go_on()
         authors = {origin: self._actors(origin) for origin in dict.fromkeys(request.origin for request in requests)}
+        models = self._config.models
+        in_hand = {
+            origin: _requests_per_author(models, getattr(models, origin), len(group))
+            for origin, group in authors.items()
+        }
         answers: list[Answer | None] = [None] * len(requests)
         waiting = list(range(len(requests)))[::-1]
         attempts = [0] * len(requests)
@@ -243,7 +249,7 @@ class Crew:
             while waiting:
                 origin = requests[waiting[-1]].origin
                 author = min(authors[origin], key=load.__getitem__)
-                if load[author] >= self._requests_per_author[origin]:
+                if load[author] >= in_hand[origin]:
                     break
                 index = waiting.pop()
                 load[author] += 1
@@ -299,6 +305,8 @@ class Crew:
         """End the conversation with the models: what arrived is on disk, what is open is booked as unconfirmed."""
         import ray
 
+        with suppress(ray.exceptions.RayError):
+            self._workplaces.close()
         if self._gateway is not None:
             with suppress(ray.exceptions.RayError):
                 # What a slow storage has to take is worth more than a quick end.

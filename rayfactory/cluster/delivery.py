@@ -9,7 +9,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,10 +198,11 @@ def _files(path: str) -> list[Path]:
     return [Path(path), *(each for each in beside if each.is_file())]
 
 
-def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
-    """Return the options of an actor that opens databases: it keeps off the nodes that cannot read them.
+def nodes_without(databases: Mapping[str, Database], among: Collection[str]) -> list[str]:
+    """Return the ids of the nodes that cannot read the databases; a warning tells each by name.
 
-    Those nodes are told by name in a warning.
+    Args:
+        among: ids of the nodes that are asked.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -212,9 +213,10 @@ def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
         if database.dialect in FILE_DIALECTS and not isinstance(database, Shipped)
     }
     here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    others = [node for node in nodes if node["Alive"] and node["NodeID"] in among and node["NodeID"] != here]
     if not wanted or not others:
-        return {}
+        return []
     look: Any = ray.remote(_unreadable)
     asked = {
         look.options(
@@ -240,7 +242,12 @@ def where_databases_are(databases: Mapping[str, Database]) -> dict[str, Any]:
                 node["NodeManagerAddress"],
                 found,
             )
-    return {"label_selector": {"ray.io/node-id": f"!in({','.join(kept_off)})"}} if kept_off else {}
+    return kept_off
+
+
+def keeping_off(node_ids: Sequence[str]) -> dict[str, Any]:
+    """Return the options of an actor that is not to be on these nodes."""
+    return {"label_selector": {"ray.io/node-id": f"!in({','.join(node_ids)})"}} if node_ids else {}
 
 
 def _unreadable(wanted: Mapping[str, Mapping[str, int]]) -> str:

@@ -61,8 +61,6 @@ class Encoder:
 def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     """Start an encoder on each node that can have one; return their handles by the id of the node.
 
-    Nodes that join later are served by these.
-
     Args:
         config: of the run, with the encoder's device decided.
         options: of an actor that can be made again from its arguments.
@@ -71,26 +69,47 @@ def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]
         ConfigError: no GPU is left for it.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     on_gpu = config.embedding.device == "gpu"
-    resource = "GPU" if on_gpu else "CPU"
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
-    able = [node_id for node_id in sorted(alive) if alive[node_id].get(resource, 0) > 0]
+    able = [node_id for node_id in sorted(alive) if can_encode(config, alive[node_id])]
     if on_gpu:
         check_gpu_room(config.embedding.gpu_share, "embedding.device=gpu", "set embedding.device=cpu in a new run_dir")
-    # Ray has an actor that names a resource hold a CPU as well, unless it names that too.
-    share = {"num_cpus": 0, "num_gpus": config.embedding.gpu_share} if on_gpu else {}
-    actor: Any = ray.remote(Encoder)
     # Where no node has what it takes, the one that is started all the same waits for such a node.
     return {
-        node_id: actor.options(
-            name=f"encoder-{i}",
-            max_concurrency=MAX_CALLS,
-            # Soft: where the node is lost, its encoder is started on another one.
-            **share,
-            **{**options, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)},
-        ).remote(config, max(1, int(alive[node_id].get("CPU", 1))))
+        node_id: start_encoder(config, options, i, node_id, alive[node_id])
         for i, node_id in enumerate(able or sorted(alive)[:1])
     }
+
+
+def can_encode(config: Config, resources: Mapping[str, float]) -> bool:
+    """Return whether a node with these resources can have an encoder."""
+    return resources.get("GPU" if config.embedding.device == "gpu" else "CPU", 0) > 0
+
+
+def start_encoder(
+    config: Config, options: Mapping[str, Any], number: int, node_id: str, resources: Mapping[str, float]
+) -> Any:
+    """Start an encoder on a node; return its handle.
+
+    Args:
+        config: of the run, with the encoder's device decided.
+        options: of an actor that can be made again from its arguments.
+        number: unlike that of every other encoder.
+        node_id: of the node.
+        resources: of the node.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Ray has an actor that names a resource hold a CPU as well, unless it names that too.
+    share = {"num_cpus": 0, "num_gpus": config.embedding.gpu_share} if config.embedding.device == "gpu" else {}
+    actor: Any = ray.remote(Encoder)
+    return actor.options(
+        name=f"encoder-{number}",
+        max_concurrency=MAX_CALLS,
+        # Soft: where the node is lost, its encoder is started on another one.
+        **share,
+        **{**options, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)},
+    ).remote(config, max(1, int(resources.get("CPU", 1))))

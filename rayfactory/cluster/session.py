@@ -24,11 +24,9 @@ class Session:
     """A connection to a Ray cluster.
 
     Attributes:
-        num_cpus: CPUs of the cluster, at least 1.
         dashboard: address of the Ray dashboard, empty where there is none.
     """
 
-    num_cpus: int
     dashboard: str
 
 
@@ -61,8 +59,7 @@ def connected(config: ClusterConfig, kept_back: Collection[str] = ()) -> Iterato
     try:
         _set_up_ray_data()
         url = context.dashboard_url or ""
-        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        yield Session(max(1, cpus), f"http://{url}" if url else "")
+        yield Session(f"http://{url}" if url else "")
     finally:
         ray.shutdown()
 

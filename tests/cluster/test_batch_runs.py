@@ -42,8 +42,8 @@ def test_batch_holds_a_whole_round_of_more_requests_than_an_actor_usually_takes(
             Request(0, index, "generation", "shop", ("customer", "sale"), (), (), 1, index)
             for index in range(num_requests)
         ]
-        with connected(config.cluster) as session:
-            crew = Crew(config, session, databases, schemas, list)
+        with connected(config.cluster):
+            crew = Crew(config, databases, schemas, list)
             answers = crew.produce(requests, lambda place, answer: None)
             crew.close()
         assert [batch["request_counts"]["total"] for batch in server.batches.values()] == [num_requests]

@@ -230,6 +230,17 @@ def test_node_lost_in_each_phase_costs_nothing(folder, server, nodes, undisturbe
     assert re.findall(r"\b(?:2[1-9]|[3-9]\d) of 20 judged", run.said) == []
 
 
+def test_node_that_joins_a_run_gets_workers(folder, server, nodes, undisturbed):
+    """A run that wants more workers than there are CPUs begins with those, and grows with the cluster."""
+    run = Run(folder, server, "joined", *on(nodes), "cluster.workers=3")
+    assert nodes.tell("add") == "added"
+    run.until(lambda: "node(s) joined: 3 workers of each kind now" in run.said)
+    assert run.end() == 0, run.said
+    assert "the cluster has 2 CPUs for cluster.workers=3" in run.said
+    assert rows_of(folder / "joined") == undisturbed
+    nodes.tell("kill")
+
+
 @pytest.mark.parametrize("phases", [("commit",), pytest.param(PHASES, marks=pytest.mark.slow)], ids=len)
 def test_sigterm_in_any_phase_ends_the_run_with_what_is_committed(folder, server, nodes, undisturbed, phases):
     """Exit code 130 and a summary, each time; what is committed stays, and the run goes on from there."""
