@@ -233,10 +233,10 @@ def test_node_lost_in_each_phase_costs_nothing(folder, server, nodes, undisturbe
 def test_node_that_joins_a_run_gets_workers(folder, server, nodes, undisturbed):
     """A run that wants more workers than there are CPUs begins with those, and grows with the cluster."""
     run = Run(folder, server, "joined", *on(nodes), "cluster.workers=3")
+    run.until(lambda: "the cluster has 2 CPUs for cluster.workers=3" in run.said)
     assert nodes.tell("add") == "added"
     run.until(lambda: "node(s) joined: 3 workers of each kind now" in run.said)
     assert run.end() == 0, run.said
-    assert "the cluster has 2 CPUs for cluster.workers=3" in run.said
     assert rows_of(folder / "joined") == undisturbed
     nodes.tell("kill")
 
