@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from rayfactory.agents.seed_selection import PoolSeed
 from rayfactory.agents.table_selection import Ask, Use
 from rayfactory.bucket.store import is_url
 from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
+from rayfactory.cluster.dataflow import TASK_CPUS
 from rayfactory.cluster.delivery import shipped
 from rayfactory.cluster.encoder import can_encode, start_encoder, start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, close_gateway, start_gateway
@@ -25,6 +26,7 @@ from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
 from rayfactory.cluster.metrics import STAGES, Metrics
 from rayfactory.cluster.planners import PLANNING_AGENTS
 from rayfactory.cluster.schema_store import in_object_store
+from rayfactory.cluster.shortage import Shortage
 from rayfactory.cluster.tool_worker import ToolWorker
 from rayfactory.cluster.vector_actor import check_index_gpu
 from rayfactory.cluster.waiting import Waiting
@@ -35,7 +37,7 @@ from rayfactory.databases.schema import Schema
 from rayfactory.databases.schemas import about
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool_copy import Copy
-from rayfactory.records import Answer, Failure, Request, State, Tally
+from rayfactory.records import Answer, Candidate, Failure, Request, State, Tally, Verdict
 from rayfactory.reports.monitor import Progress
 from rayfactory.validate import used_slots
 
@@ -92,6 +94,7 @@ class Crew:
         self._waiting = Waiting()
         if config.cluster.databases == "shipped" or is_url(config.benchmark.root):
             databases = shipped(databases, config.cluster)
+        self._shortage = Shortage(config, TASK_CPUS)
         self._workplaces = Workplaces(config.cluster, databases)
         # Held for as long as the crew is, since an actor that is restarted takes them again.
         self._shared = both = [ray.put(dict(databases)), ray.put(in_object_store(schemas))]
@@ -110,6 +113,7 @@ class Crew:
         }
         self._started: dict[str, list[Any]] = {}
         self._starting = threading.Lock()
+        self._moves = 0
         self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
         self._gateway: Any = None
         self._mirror = copy.mirror if copy is not None else None
@@ -133,35 +137,64 @@ class Crew:
         dialects = {name: each.dialect for name, each in about(schemas).items()}
         self._metrics = Metrics(copy.url if copy is not None else config.run_dir)
         tools = partial(self._actors, "tools")
-        judges = Judges(config, dialects, load_pool, tools, self._encoders, self._metrics.took)
-        self.judge, self._commit = judges.judge, judges.commit
+        homes = self._workplaces.homes
+        judges = Judges(config, dialects, load_pool, tools, homes, self._encoders, self._metrics.took)
+        self._judge, self._commit = judges.judge, judges.commit
 
     def _actors(self, kind: str) -> list[Any]:
         """Return the actors of a kind, after starting those that are not there yet.
 
         Rounds are planned, written and judged in threads of their own.
         """
-        import ray
-
         with self._starting:
             started = self._started.setdefault(kind, [])
             count = self._workplaces.num_workers if kind in OPENING_DATABASES else 1
-            if len(started) < count:
-                agent, shared = self._kinds[kind]
-                actor: Any = ray.remote(_with_shared(agent, shared))
-                options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
-                for number in range(len(started), count):
-                    place = self._workplaces.options(number) if kind in OPENING_DATABASES else {}
-                    started.append(actor.options(name=f"{kind}-{number}", **(options | place)).remote(self._config))
+            started += [self._start(kind, number) for number in range(len(started), count)]
             return list(started)
+
+    def _start(self, kind: str, number: int, again: str = "") -> Any:
+        """Start an actor of a kind, in place of another one of its number where it is started again."""
+        import ray
+
+        agent, shared = self._kinds[kind]
+        actor: Any = ray.remote(_with_shared(agent, shared))
+        options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
+        place = self._workplaces.options(number) if kind in OPENING_DATABASES else {}
+        return actor.options(name=f"{kind}-{number}{again}", **(options | place)).remote(self._config)
+
+    def judge(
+        self,
+        chunks: Iterable[Sequence[Candidate]],
+        first_id: int,
+        on_verdicts: Callable[[Sequence[Verdict]], None],
+    ) -> list[Verdict]:
+        """Judge the candidates of one round, see `Judges.judge`."""
+
+        def got_on(verdicts: Sequence[Verdict]) -> None:
+            self._shortage.got_on()
+            on_verdicts(verdicts)
+
+        return self._judge(chunks, first_id, got_on)
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Tell the critics which query_id each admitted position of the round has got; take in nodes that joined."""
+        import ray
+
         self._commit(ids)
-        for node_id, resources in self._workplaces.look().items():
+        news = self._workplaces.look()
+        for node_id, resources in news.nodes.items():
             if can_encode(self._config, resources):
                 number = len(self._encoders)
                 self._encoders[node_id] = start_encoder(self._config, _STATELESS, number, node_id, resources)
+        with self._starting:
+            for kind in OPENING_DATABASES:
+                started = self._started.get(kind, [])
+                for number in news.moved:
+                    if number < len(started):
+                        # A request that it has in hand is asked again; of what was paid for it, nothing is lost.
+                        ray.kill(started[number])
+                        self._moves += 1
+                        started[number] = self._start(kind, number, f"-moved-{self._moves}")
 
     # -- plan -----------------------------------------------------------------
 
@@ -212,6 +245,7 @@ class Crew:
                     raise as_own(error, "an agent could not answer") from error
                 continue
             self._tallies += tallies
+            self._shortage.got_on()
             return result
         raise AssertionError("unreachable")
 
@@ -247,8 +281,13 @@ class Crew:
         in_flight: dict[Any, tuple[int, Any]] = {}
         while waiting or in_flight:
             while waiting:
-                origin = requests[waiting[-1]].origin
-                author = min(authors[origin], key=load.__getitem__)
+                request = requests[waiting[-1]]
+                origin = request.origin
+                near = self._near(authors[origin], request.database)
+                author = min(
+                    authors[origin],
+                    key=lambda each: (load[each] >= in_hand[origin], each not in near, load[each]),
+                )
                 if load[author] >= in_hand[origin]:
                     break
                 index = waiting.pop()
@@ -256,7 +295,8 @@ class Crew:
                 in_flight[author.answer.remote(requests[index])] = index, author
             done = self._waiting.for_one(list(in_flight))
             index, author = in_flight.pop(done)
-            load[author] -= 1
+            if author in load:
+                load[author] -= 1
             try:
                 answer: Answer = ray.get(done)
             except ray.exceptions.RayError as error:
@@ -267,10 +307,21 @@ class Crew:
                     ) from error
                 logger.warning("an author was lost (%s); its request is asked again", brief(error))
                 waiting.append(index)
+                # It may have been started again elsewhere, as another actor.
+                authors = {origin: self._actors(origin) for origin in authors}
+                load = {each: load.get(each, 0) for group in authors.values() for each in group}
                 continue
             answers[index] = answer
+            self._shortage.got_on()
             on_answer(index, answer)
         return [answer for answer in answers if answer is not None]
+
+    def _near(self, authors: Sequence[Any], database: str) -> set[Any]:
+        """Return the authors on nodes that have a database; all of them where every node does."""
+        homes = self._workplaces.homes()
+        if homes.places is None:
+            return set(authors)
+        return {authors[number] for number in homes.of(database) if number < len(authors)}
 
     def leave(self) -> None:
         """Have `produce` and the planning agents' calls, which another thread makes, end within a second."""
@@ -305,6 +356,7 @@ class Crew:
         """End the conversation with the models: what arrived is on disk, what is open is booked as unconfirmed."""
         import ray
 
+        self._shortage.close()
         with suppress(ray.exceptions.RayError):
             self._workplaces.close()
         if self._gateway is not None:

@@ -10,7 +10,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rayfactory.cluster.workplaces import Homes
 from rayfactory.records import Candidate, Execution, Features, Tree
 from rayfactory.tools.execution import examine
 
@@ -54,6 +55,29 @@ _EXECUTION = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Handles of `ToolWorker` actors, and which of them are to work with which database."""
+
+    handles: Sequence[Any]
+    homes: Homes
+
+    def share(self, number: int, databases: Sequence[str]) -> dict[Any, list[int]]:
+        """Return what each worker has of a block: places of its candidates, in ascending order.
+
+        Args:
+            number: of the block.
+            databases: of its candidates.
+        """
+        shares: dict[Any, list[int]] = {}
+        for place, database in enumerate(databases):
+            near: Sequence[int] = range(len(self.handles))
+            if self.homes.places is not None:
+                near = [each for each in self.homes.of(database) if each < len(self.handles)] or near
+            shares.setdefault(self.handles[near[number % len(near)]], []).append(place)
+        return shares
+
+
 Took = Callable[[str, float], None]
 """Is told of a stage, and the seconds that it took for a block."""
 
@@ -61,7 +85,7 @@ Took = Callable[[str, float], None]
 def run_and_embed(
     candidates: Sequence[Candidate],
     first: int,
-    workers: Sequence[Any],
+    workers: Workers,
     encoders: Mapping[str, Any],
     block_size: int,
     took: Took,
@@ -71,7 +95,7 @@ def run_and_embed(
     Args:
         candidates: of one round, in order.
         first: position of the first of them in the round: that of the beginning of a block.
-        workers: handles of `ToolWorker` actors.
+        workers: that run them.
         encoders: handles of `Encoder` actors, by the id of their node.
         block_size: candidates in a block.
         took: told of each stage of each block.
@@ -95,7 +119,7 @@ def run_and_embed(
     dataset: Any = (
         ray.data.from_arrow(blocks)
         .map_batches(parse_block, **stages)
-        .map_batches(partial(execute_block, workers=list(workers)), **stages)
+        .map_batches(partial(execute_block, workers=workers), **stages)
         .map_batches(partial(embed_block, encoders=dict(encoders)), **stages)
     )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -151,14 +175,20 @@ def _examined(sql: str, dialect: str, ended: list[str] | None) -> Execution:
 
 
 @timed
-def execute_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
+def execute_block(block: pa.Table, workers: Workers) -> pa.Table:
     """Run each candidate that may run."""
     # What running does not need, text and tree above all, stays here.
     work = [
         (database, sql, Execution(reason, detail, "", tables=tuple(tables)))
         for database, sql, reason, detail, tables in _rows(block, "database", "sql", "reason", "detail", "tables")
     ]
-    executions = _executed(_worker(block, workers), work)
+    shares = workers.share(block["block"][0].as_py(), [database for database, _, _ in work])
+    begun = {worker: _begin(worker, [work[place] for place in places]) for worker, places in shares.items()}
+    found: dict[int, Execution] = {}
+    for worker, places in shares.items():
+        executed = _executed(worker, [work[place] for place in places], begun[worker])
+        found.update(zip(places, executed, strict=True))
+    executions = [found[place] for place in range(len(work))]
     for name in ("reason", "detail", "tables", "row_count", "execution_ms"):
         field = _EXECUTION.field(name)
         column = pa.array([getattr(execution, name) for execution in executions], field.type)
@@ -166,16 +196,24 @@ def execute_block(block: pa.Table, workers: Sequence[Any]) -> pa.Table:
     return block
 
 
-def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
-    """Have a worker run candidates. Where it is lost, each of them runs once more, alone."""
+def _begin(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> Any:
+    """Have a worker begin to run candidates; return the reference to what comes of them."""
+    return worker.execute.options(max_task_retries=0).remote(work)
+
+
+def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]], begun: Any) -> list[Execution]:
+    """Return what came of candidates. Where their worker is lost, each of them runs once more, alone.
+
+    Args:
+        worker: that runs them.
+        work: the candidates.
+        begun: reference to what comes of them.
+    """
     import ray
 
-    def execute(some: Sequence[tuple[str, str, Execution]]) -> list[Execution]:
-        executions: list[Execution] = ray.get(worker.execute.options(max_task_retries=0).remote(some))
-        return executions
-
     try:
-        return execute(work)
+        executions: list[Execution] = ray.get(begun)
+        return executions
     except ray.exceptions.RayActorError as error:
         logger.warning("a worker was lost; what it ran is run once more, one statement at a time: %s", error)
     executions = []
@@ -185,7 +223,7 @@ def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> list[E
             continue
         ray.get(worker.ready.options(max_task_retries=-1).remote())
         try:
-            executions += execute([item])
+            executions += ray.get(_begin(worker, [item]))
         except ray.exceptions.RayActorError:
             executions.append(replace(item[2], reason="crashed", detail="the worker that ran it alone was lost"))
     return executions
@@ -202,16 +240,15 @@ def embed_block(block: pa.Table, encoders: Mapping[str, Any]) -> pa.Table:
     return block.append_column("vector", pa.array(column, pa.list_(pa.float32())))
 
 
-def _worker(block: pa.Table, workers: Sequence[Any]) -> Any:
-    return workers[block["block"][0].as_py() % len(workers)]
-
-
 def _encoder(block: pa.Table, encoders: Mapping[str, Any]) -> Any:
     """Return the encoder of the node that this runs on; where it has none, another one, by turns."""
     import ray
 
     own = encoders.get(ray.get_runtime_context().get_node_id())
-    return _worker(block, list(encoders.values())) if own is None else own
+    if own is not None:
+        return own
+    others = list(encoders.values())
+    return others[block["block"][0].as_py() % len(others)]
 
 
 def _rows(block: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:

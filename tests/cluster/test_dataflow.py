@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rayfactory.cluster.dataflow import _INPUT, embed_block, execute_block, parse_block
+from rayfactory.cluster.dataflow import _INPUT, Workers, embed_block, execute_block, parse_block
 from rayfactory.cluster.tool_worker import ToolWorker
+from rayfactory.cluster.workplaces import Homes
 from rayfactory.records import NEVER_AGAIN, Execution
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ class Mortal(ToolWorker):
 PROGRAM = """
 import sys
 import ray
-from rayfactory.cluster.dataflow import _executed
+from rayfactory.cluster.dataflow import _begin, _executed
 from rayfactory.records import Execution
 from tests.cluster.test_dataflow import KILL, LOST, Mortal
 
@@ -50,7 +51,7 @@ worker = ray.remote(Mortal).options(max_restarts=-1, max_task_retries=1).remote(
 statements = ("SELECT 1", f"SELECT 2 {LOST}", f"SELECT 3 {KILL}", "SELECT 4")
 work = [("shop", sql, Execution(None, "", "")) for sql in statements]
 work += [("shop", "DROP", Execution("refused", "DROP is not a SELECT", ""))]
-print([(execution.reason, execution.row_count) for execution in _executed(worker, work)])
+print([(execution.reason, execution.row_count) for execution in _executed(worker, work, _begin(worker, work))])
 ray.shutdown()
 """
 
@@ -97,3 +98,36 @@ def test_stages_have_names_that_the_dashboard_shows():
     assert [stage.__name__ for stage in (parse_block, execute_block, embed_block)] == [
         "parse_block", "execute_block", "embed_block"
     ]  # fmt: skip
+
+
+def test_without_homes_a_block_goes_to_one_worker():
+    workers = Workers(["a", "b", "c"], Homes(None, 2))
+    assert workers.share(4, ["shop", "bank", "shop"]) == {"b": [0, 1, 2]}
+
+
+def test_with_homes_the_candidates_of_a_database_go_where_it_is():
+    """To the workers of its node by turns, whatever node the block is parsed on; and those of another elsewhere."""
+    homes = Homes(("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.2"), 40)
+    of = {name: homes.of(name) for name in (f"d{i}" for i in range(40))}
+    assert set(map(tuple, of.values())) == {(0, 2), (1, 3)}
+    here, there = next(name for name in of if of[name] == [0, 2]), next(name for name in of if of[name] == [1, 3])
+    workers = Workers(["a", "b", "c", "d"], homes)
+    assert workers.share(0, [here, there, here]) == {"a": [0, 2], "b": [1]}
+    assert workers.share(1, [here, there, here]) == {"c": [0, 2], "d": [1]}
+
+
+@pytest.mark.parametrize("num_databases", [1, 2, 3, 8, 100])
+def test_no_worker_is_left_without_a_database(num_databases: int):
+    """As far as chance gives each node one: of few databases each is on several nodes."""
+    homes = Homes(tuple(f"10.0.0.{i % 8}" for i in range(16)), num_databases)
+    counts = [len(homes.of(f"d{i}")) // 2 for i in range(num_databases)]
+    assert counts == [-(-8 // num_databases)] * num_databases
+
+
+def test_homes_stay_where_other_nodes_join_and_leave():
+    """A database moves only to a node that joined, or from one that left."""
+    before = Homes(tuple(f"10.0.0.{i}" for i in range(8)), 200)
+    after = Homes(tuple(f"10.0.0.{i}" for i in range(9)), 200)
+    moved = [name for name in (f"d{i}" for i in range(200)) if before.of(name) != after.of(name)]
+    assert all(after.of(name) == [8] for name in moved)
+    assert 5 < len(moved) < 50
