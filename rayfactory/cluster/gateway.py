@@ -120,6 +120,8 @@ def start_gateway(
         ray.remote(Gateway)
         .options(
             name=_NAME,
+            # Ray would ask for one to start it with, and the head of a cluster often has none.
+            num_cpus=0,
             max_restarts=-1,
             # A completion whose body arrived is in the journal, so a call may be made again.
             max_task_retries=-1,

@@ -36,7 +36,7 @@ def scaling_cluster(folder: Path, max_nodes: int) -> Iterator[str]:
     settings = {
         "cluster_name": "fake_multinode", "max_workers": max_nodes, "idle_timeout_minutes": 5, "upscaling_speed": 1.0,
         "provider": {
-            "type": "fake_multinode", "head_node_id": HEAD_ID, "use_node_id_as_ip": True,
+            "type": "fake_multinode", "head_node_id": HEAD_ID, "gcs_address": f"127.0.0.1:{port}", "use_node_id_as_ip": True,
             "disable_node_updaters": True, "disable_launch_config_check": True,
         },
         "available_node_types": kinds, "head_node_type": "ray.head.default", "auth": {}, "docker": {}, "file_mounts": {},
@@ -52,7 +52,7 @@ def scaling_cluster(folder: Path, max_nodes: int) -> Iterator[str]:
     log = folder / "autoscaling.log"
     with log.open("w") as output:
         head = subprocess.Popen(
-            [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={port}", "--num-cpus=0",
+            [str(Path(sys.executable).parent / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0",
              f"--autoscaling-config={config}", "--include-dashboard=false", "--disable-usage-stats", "--block"],
             env=environment, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
