@@ -5,6 +5,8 @@
 First what this machine tells. `generation`: rows admitted in a second by 8 generation actors, each with one call at a
 time to an endpoint that takes two seconds, over those by one. `critic`: candidates judged in a second by workers on two
 cores over those by one worker on one core, by `benchmarks.judge`; it tells the costs of the stages as well.
+`stages_alone_ratio` is what two cores do over what one does without Ray, each stage by itself in a process on each core:
+less than 2 where cores share what is between them and the memory.
 
 Then `benchmarks.simulation` plays runs on 1 to 1,000 nodes with these costs: what is judged in a second, what was
 busiest, and what 300,000, 10 million and 1 billion queries take in hours and dollars. `this_machine` is the same
@@ -137,6 +139,7 @@ def measured(run: Path, limit: int) -> dict[str, Any]:
             "one_worker_per_s": one["ours"],
             "two_workers_per_s": two["ours"],
             "ratio": round(two["ours"] / one["ours"], 2),
+            "stages_alone_ratio": round(two["reference_per_s"] / one["reference_per_s"], 2),
         },
         "core_ms": two["core_ms"] | {"write": round(write_ms(), 2)},
         "driver_ms": round(two["driver_ms"] + round_ms_per_row(run), 2),
