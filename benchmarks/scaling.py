@@ -5,8 +5,8 @@
 First what this machine tells. `generation`: rows admitted in a second by 8 generation actors, each with one call at a
 time to an endpoint that takes two seconds, over those by one. `critic`: candidates judged in a second by workers on two
 cores over those by one worker on one core, by `benchmarks.judge`; it tells the costs of the stages as well.
-`stages_alone_ratio` is what two cores do over what one does without Ray, each stage by itself in a process on each core:
-less than 2 where cores share what is between them and the memory.
+`stages_alone_ratio` is what two cores do over what one does without Ray, each stage by itself in a process on each
+core: less than 2 where cores share what is between them and the memory.
 
 Then `benchmarks.simulation` plays runs on 1 to 1,000 nodes with these costs: what is judged in a second, what was
 busiest, and what 300,000, 10 million and 1 billion queries take in hours and dollars. `this_machine` is the same
