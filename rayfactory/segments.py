@@ -71,17 +71,25 @@ def put_together(sources: Sequence[Path], target: Path, schema: pa.Schema) -> li
                 with pq.ParquetFile(source) as rounds:
                     counts.append(rounds.metadata.num_rows)
                     for i in range(rounds.num_row_groups):
-                        waiting.append(rounds.read_row_group(i, schema.names).select(schema.names).cast(schema))
+                        rows = rounds.read_row_group(i, schema.names, use_threads=False)
+                        waiting.append(rows.select(schema.names).cast(schema))
                         num_waiting += len(waiting[-1])
                         if num_waiting >= per_group:
                             rows = pa.concat_tables(waiting)
                             whole = num_waiting // per_group * per_group
                             writer.write_table(rows.slice(0, whole), per_group)
-                            waiting, num_waiting = [rows.slice(whole)], num_waiting - whole
+                            # A copy: a slice would keep all of them.
+                            waiting, num_waiting = [_copied(rows.slice(whole))], num_waiting - whole
+                            del rows
+                            pa.default_memory_pool().release_unused()
             writer.write_table(pa.concat_tables([schema.empty_table(), *waiting]), per_group)
         file.flush()
         os.fsync(file.fileno())
     return counts
+
+
+def _copied(rows: pa.Table) -> pa.Table:
+    return rows.take(pa.array(range(len(rows)), pa.int64()))
 
 
 def read_rounds(
