@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,7 +23,7 @@ from rayfactory.cluster.delivery import shipped
 from rayfactory.cluster.encoder import can_encode, start_encoder, start_encoders
 from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, close_gateway, start_gateway
 from rayfactory.cluster.judges import Judges, LoadPool
-from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
+from rayfactory.cluster.losses import Losses, as_own, brief, is_loss
 from rayfactory.cluster.metrics import STAGES, Metrics
 from rayfactory.cluster.planners import PLANNING_AGENTS
 from rayfactory.cluster.schema_store import in_object_store
@@ -237,17 +238,19 @@ class Crew:
             result, _ = asyncio.run(getattr(self._rules[kind], method)(*args))
             return result
         (agent,) = self._actors(kind)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        losses = Losses()
+        while True:
             try:
                 result, tallies = ray.get(self._waiting.for_one([getattr(agent, method).remote(*args)]))
             except ray.exceptions.RayError as error:
-                if not is_loss(error) or attempt == MAX_ATTEMPTS:
+                pause_s = losses.pause_s(error)
+                if pause_s is None:
                     raise as_own(error, "an agent could not answer") from error
+                self._waiting.pause(pause_s)
                 continue
             self._tallies += tallies
             self._shortage.got_on()
             return result
-        raise AssertionError("unreachable")
 
     # -- produce --------------------------------------------------------------
 
@@ -276,7 +279,8 @@ class Crew:
         }
         answers: list[Answer | None] = [None] * len(requests)
         waiting = list(range(len(requests)))[::-1]
-        attempts = [0] * len(requests)
+        losses = [Losses() for _ in requests]
+        resting: dict[Any, float] = {}
         load = {author: 0 for group in authors.values() for author in group}
         in_flight: dict[Any, tuple[int, Any]] = {}
         while waiting or in_flight:
@@ -284,12 +288,22 @@ class Crew:
                 request = requests[waiting[-1]]
                 origin = request.origin
                 near = self._near(authors[origin], request.database)
+                now = time.monotonic()
                 author = min(
                     authors[origin],
-                    key=lambda each: (load[each] >= in_hand[origin], each not in near, load[each]),
+                    key=lambda each: (
+                        load[each] >= in_hand[origin],
+                        resting.get(each, 0.0) > now,
+                        each not in near,
+                        load[each],
+                    ),
                 )
                 if load[author] >= in_hand[origin]:
                     break
+                rests_s = resting.get(author, 0.0) - now
+                if rests_s > 0 and in_flight:
+                    break
+                self._waiting.pause(max(0.0, rests_s))
                 index = waiting.pop()
                 load[author] += 1
                 in_flight[author.answer.remote(requests[index])] = index, author
@@ -300,12 +314,14 @@ class Crew:
             try:
                 answer: Answer = ray.get(done)
             except ray.exceptions.RayError as error:
-                attempts[index] += 1
-                if not is_loss(error) or attempts[index] >= MAX_ATTEMPTS:
+                pause_s = losses[index].pause_s(error)
+                if pause_s is None:
                     raise as_own(
                         error, f"request {index} of round {requests[index].round} could not be answered"
                     ) from error
                 logger.warning("an author was lost (%s); its request is asked again", brief(error))
+                # The others go on meanwhile.
+                resting[author] = time.monotonic() + pause_s
                 waiting.append(index)
                 # It may have been started again elsewhere, as another actor.
                 authors = {origin: self._actors(origin) for origin in authors}

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import Took, Workers, run_and_embed
-from rayfactory.cluster.losses import MAX_ATTEMPTS, as_own, brief, is_loss
+from rayfactory.cluster.losses import Losses, as_own, brief, is_loss
 from rayfactory.cluster.vector_actor import options_with_gpu
 from rayfactory.cluster.workplaces import Homes
 from rayfactory.config import Config
@@ -91,17 +91,19 @@ class Judges:
                 there.extend(chunk)
                 yield chunk
 
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        losses = Losses()
+        while True:
             try:
                 if not self._critics:
                     self._start_critics()
                 return self._judge(from_the_start(), first_id, on_verdicts)
             except ray.exceptions.RayError as error:
-                if not is_loss(error) or attempt == MAX_ATTEMPTS:
+                pause_s = losses.pause_s(error)
+                if pause_s is None:
                     raise as_own(error, "the round could not be judged") from error
                 logger.warning("an actor was lost (%s); the round is judged again", brief(error))
-                self._drop_critics()
-        raise AssertionError("unreachable")
+                time.sleep(pause_s)
+                self._forget_round()
 
     def _judge(
         self,
@@ -170,6 +172,15 @@ class Judges:
             if not is_loss(error):
                 raise as_own(error, "the round could not be taken into the index") from error
             logger.warning("a critic was lost (%s); its index is built again from the pool", brief(error))
+            self._drop_critics()
+
+    def _forget_round(self) -> None:
+        """Have the critics forget the round under way; where one is lost, all are started again, with the pool."""
+        import ray
+
+        try:
+            ray.get([critic.commit.remote({}) for critic in self._critics])
+        except ray.exceptions.RayError:
             self._drop_critics()
 
     def _drop_critics(self) -> None:

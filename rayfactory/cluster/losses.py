@@ -7,8 +7,12 @@ from collections.abc import Iterator
 
 from rayfactory.errors import ConfigError, EngineError, RayfactoryError
 
-MAX_ATTEMPTS = 5
-"""How often an agent is asked, a request answered or a round judged, when actors are lost."""
+PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Seconds before an agent is asked again, a request answered or a round judged, each time that an actor is lost for it.
+
+One whose process has ended is there again in a second. Of one that is out of reach Ray finds out in about a minute
+whether its node is lost, and then starts it elsewhere; until then each call to it fails at once.
+"""
 
 _RAY_ERROR = re.compile(r"^ray\.exceptions\.(\w+)", re.MULTILINE)
 
@@ -44,6 +48,24 @@ def is_loss(error: Exception) -> bool:
         ):
             return True
     return False
+
+
+class Losses:
+    """What was lost of one thing that is asked for, and when to ask for it again."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def pause_s(self, error: Exception) -> float | None:
+        """Return the seconds after which to ask again; None where it would not help, or did not often enough.
+
+        Args:
+            error: that asking ended with.
+        """
+        if not is_loss(error) or self._count == len(PAUSES_S):
+            return None
+        self._count += 1
+        return PAUSES_S[self._count - 1]
 
 
 def as_own(error: Exception, what: str) -> RayfactoryError:

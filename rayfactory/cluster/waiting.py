@@ -38,6 +38,15 @@ class Waiting:
         if self._leaving.is_set():
             raise LeavingError("the run is being left")
 
+    def pause(self, seconds: float) -> None:
+        """Wait for so long.
+
+        Raises:
+            LeavingError: the run is being left.
+        """
+        self._leaving.wait(seconds)
+        self.go_on()
+
     def for_one(self, references: Sequence[Any]) -> Any:
         """Return the first of the calls to end; its result is there, or its error.
 

@@ -8,7 +8,7 @@ import traceback
 import pytest
 import ray
 
-from rayfactory.cluster.losses import is_loss
+from rayfactory.cluster.losses import PAUSES_S, Losses, is_loss
 
 
 def as_it_arrives(met: Exception) -> Exception:
@@ -33,3 +33,20 @@ def test_loss_that_a_stage_met_is_a_loss(met: Exception) -> None:
 def test_fault_that_a_stage_met_is_none() -> None:
     """What would fail again is told at once."""
     assert not is_loss(as_it_arrives(ValueError("ray.exceptions.ActorDiedError is only spoken of")))
+
+
+@pytest.mark.parametrize(
+    "lost", [ray.exceptions.ActorDiedError(), ray.exceptions.ActorUnavailableError("connection refused", None)]
+)
+def test_what_is_lost_is_asked_for_again_after_longer_and_longer_pauses(lost: Exception) -> None:
+    """At once where a process has ended; and for two minutes, in which Ray finds out that a node is lost."""
+    losses = Losses()
+    pauses_s = [losses.pause_s(lost) for _ in PAUSES_S]
+    assert pauses_s == list(PAUSES_S)
+    assert pauses_s[0] == 0
+    assert sum(PAUSES_S) > 120
+    assert losses.pause_s(lost) is None
+
+
+def test_fault_is_not_asked_for_again() -> None:
+    assert Losses().pause_s(as_it_arrives(ValueError("no"))) is None
