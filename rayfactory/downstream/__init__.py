@@ -1,0 +1,1 @@
+"""What a corpus is for: measuring it by tasks that use it."""
