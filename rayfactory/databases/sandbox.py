@@ -50,10 +50,12 @@ class Counted:
     Attributes:
         row_count: all rows.
         elapsed_ms: from handing it to the database to having counted its last row.
+        difference: from the rows that were kept, where it was compared with some; see `results.difference`.
     """
 
     row_count: int
     elapsed_ms: float
+    difference: str = ""
 
 
 class Sandbox:
@@ -83,8 +85,23 @@ class Sandbox:
             StatementError: it did not run; reasons as in `engine.Engine.run`, and ``crashed``.
             DatabaseError: the database cannot be opened, or no process can be started.
         """
+        return self._run(database, ["run", database, sql])
+
+    def keep(self, database: str, sql: str) -> Counted:
+        """As `run`, and keep its rows, for `compare`: those of the statement that was kept last."""
+        return self._run(database, ["keep", database, sql])
+
+    def compare(self, database: str, sql: str, rule: str) -> Counted:
+        """As `run`, and compare its rows with those that are kept.
+
+        Args:
+            rule: one of `results.RULES`.
+        """
+        return self._run(database, ["compare", database, sql, rule])
+
+    def _run(self, database: str, message: list[str]) -> Counted:
         self._opened(database)
-        found = self._ask(["run", database, sql], self._limits.timeout_s + _GRACE_S)
+        found = self._ask(message, self._limits.timeout_s + _GRACE_S)
         if found is None:
             self.close()
             raise StatementError("timeout", f"ran longer than {self._limits.timeout_s:g} s, and could not be stopped")
@@ -95,7 +112,7 @@ class Sandbox:
             del self._open[database]
         if "reason" in found:
             raise StatementError(str(found["reason"]), str(found["message"]))
-        return Counted(int(found["row_count"]), float(found["elapsed_ms"]))
+        return Counted(int(found["row_count"]), float(found["elapsed_ms"]), str(found.get("difference", "")))
 
     def close(self) -> None:
         """End the process. Closing twice does nothing."""

@@ -4,7 +4,9 @@ It is started with the number of a socket. What comes and goes there is JSON, on
 
 - ``["open", name, dialect, path]`` is answered with ``{}``, or ``{"unavailable": message}``;
 - ``["close", name]`` is not answered;
-- ``["run", name, sql]`` is answered with ``{"row_count": .., "elapsed_ms": ..}``, or ``{"reason": .., "message": ..}``.
+- ``["run", name, sql]`` is answered with ``{"row_count": .., "elapsed_ms": ..}``, or ``{"reason": .., "message": ..}``;
+- ``["keep", name, sql]`` likewise, and its rows are kept until the next one;
+- ``["compare", name, sql, rule]`` likewise, with ``{"difference": ..}`` from the rows that are kept (`results`).
 
 Before anything is opened the process gives up what it does not need, so that even a statement that gets past the
 statement's and the connection's walls finds little that it could do.
@@ -26,7 +28,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rayfactory.config import ExecutionConfig
-from rayfactory.databases.engine import Database, Engine, connect
+from rayfactory.databases.engine import Database, Engine, Result, connect
+from rayfactory.databases.results import difference
 from rayfactory.errors import DatabaseError, StatementError
 
 _MAX_FILE_BYTES = 2**20
@@ -82,6 +85,7 @@ class _Room:
 
     limits: ExecutionConfig
     engines: dict[str, Engine] = field(default_factory=dict)
+    kept: Result | None = None
 
     def answer(self, message: list[str]) -> dict[str, object] | None:
         match message:
@@ -95,22 +99,31 @@ class _Room:
             case ["close", name]:
                 self.engines.pop(name).close()
                 return None
-            case ["run", name, sql]:
-                answer = self._run(name, sql)
+            case [("run" | "keep" | "compare") as how, name, sql, *rule]:
+                answer = self._run(how, name, sql, *rule)
                 if not self.engines[name].is_open:
                     self.engines.pop(name)
                     answer["closed"] = True
                 return answer
         raise ValueError(message)
 
-    def _run(self, name: str, sql: str) -> dict[str, object]:
+    def _run(self, how: str, name: str, sql: str, rule: str = "") -> dict[str, object]:
+        answer: dict[str, object] = {}
         try:
-            result = self.engines[name].run(sql)
+            if how == "keep":
+                self.kept = None
+            result = self.engines[name].run(sql, keep_rows=0 if how == "run" else sys.maxsize)
+            if how == "keep":
+                self.kept = result
+            elif how == "compare":
+                if self.kept is None:
+                    return {"reason": "crashed", "message": "the rows that it is compared with went with their process"}
+                answer["difference"] = difference(rule, self.kept, result)
         except StatementError as error:
             return {"reason": error.reason, "message": str(error)}
         except MemoryError:
             return {"reason": "memory", "message": f"needs more than {self.limits.memory_mb} MB"}
-        return {"row_count": result.row_count, "elapsed_ms": result.elapsed_ms}
+        return answer | {"row_count": result.row_count, "elapsed_ms": result.elapsed_ms}
 
     def _bound_memory(self) -> None:
         """Bound the address space by what is in use now, and what one statement may use."""

@@ -1,0 +1,248 @@
+"""`task=evaluate_text2sql`: how well a model, or a file of predictions, answers the questions of Spider or BIRD."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rayfactory.analysis.report import write
+from rayfactory.cluster.crew import JOURNAL
+from rayfactory.cluster.session import connected
+from rayfactory.config import AGENTS, Config, ModelConfig, Slot
+from rayfactory.databases.benchmark import Benchmark, open_benchmark
+from rayfactory.databases.schema import Schema
+from rayfactory.downstream.questions import Question, find_questions, query_in, read_predictions, read_questions
+from rayfactory.downstream.scoring import KINDS, Rule, figures, score_all
+from rayfactory.downstream.text_to_sql import prompt_of
+from rayfactory.errors import CompletionError, ConfigError
+from rayfactory.models.chat import Chat
+from rayfactory.models.completion import CallKey, Complete
+from rayfactory.models.prompts import Prompts
+from rayfactory.runs import check_models, key_variables, models_served, open_databases
+from rayfactory.shown import shown
+
+EVALUATION = "evaluation"
+
+Say = Callable[[str], None]
+
+
+def run(config: Config) -> None:
+    """Evaluate, showing progress on standard error, and the figures on standard output.
+
+    Raises:
+        UserError: questions, predictions or databases are missing or cannot be used, or a model cannot be asked.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    with console.status("the questions are read") as status:
+        out, found = evaluate(config, lambda what: status.update(Text(shown(what))))
+    Console(markup=False, highlight=False, soft_wrap=True).print(shown(markdown(found)))
+    console.print(shown(f"{out} has these figures, and what came of each prediction in predictions.jsonl"))
+
+
+def evaluate(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
+    """Write the evaluation; return its folder and its figures. What one before it left there is replaced.
+
+    Args:
+        config: its `benchmark`, `evaluation`, `output`, `models`, `execution` and `seed` count.
+        say: told what is being done.
+    """
+    benchmark = open_benchmark(config.benchmark, Path(config.data_dir))
+    rule = _rule(config)
+    path = _questions_file(config, benchmark)
+    questions, missing = _answerable(read_questions(path), benchmark)
+    out = Path(config.output) if config.output else Path(EVALUATION).absolute()
+    if config.evaluation.predictions:
+        source = config.evaluation.predictions
+        predictions = read_predictions(Path(source).expanduser(), len(questions) + len(missing))
+        predictions = [each for place, each in enumerate(predictions) if place not in missing]
+        cost_usd = 0.0
+    else:
+        source = _model(config).name
+        predictions, cost_usd = asked(config, questions, out, say)
+    limits = replace(config.execution, timeout_s=config.evaluation.timeout_s)
+    databases = {database.name: database for database in benchmark.databases}
+    scored = score_all(
+        databases, limits, rule, questions, predictions, lambda done: say(f"{done} of {len(questions)} are compared")
+    )
+    found = {
+        "benchmark": config.benchmark.name,
+        "rule": rule,
+        "questions_file": path.name,
+        "predictions_of": source,
+        "prompt": "" if config.evaluation.predictions else config.evaluation.prompt,
+        "left_out": len(missing),
+        "cost_usd": round(cost_usd, 6),
+        "timeout_s": config.evaluation.timeout_s,
+        **figures(questions, scored),
+    }
+    lines = [
+        json.dumps({"number": number, **asdict(question), "prediction": prediction, **asdict(each)})
+        for number, (question, prediction, each) in enumerate(zip(questions, predictions, scored, strict=True))
+    ]
+    write(
+        out,
+        {
+            "evaluation.json": json.dumps(found, indent=1) + "\n",
+            "evaluation.md": markdown(found),
+            "predictions.jsonl": "\n".join(lines) + "\n",
+        },
+    )
+    return out, found
+
+
+def asked(config: Config, questions: Sequence[Question], out: Path, say: Say) -> tuple[list[str], float]:
+    """Have the model answer the questions; return a query for each, an empty one where it gave none, and what it cost.
+
+    What it replied is kept in the folder of the evaluation: the same command goes on from there, and pays once.
+
+    Raises:
+        ConfigError: the questions have no text, or no model is named.
+        UserError: the endpoint refuses.
+        BudgetReachedError: `max_cost_usd` is reached.
+    """
+    if not all(question.text for question in questions):
+        raise ConfigError(
+            "the file has gold queries and no questions that a model could be asked; name one that has some with "
+            "evaluation.questions=FILE, or predictions with evaluation.predictions=FILE"
+        )
+    _, schemas = open_databases(config)
+    model = _model(config)
+    slot: Slot = "strong" if config.evaluation.model == "strong" else "local"
+    # The models of a run are those that its agents ask: here there is one agent.
+    agents = replace(config.models.generation, model=slot)
+    config = replace(config, models=replace(_rules_only(config), generation=agents))
+    check_models(config)
+    journal = out / JOURNAL
+    with ExitStack() as stack:
+        if model.serving.weights:
+            stack.enter_context(connected(config.cluster, key_variables(config)))
+        served = stack.enter_context(models_served(replace(config, run_dir=str(out)), say))
+        model = getattr(served.models, slot)
+        return asyncio.run(_ask_all(served, slot, model, journal, questions, schemas, say))
+
+
+async def _ask_all(
+    config: Config,
+    slot: Slot,
+    model: ModelConfig,
+    journal: Path,
+    questions: Sequence[Question],
+    schemas: Mapping[str, Schema],
+    say: Say,
+) -> tuple[list[str], float]:
+    chat, prompts = Chat({slot: model}, journal, config.max_cost_usd), Prompts()
+    num_done = 0
+
+    async def ask(complete: Complete, number: int, question: Question) -> str:
+        nonlocal num_done
+        prompt = prompt_of(config.evaluation.prompt, schemas[question.database], question, model, prompts)
+        # What tells two evaluations in one folder apart is the question, not its place.
+        digest = hashlib.blake2b(f"{question.database}\0{question.text}\0{question.evidence}".encode(), digest_size=4)
+        key = CallKey(config.seed, "text2sql", 0, int.from_bytes(digest.digest(), "big"))
+        try:
+            reply = query_in((await complete(slot, key, prompt)).text)
+        except CompletionError as error:
+            say(f"question {number}: {error}")
+            reply = ""
+        num_done += 1
+        say(f"{num_done} of {len(questions)} questions are answered, ${chat.ledger.confirmed_usd:.2f}")
+        return reply
+
+    tasks = [asyncio.create_task(ask(chat.complete, number, each)) for number, each in enumerate(questions)]
+    try:
+        return list(await asyncio.gather(*tasks)), chat.ledger.confirmed_usd
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await chat.close()
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return the figures as a page of Markdown."""
+    lines = [
+        f"# {found['predictions_of']} on {found['benchmark']} ({found['questions_file']})",
+        "",
+        "| questions | number | executability | execution accuracy |",
+        "|---|---|---|---|",
+    ]
+    rows = {"all": found, **found["by_difficulty"]}
+    lines += [
+        f"| {name} | {row['questions']} | {row['executability']:.2%} | {row['execution_accuracy']:.2%} |"
+        for name, row in rows.items()
+    ]
+    lines += ["", "| what came of a prediction | number |", "|---|---|"]
+    lines += [f"| {KINDS[kind]} | {count} |" for kind, count in found["kinds"].items()]
+    notes = [f"Compared as {found['rule'].capitalize()}'s own evaluation does, {found['timeout_s']:g} s a query."]
+    if found["left_out"]:
+        notes.append(f"{found['left_out']} questions are left out: their databases are not there.")
+    if found["kinds"].get("gold"):
+        notes.append("Gold queries that do not run count as not right.")
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def _answerable(questions: Sequence[Question], benchmark: Benchmark) -> tuple[list[Question], set[int]]:
+    """Return the questions whose databases are there, and the places of the others."""
+    names = {database.name for database in benchmark.databases}
+    missing = {place for place, question in enumerate(questions) if question.database not in names}
+    kept = [question for place, question in enumerate(questions) if place not in missing]
+    if not kept:
+        raise ConfigError(
+            f"none of the {len(questions)} questions is about a database that is there: the first is about "
+            f"{questions[0].database!r}; check benchmark.root and evaluation.questions"
+        )
+    return kept, missing
+
+
+def _questions_file(config: Config, benchmark: Benchmark) -> Path:
+    if config.evaluation.questions:
+        return Path(config.evaluation.questions).expanduser()
+    folders = dict.fromkeys(parent for database in benchmark.databases for parent in Path(database.path).parents[:4])
+    found = find_questions(list(folders))
+    if found is None:
+        raise ConfigError(
+            "there is no dev set beside the databases (dev.json, dev_gold.sql); name it with evaluation.questions=FILE"
+        )
+    return found
+
+
+def _rule(config: Config) -> Rule:
+    match config.evaluation.rule:
+        case "bird" | "spider" as rule:
+            return rule
+        case _ if config.benchmark.name in ("bird", "spider"):
+            return "bird" if config.benchmark.name == "bird" else "spider"
+    raise ConfigError(
+        "whose definition of a right result counts is not known for this benchmark; set evaluation.rule=bird (equal "
+        "sets of rows) or evaluation.rule=spider (equal tables, whatever the order of columns)"
+    )
+
+
+def _model(config: Config) -> ModelConfig:
+    model: ModelConfig = getattr(config.models, config.evaluation.model)
+    if not model.name:
+        raise ConfigError(
+            f"nobody answers the questions: models.{config.evaluation.model} has no name. Give it one "
+            f"(model@models.{config.evaluation.model}=endpoint models.{config.evaluation.model}.name=NAME "
+            f"models.{config.evaluation.model}.base_url=URL), or evaluation.predictions=FILE"
+        )
+    return model
+
+
+def _rules_only(config: Config) -> Any:
+    """Return the models with every agent on its rule."""
+    return replace(
+        config.models,
+        **{agent: replace(getattr(config.models, agent), model="rule") for agent in AGENTS},
+        local_share=0.0,
+        method="factory",
+    )
