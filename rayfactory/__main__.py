@@ -157,6 +157,16 @@ def run(config: Config, command: str) -> int:
 
             export.run(config)
             return 0
+        case "evaluate_text2sql":
+            from rayfactory.downstream import evaluate
+
+            evaluate.run(config)
+            return 0
+        case "cluster_queries":
+            from rayfactory.downstream import cluster_queries
+
+            cluster_queries.run(config)
+            return 0
         case task:
             raise AssertionError(f"task {task!r} passed the validation")
 

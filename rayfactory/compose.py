@@ -30,7 +30,7 @@ WITHOUT_DEFAULT = frozenset({"benchmark"})
 # Groups that are put in more than one place: the name of an override says which, as in `model@models.strong`.
 PLACES = {"model": tuple(f"models.{slot}" for slot in SLOTS)}
 
-READING_TASKS = ("export", "report", "compare")
+READING_TASKS = ("export", "report", "compare", "cluster_queries")
 """Tasks that read a run as it is, and need no benchmark for it."""
 
 _ADDRESS = re.compile(rf"(\+{{0,2}}models\.({'|'.join(SLOTS)})\.base_url=)(.*)", re.DOTALL)

@@ -346,6 +346,49 @@ class ClusterConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """How `task=evaluate_text2sql` judges. Nothing here changes what a run writes."""
+
+    # File of questions with their gold queries, as Spider or BIRD has them. Empty: the dev set beside the databases.
+    questions: str = ""
+    # File with a prediction for each question. Empty: the model is asked.
+    predictions: str = ""
+    # Whose definition of a right result counts: `bird`, `spider`, or `auto`: that of the benchmark.
+    rule: str = "auto"
+    # Which of the two models answers: `strong` or `local`.
+    model: str = "local"
+    # How it is asked: `plain` or `qwen2.5-coder`.
+    prompt: str = "plain"
+    # Seconds that a gold query and a prediction may run each. BIRD's evaluation has 30.
+    timeout_s: float = 30.0
+
+
+@dataclass
+class ClusteringConfig:
+    """How `task=cluster_queries` tunes and judges an encoder. Nothing here changes what a run writes."""
+
+    # File or folder of labelled queries that it is judged by.
+    sets: str = ""
+    # SQL dialect of those.
+    dialect: str = "sqlite"
+    # Nearest queries by hybrid similarity that count as similar to one. Source: SQL-Factory, section 5.4.
+    positives: int = 20
+    # Pairs of a corpus that are learnt from, at most.
+    max_pairs: int = 100_000
+    # Times that each of them is.
+    epochs: int = 1
+    # Pairs at a time; the other queries of a batch are what one is told apart from.
+    batch_size: int = 64
+    # Rate at the end of the warm-up, which takes this share of the steps; it falls to 0.
+    learning_rate: float = 2e-5
+    warmup_share: float = 0.1
+    # Factor on the cosines in the loss: the inverse of its temperature.
+    scale: float = 20.0
+    # Tokens of a query that are read while it learns.
+    max_tokens: int = 128
+
+
+@dataclass
 class DisplayConfig:
     """What a person sees while it runs."""
 
@@ -371,8 +414,11 @@ class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     display: DisplayConfig = field(default_factory=DisplayConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `report` shows
-    # what a pool is like, `compare` puts some side by side, `export` hands one to another tool.
+    # what a pool is like, `compare` puts some side by side, `export` hands one to another tool, `evaluate_text2sql`
+    # says how well a model answers questions, `cluster_queries` tunes an encoder and says how well it clusters.
     task: str = "generate"
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000
@@ -388,7 +434,7 @@ class Config:
     # Of `task=export`: `jsonl`, `csv`, `sql`, `huggingface`, `bird`, `spider`, `alpaca`, `sharegpt` or `workload`.
     format: str = "jsonl"
     # The folder that an export, a report or a comparison is written to. Empty: exports/<format> or report in the run's,
-    # or compare where the command is given. An export's must not be there.
+    # or compare, evaluation or clustering where the command is given. An export's must not be there.
     output: str = ""
     # How rows are divided into train and test: `none`, or so that a `skeleton` or a `database` is in one of the two.
     split: str = "none"

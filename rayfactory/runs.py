@@ -53,7 +53,7 @@ from rayfactory.validate import has_price, used_slots
 # Settings that change what is done or shown, and not which rows the pool gets.
 _NOT_IN_IDENTITY = (
     *("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display"),
-    *("format", "output", "split", "test_share", "runs", "dialect", "encoders"),
+    *("format", "output", "split", "test_share", "runs", "dialect", "encoders", "evaluation", "clustering"),
 )
 
 # Of a model: where it is, what it costs, and how it is asked. What it is asked and what it may reply stay in.
@@ -145,7 +145,7 @@ def _run(config: Config, command: str, copy: Copy | None) -> int:
         try:
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
-                connected(config.cluster, _key_variables(config)) as session,
+                connected(config.cluster, key_variables(config)) as session,
                 _interrupted_by_sigterm(),
                 monitor.showing(),
                 models_served(config, monitor.say, copy) as served,
@@ -184,7 +184,7 @@ def _run(config: Config, command: str, copy: Copy | None) -> int:
     return 0
 
 
-def _key_variables(config: Config) -> set[str]:
+def key_variables(config: Config) -> set[str]:
     """Return the variables of the environment for keys to endpoints and databases, whether they are set or not."""
     models: list[ModelConfig] = [getattr(config.models, slot) for slot in SLOTS]
     by_custom = {name for name in os.environ if name.endswith("_API_KEY")}

@@ -17,9 +17,11 @@ TASKS = {
     "generate": "grow a pool of queries (the default)",
     "preview": "show some prompts and what a run would cost and start; asks no model",
     "download": "fetch the databases that a benchmark publishes",
-    "report": "show what the pool of a run is like: a page that opens offline, and the same figures as JSON",
-    "compare": "put runs, and files of queries from anywhere, side by side: runs=[runs/a,peer.jsonl]",
+    "report": "show what a pool is like: a page that opens offline, and its figures as JSON",
+    "compare": "put runs, and files of queries, side by side: runs=[runs/a,peer.jsonl]",
     "export": "hand the pool of a run to another tool: format=jsonl, csv, sql, huggingface, ..",
+    "evaluate_text2sql": "score a text-to-SQL model, or predictions of one, on Spider or BIRD",
+    "cluster_queries": "tune an encoder with a pool, and judge it on labelled queries",
 }
 """What a run can do, by the name that `task=` takes."""
 
@@ -44,6 +46,9 @@ DIALECTS = ("duckdb", "sqlite", "postgres", "mysql")
 
 METHODS = ("factory", "sqlsmith", "templates", "learnedsqlgen", "omnisql")
 """Ways in which the Generation Agent writes, by the name that `models.method=` takes."""
+
+TEXT_TO_SQL_PROMPTS = ("plain", "qwen2.5-coder")
+"""How a model is asked for the query that answers a question (`prompts/downstream`)."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 
@@ -108,6 +113,15 @@ RULES: dict[str, Rule] = {
     "cluster.vectors_per_actor": POSITIVE,
     "cluster.index_gpu_memory_gb": NOT_NEGATIVE,
     "display.interval_s": POSITIVE,
+    "evaluation.timeout_s": POSITIVE,
+    "clustering.positives": POSITIVE,
+    "clustering.max_pairs": POSITIVE,
+    "clustering.epochs": POSITIVE,
+    "clustering.batch_size": Rule(lambda value: value >= 2, "2 or more"),
+    "clustering.learning_rate": POSITIVE,
+    "clustering.warmup_share": SHARE,
+    "clustering.scale": POSITIVE,
+    "clustering.max_tokens": POSITIVE,
     "target": POSITIVE,
     # The range that every random generator takes.
     "seed": Rule(lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),
@@ -182,6 +196,10 @@ def validate(config: Config) -> None:
     _one_of("split", config.split, SPLITS)
     _one_of("dialect", config.dialect, DIALECTS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
+    _one_of("clustering.dialect", config.clustering.dialect, DIALECTS)
+    _one_of("evaluation.rule", config.evaluation.rule, ("auto", "bird", "spider"))
+    _one_of("evaluation.model", config.evaluation.model, SLOTS)
+    _one_of("evaluation.prompt", config.evaluation.prompt, TEXT_TO_SQL_PROMPTS)
     _validate_method(config.models)
     if config.models.method == "learnedsqlgen" and not config.profile.content:
         raise ConfigError(

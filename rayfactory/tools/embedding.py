@@ -62,7 +62,7 @@ class Embedder:
             precision = cast("Precision", self.config.precision)
             self._encoder = OpenVINOEncoder(network, precision, num_streams)
         else:
-            self._encoder = SentenceEncoder(self.config, _source(config.model), num_streams)
+            self._encoder = SentenceEncoder(self.config, source_of(config.model), num_streams)
 
     @property
     def dimension(self) -> int:
@@ -101,7 +101,7 @@ def _decided(
             "`python -c 'import torch; print(torch.cuda.is_available())'` prints True"
         )
     if device == "gpu":
-        precision = _stored_precision(_source(config.model)) if config.precision == "auto" else config.precision
+        precision = _stored_precision(source_of(config.model)) if config.precision == "auto" else config.precision
         return replace(config, device=device, backend="sentence-transformers", precision=precision), None
     network = None
     if config.backend != "sentence-transformers":
@@ -150,7 +150,7 @@ def _stored_precision(source: str) -> str:
 
 def _network(config: EmbeddingConfig, cache: Path | None) -> Network | str:
     """Return the model for OpenVINO, or why there is none; from the cache if it is there, else it is put there."""
-    source = _source(config.model)
+    source = source_of(config.model)
     kept = _kept(cache, source, config.max_tokens)
     if kept is not None and kept.is_dir():
         try:
@@ -232,7 +232,7 @@ def _folder(source: str) -> Path:
     return path
 
 
-def _source(model: str) -> str:
+def source_of(model: str) -> str:
     """Return what sentence-transformers loads a model from."""
     return str(packaged_model_dir()) if model == PACKAGED_MODEL else model
 

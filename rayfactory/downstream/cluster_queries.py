@@ -1,0 +1,205 @@
+"""`task=cluster_queries`: does a corpus teach an encoder which queries belong together? BetaCV on labelled sets.
+
+An encoder is tuned with pairs of the corpus (`contrastive`), and judged, with the one that it was and three measures
+that the literature compares with, on sets of queries whose clusters are known.
+
+Source: SQL-Factory, section 5.4 and table 4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from rayfactory.analysis.corpus import Corpus, of_file, of_run
+from rayfactory.analysis.report import write
+from rayfactory.bucket.store import is_url
+from rayfactory.config import Config, EmbeddingConfig
+from rayfactory.downstream.betacv import betacv
+from rayfactory.downstream.contrastive import tune
+from rayfactory.downstream.pairs import pairs_of
+from rayfactory.downstream.query_features import Measure, distances, read
+from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
+from rayfactory.errors import ConfigError, RunDirError
+from rayfactory.pool_copy import local
+from rayfactory.shown import shown
+from rayfactory.tools.embedding import ENCODERS, Embedder, decided
+
+CLUSTERING = "clustering"
+ENCODER = "encoder"
+
+PUBLISHED = {
+    "Aouiche": (0.577, 0.923, 0.893),
+    "Aligon": (0.535, 0.799, 0.898),
+    "Makiyama": (0.665, 0.897, 0.879),
+    "BERT-Base": (0.524, 0.769, 0.773),
+    "BERT-Large": (0.637, 0.846, 0.777),
+    "PreQR": (0.387, 0.622, 0.710),
+    "BERT-Base + SQL-Factory": (0.376, 0.558, 0.656),
+    "BERT-Large + SQL-Factory": (0.350, 0.549, 0.638),
+}
+"""Table 4 of the paper: BetaCV on IIT Bombay, UB Exam and PocketData."""
+
+PUBLISHED_SETS = ("bombay", "ub", "googleplus")
+"""What the three are called in EttuBench's files; PocketData's queries are those of the Google+ app."""
+
+Say = Callable[[str], None]
+
+
+def run(config: Config) -> None:
+    """Tune and judge, showing progress on standard error, and the table on standard output.
+
+    Raises:
+        UserError: the corpus or the sets are missing or cannot be used, or a package is missing.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    with console.status("the queries are read") as status:
+        out, found = cluster_queries(config, lambda what: status.update(Text(shown(what))))
+    Console(markup=False, highlight=False, soft_wrap=True).print(shown(markdown(found)))
+    console.print(shown(f"{out / ENCODER} is the encoder (embedding.model=FOLDER); clustering.json has the figures"))
+
+
+def cluster_queries(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
+    """Tune an encoder where there is none yet in the folder, and write how it does; return the folder and the figures.
+
+    Args:
+        config: its `run_dir` (or `runs`, with one corpus), `clustering`, `embedding`, `output` and `seed` count.
+        say: told what is being done.
+    """
+    if not config.clustering.sets:
+        raise ConfigError(
+            "there is nothing to judge by; name a file or folder of labelled queries (label and query in each row): "
+            "clustering.sets=DIR"
+        )
+    sets = read_sets(Path(config.clustering.sets).expanduser())
+    out = Path(config.output) if config.output else Path(CLUSTERING).absolute()
+    embedding = decided(config.embedding, Path(config.data_dir) / ENCODERS)
+    tuned = out / ENCODER
+    about = _settings(config)
+    known = _read(out / "encoder.json")
+    if tuned.exists() and known.get("settings") != about:
+        raise RunDirError(
+            f"{str(tuned)!r} was tuned with other settings; remove it, or name another folder with output="
+        )
+    if not tuned.exists():
+        known = {"settings": about, **_tuned(config, sets, tuned, say)}
+        write(out, {"encoder.json": json.dumps(known, indent=1) + "\n"})
+    rows: dict[str, dict[str, float]] = {}
+    dialect = config.clustering.dialect
+    for measure in get_args(Measure):
+        say(f"{measure.capitalize()}'s measure")
+        rows[measure.capitalize()] = {
+            each.name: betacv(distances([read(query, dialect) for query in each.queries], measure), each.labels)
+            for each in sets
+        }
+    for name, model in ((embedding.model, embedding), ("tuned", replace(embedding, model=str(tuned)))):
+        say(f"{name} encodes")
+        rows[name] = _of_encoder(model, Path(config.data_dir), sets, dialect)
+    found = {
+        "sets": {each.name: {"queries": len(each.queries), "labels": len(set(each.labels))} for each in sets},
+        "betacv": {name: {each: round(value, 4) for each, value in row.items()} for name, row in rows.items()},
+        **known,
+    }
+    write(out, {"clustering.json": json.dumps(found, indent=1) + "\n", "clustering.md": markdown(found)})
+    return out, found
+
+
+def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> dict[str, Any]:
+    """Tune the encoder; return what it learnt from."""
+    clustering = config.clustering
+    judged = {canonical_of(query, clustering.dialect) for each in sets for query in each.queries}
+    corpus = _corpus(config, say)
+    try:
+        say("pairs of similar queries are looked for")
+        pairs = pairs_of(corpus, clustering.max_pairs, clustering.positives, config.seed, judged)
+        left_out = sum(
+            canonical_of(row["sql"], row["dialect"]) in judged for row in corpus.rows("SELECT sql, dialect FROM R")
+        )
+        num_queries = corpus.num_queries
+    finally:
+        corpus.close()
+    if len(pairs) < clustering.batch_size:
+        raise ConfigError(
+            f"the corpus gives {len(pairs)} pairs, less than a batch (clustering.batch_size={clustering.batch_size}); "
+            "take a larger corpus, or set it smaller"
+        )
+    tuned.parent.mkdir(parents=True, exist_ok=True)
+    tune(clustering, config.embedding.model, pairs, tuned, config.seed, say)
+    return {
+        "queries": num_queries,
+        "pairs": len(pairs),
+        "mean_similarity_of_pairs": round(float(np.mean([pair.similarity for pair in pairs])), 4),
+        "left_out_as_judged": left_out,
+    }
+
+
+def _corpus(config: Config, say: Say) -> Corpus:
+    if config.runs:
+        if len(config.runs) > 1:
+            raise ConfigError("an encoder is tuned with one corpus; name one: run_dir=DIR, or runs=[FILE]")
+        path = Path(config.runs[0]).expanduser().absolute()
+        return (
+            of_run(path) if path.is_dir() else of_file(path, config, lambda done: say(f"{done:,} queries are parsed"))
+        )
+    name = config.run_dir
+    return of_run(local(name, Path(config.data_dir)) if is_url(name) else Path(name))
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Return what makes a tuned encoder another."""
+    clustering = config.clustering
+    names = ("positives", "max_pairs", "epochs", "batch_size", "learning_rate", "warmup_share", "scale", "max_tokens")
+    return {
+        "corpus": config.runs[0] if config.runs else config.run_dir,
+        "model": config.embedding.model,
+        "seed": config.seed,
+        **{name: getattr(clustering, name) for name in names},
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _of_encoder(model: EmbeddingConfig, data_dir: Path, sets: Sequence[QuerySet], dialect: str) -> dict[str, float]:
+    embedder = Embedder(model, data_dir / ENCODERS)
+    found = {}
+    for each in sets:
+        vectors_ND = embedder.encode([text_of(query, dialect) for query in each.queries]).astype(np.float64)
+        distances_NN = np.clip(1.0 - vectors_ND @ vectors_ND.T, 0.0, 2.0)
+        distances_NN = (distances_NN + distances_NN.T) / 2
+        found[each.name] = betacv(distances_NN, each.labels)
+    return found
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return the figures as a page of Markdown, with the published ones where the sets are those."""
+    names = list(found["sets"])
+    is_published = set(PUBLISHED_SETS) <= set(names)
+    if is_published:
+        names = [*PUBLISHED_SETS, *(name for name in names if name not in PUBLISHED_SETS)]
+    heads = [f"{name} ({found['sets'][name]['queries']})" for name in names]
+    lines = ["# BetaCV: the smaller, the better", "", f"| | {' | '.join(heads)} | |", f"|---|{'---|' * len(names)}---|"]
+    for name, row in found["betacv"].items():
+        lines.append(f"| {name} | {' | '.join(f'{row[each]:.4f}' for each in names)} | measured |")
+    if is_published:
+        for name, values in PUBLISHED.items():
+            cells = [f"{value:.3f}" for value in values] + [""] * (len(names) - 3)
+            lines.append(f"| {name} | {' | '.join(cells)} | published |")
+    learnt = f"Tuned with {found['pairs']:,} pairs of {found['queries']:,} queries"
+    left_out = found["left_out_as_judged"]
+    if left_out:
+        learnt += f"; {left_out} were left out because they are among those that it is judged by"
+    return "\n".join([*lines, "", f"{learnt}.", ""])

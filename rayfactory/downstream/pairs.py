@@ -1,0 +1,87 @@
+"""Pairs of queries that an encoder is to bring together: each with those most similar to it by the hybrid similarity.
+
+Source: SQL-Factory, section 5.4.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from rayfactory import sql
+from rayfactory.analysis.corpus import Corpus
+from rayfactory.config import CriticConfig
+from rayfactory.errors import StatementError
+from rayfactory.tools.retrieval import QueryIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two queries, by their normalised texts, and how similar they are, in [0, 1]."""
+
+    anchor: str
+    positive: str
+    similarity: float
+
+
+def pairs_of(corpus: Corpus, count: int, num_positives: int, seed: int, without: Collection[str]) -> list[Pair]:
+    """Return pairs of a corpus, in an order that the seed decides: of each query with the nearest to it.
+
+    Args:
+        corpus: a run or a file.
+        count: how many, at most.
+        num_positives: neighbours of each query that count as similar to it.
+        seed: decides which are chosen where there are more.
+        without: canonical texts of queries that are to be in no pair.
+    """
+    by_database = defaultdict[str, list[tuple[int, str]]](list)
+    for row in corpus.rows("SELECT query_id, database, dialect, sql FROM R ORDER BY query_id"):
+        try:
+            tree = sql.parse(row["sql"], row["dialect"])
+            if sql.canonical(tree, row["dialect"]) not in without:
+                text = sql.normalise(tree, row["dialect"])
+                by_database[row["database"]].append((row["query_id"], text))
+        except StatementError:
+            continue
+    rng = random.Random(seed)
+    anchors = [(database, place) for database, queries in by_database.items() for place in range(len(queries))]
+    rng.shuffle(anchors)
+    weights = replace(corpus.weights, k=num_positives + 1)  # the nearest to a query is itself
+    neighbourhoods, pairs = dict[str, _Neighbourhood](), list[Pair]()
+    for database, place in anchors:
+        if len(pairs) >= count:
+            break
+        if database not in neighbourhoods:
+            neighbourhoods[database] = _Neighbourhood(corpus, by_database[database], weights)
+        pairs += neighbourhoods[database].around(place)
+    del pairs[count:]
+    rng.shuffle(pairs)
+    return pairs
+
+
+class _Neighbourhood:
+    """The queries of one database, to be searched.
+
+    Args:
+        corpus: that they are of.
+        queries: their ids and normalised texts.
+        weights: of the similarity, and how many neighbours are looked for.
+    """
+
+    def __init__(self, corpus: Corpus, queries: Sequence[tuple[int, str]], weights: CriticConfig) -> None:
+        self._signatures = corpus.signatures([query_id for query_id, _ in queries])
+        self._texts = [text for _, text in queries]
+        self._num_positives = weights.k - 1
+        self._index = QueryIndex(len(self._signatures[0].vector), weights)
+        for signature in self._signatures:
+            self._index.add(signature)
+
+    def around(self, place: int) -> list[Pair]:
+        """Return the pairs of a query."""
+        return [
+            Pair(self._texts[place], self._texts[near.position], near.similarity)
+            for near in self._index.search(self._signatures[place])
+            if near.position != place and self._texts[near.position] != self._texts[place]
+        ][: self._num_positives]
