@@ -89,14 +89,30 @@ class Crew:
         load_pool: LoadPool,
         copy: Copy | None = None,
     ) -> None:
-        import ray
-
         self._config = config
         self._waiting = Waiting()
         if config.cluster.databases == "shipped" or is_url(config.benchmark.root):
             databases = shipped(databases, config.cluster)
         self._shortage = Shortage(config, TASK_CPUS)
         self._workplaces = Workplaces(config.cluster, databases)
+        try:
+            self._start_all(databases, schemas, load_pool, copy)
+        except BaseException:
+            self._shortage.close()
+            self._workplaces.close()
+            raise
+
+    def _start_all(
+        self,
+        databases: Mapping[str, Database],
+        schemas: Mapping[str, Schema],
+        load_pool: LoadPool,
+        copy: Copy | None,
+    ) -> None:
+        """Start what the first round needs."""
+        import ray
+
+        config = self._config
         # Held for as long as the crew is, since an actor that is restarted takes them again.
         self._shared = both = [ray.put(dict(databases)), ray.put(in_object_store(schemas))]
         schemas_only = both[1:]
@@ -115,6 +131,7 @@ class Crew:
         self._started: dict[str, list[Any]] = {}
         self._starting = threading.Lock()
         self._moves = 0
+        self._coming: dict[str, tuple[Any, Any]] = {}
         self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
         self._gateway: Any = None
         self._mirror = copy.mirror if copy is not None else None
@@ -185,8 +202,10 @@ class Crew:
         news = self._workplaces.look()
         for node_id, resources in news.nodes.items():
             if can_encode(self._config, resources):
-                number = len(self._encoders)
-                self._encoders[node_id] = start_encoder(self._config, _STATELESS, number, node_id, resources)
+                number = len(self._encoders) + len(self._coming)
+                encoder = start_encoder(self._config, _STATELESS, number, node_id, resources)
+                self._coming[node_id] = encoder, encoder.warm_up.remote()
+        self._take_in_encoders()
         with self._starting:
             for kind in OPENING_DATABASES:
                 started = self._started.get(kind, [])
@@ -196,6 +215,22 @@ class Crew:
                         ray.kill(started[number])
                         self._moves += 1
                         started[number] = self._start(kind, number, f"-moved-{self._moves}")
+
+    def _take_in_encoders(self) -> None:
+        """Have those that joined and are warm encode; one whose node cannot encode as this run does is let go."""
+        import ray
+
+        for node_id, (encoder, warm) in list(self._coming.items()):
+            if not ray.wait([warm], timeout=0)[0]:
+                continue
+            del self._coming[node_id]
+            try:
+                ray.get(warm)
+            except ray.exceptions.RayError as error:
+                logger.warning("a node that joined encodes nothing (%s)", brief(error))
+                ray.kill(encoder)
+                continue
+            self._encoders[node_id] = encoder
 
     # -- plan -----------------------------------------------------------------
 

@@ -39,6 +39,8 @@ def is_loss(error: Exception) -> bool:
         ray.exceptions.ObjectLostError,
     )
     for cause in causes(error):
+        if getattr(cause, "actor_init_failed", False):
+            return False  # nobody starts it again
         if isinstance(cause, losses):
             return True
         # What a stage of a dataset met does not travel with the error that it ends with; the traceback's text does.

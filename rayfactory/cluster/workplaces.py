@@ -76,15 +76,16 @@ class Workplaces:
         self._known = dict(nodes)
         self._kept_off = nodes_without(databases, nodes)
         self.num_workers = self._count(nodes)
-        if self.num_workers < self._wanted:
+        self._has_asked = not self._is_own and self.num_workers < self._wanted
+        if self._has_asked:
             _ask_for(self._wanted)
             logger.warning(
                 "the cluster has %d CPUs for cluster.workers=%d: more are asked for, and workers start as nodes join",
                 sum(node.num_cpus for node in nodes.values()),
                 self._wanted,
             )
-        # On one node there is nothing to choose.
-        self._node_of = dict(enumerate(_in_turn(nodes, self.num_workers))) if len(nodes) > 1 else {}
+        # Nodes that cannot read the databases are kept off by another option, which names none of the others.
+        self._node_of = {} if self._kept_off else dict(enumerate(_in_turn(nodes, self.num_workers)))
 
     def look(self) -> News:
         """Take in the nodes that have joined since the last call."""
@@ -99,8 +100,10 @@ class Workplaces:
         self._kept_off += unable
         for node_id in unable:
             del new[node_id]
-        homeless = [number for number, node_id in self._node_of.items() if node_id not in alive]
         count = max(self.num_workers, self._count(alive))
+        homeless = list[int]()
+        if not self._kept_off:
+            homeless = [n for n, node_id in self._node_of.items() if not alive.get(node_id, _NOWHERE).num_cpus]
         coming = [*homeless, *range(self.num_workers, count)]
         placed = dict(zip(coming, _in_turn(new, sum(node.num_cpus for node in new.values())), strict=False))
         self._node_of.update(placed)
@@ -115,7 +118,7 @@ class Workplaces:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         node_id = self._node_of.get(number)
-        if self._kept_off or node_id is None:
+        if self._kept_off or node_id is None or len(self._known) == 1:
             # Wherever Ray starts it again, too, it has to keep off the nodes that have no databases.
             return keeping_off(self._kept_off)
         # Soft: where the node is lost, its workers are started elsewhere.
@@ -137,9 +140,10 @@ class Workplaces:
         return max(1, min(num_cpus, self._wanted) if self._wanted else num_cpus)
 
     def close(self) -> None:
-        """Ask for no more CPUs."""
-        if not self._is_own and self._wanted:
+        """Ask for no more CPUs. What was asked for is the cluster's: of two runs that ask, the last word counts."""
+        if self._has_asked:
             _ask_for(0)
+            self._has_asked = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,9 @@ class _Node:
     @property
     def num_cpus(self) -> int:
         return int(self.resources.get("CPU", 0))
+
+
+_NOWHERE = _Node("", {})
 
 
 def _alive() -> dict[str, _Node]:

@@ -30,20 +30,26 @@ def difference(rule: str, gold: Result, predicted: Result) -> str:
     for result in (gold, predicted):
         if len(result.rows) != result.row_count:
             raise ValueError("rows were not kept")
-    same = (
-        same_sets(gold.rows, predicted.rows)
-        if rule == "bird"
-        else same_tables(gold.rows, predicted.rows, ordered=rule == "spider, ordered")
-    )
+    wanted, found = ([tuple(map(_hashable, row)) for row in result.rows] for result in (gold, predicted))
+    same = same_sets(wanted, found) if rule == "bird" else same_tables(wanted, found, ordered=rule == "spider, ordered")
     if same:
         return ""
     if len(gold.columns) != len(predicted.columns):
         return "other columns"
     if not predicted.rows:
         return "no rows"
-    if len(gold.rows) != len(predicted.rows):
+    if len(wanted) != len(found):
         return "other number of rows"
-    return "other order" if Counter(gold.rows) == Counter(predicted.rows) else "other values"
+    return "other order" if Counter(wanted) == Counter(found) else "other values"
+
+
+def _hashable(value: object) -> object:
+    """Return a value as one that can be in a set: DuckDB and PostgreSQL have lists and structs."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    if isinstance(value, dict):
+        return tuple((_hashable(name), _hashable(each)) for name, each in value.items())
+    return value
 
 
 def same_sets(gold: Sequence[Row], predicted: Sequence[Row]) -> bool:

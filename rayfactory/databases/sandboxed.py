@@ -112,7 +112,7 @@ class _Room:
         try:
             if how == "keep":
                 self.kept = None
-            result = self.engines[name].run(sql, keep_rows=0 if how == "run" else sys.maxsize)
+            result = self.engines[name].run(sql, keep_rows=0 if how == "run" else self.limits.max_rows + 1)
             if how == "keep":
                 self.kept = result
             elif how == "compare":

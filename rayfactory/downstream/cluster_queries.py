@@ -8,6 +8,7 @@ Source: SQL-Factory, section 5.4 and table 4.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from rayfactory.downstream.contrastive import tune
 from rayfactory.downstream.pairs import pairs_of
 from rayfactory.downstream.query_features import Measure, distances, read
 from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
-from rayfactory.errors import ConfigError, RunDirError
+from rayfactory.errors import ConfigError, RunDirError, StatementError, UserError
 from rayfactory.pool_copy import local
 from rayfactory.shown import shown
 from rayfactory.tools.embedding import ENCODERS, Embedder, decided
@@ -83,23 +84,23 @@ def cluster_queries(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
     out = Path(config.output) if config.output else Path(CLUSTERING).absolute()
     embedding = decided(config.embedding, Path(config.data_dir) / ENCODERS)
     tuned = out / ENCODER
-    about = _settings(config)
+    about = _settings(config, sets)
     known = _read(out / "encoder.json")
-    if tuned.exists() and known.get("settings") != about:
+    if known and known.get("settings") != about:
         raise RunDirError(
-            f"{str(tuned)!r} was tuned with other settings; remove it, or name another folder with output="
+            f"the encoder in {str(out)!r} was tuned with other settings, another corpus or other sets; remove the "
+            "folder, or name another with output="
         )
-    if not tuned.exists():
-        known = {"settings": about, **_tuned(config, sets, tuned, say)}
-        write(out, {"encoder.json": json.dumps(known, indent=1) + "\n"})
     rows: dict[str, dict[str, float]] = {}
     dialect = config.clustering.dialect
+    # Before an hour goes into tuning: sets that cannot be judged by are found here.
     for measure in get_args(Measure):
         say(f"{measure.capitalize()}'s measure")
-        rows[measure.capitalize()] = {
-            each.name: betacv(distances([read(query, dialect) for query in each.queries], measure), each.labels)
-            for each in sets
-        }
+        rows[measure.capitalize()] = {each.name: _of_measure(each, measure, dialect) for each in sets}
+    if "pairs" not in known or not tuned.exists():
+        write(out, {"encoder.json": json.dumps({"settings": about}, indent=1) + "\n"})
+        known = {"settings": about, **_tuned(config, sets, tuned, say)}
+        write(out, {"encoder.json": json.dumps(known, indent=1) + "\n"})
     for name, model in ((embedding.model, embedding), ("tuned", replace(embedding, model=str(tuned)))):
         say(f"{name} encodes")
         rows[name] = _of_encoder(model, Path(config.data_dir), sets, dialect)
@@ -131,8 +132,8 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
             f"the corpus gives {len(pairs)} pairs, less than a batch (clustering.batch_size={clustering.batch_size}); "
             "take a larger corpus, or set it smaller"
         )
-    tuned.parent.mkdir(parents=True, exist_ok=True)
-    tune(clustering, config.embedding.model, pairs, tuned, config.seed, say)
+    if not tuned.exists():
+        tune(clustering, config.embedding.model, pairs, tuned, config.seed, say)
     return {
         "queries": num_queries,
         "pairs": len(pairs),
@@ -153,14 +154,23 @@ def _corpus(config: Config, say: Say) -> Corpus:
     return of_run(local(name, Path(config.data_dir)) if is_url(name) else Path(name))
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """Return what makes a tuned encoder another."""
+def _of_measure(each: QuerySet, measure: Measure, dialect: str) -> float:
+    try:
+        return betacv(distances([read(query, dialect) for query in each.queries], measure), each.labels)
+    except (StatementError, ValueError) as error:
+        raise UserError(f"set {each.name!r} is not one that can be judged by: {error}; mend or leave it out") from None
+
+
+def _settings(config: Config, sets: Sequence[QuerySet]) -> dict[str, Any]:
+    """Return what makes a tuned encoder another: what it learns from, and what it must not."""
     clustering = config.clustering
+    judged = sorted({canonical_of(query, clustering.dialect) for each in sets for query in each.queries})
     names = ("positives", "max_pairs", "epochs", "batch_size", "learning_rate", "warmup_share", "scale", "max_tokens")
     return {
         "corpus": config.runs[0] if config.runs else config.run_dir,
         "model": config.embedding.model,
         "seed": config.seed,
+        "judged_by": hashlib.sha256("\0".join(judged).encode()).hexdigest(),
         **{name: getattr(clustering, name) for name in names},
     }
 

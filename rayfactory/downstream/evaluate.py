@@ -16,18 +16,21 @@ from rayfactory.cluster.crew import JOURNAL
 from rayfactory.cluster.session import connected
 from rayfactory.config import AGENTS, Config, ModelConfig, Slot
 from rayfactory.databases.benchmark import Benchmark, open_benchmark
-from rayfactory.databases.schema import Schema
+from rayfactory.databases.engine import FILE_DIALECTS
 from rayfactory.downstream.questions import Question, find_questions, query_in, read_predictions, read_questions
 from rayfactory.downstream.scoring import KINDS, Rule, figures, score_all
 from rayfactory.downstream.text_to_sql import prompt_of
 from rayfactory.errors import CompletionError, ConfigError
 from rayfactory.models.chat import Chat
-from rayfactory.models.completion import CallKey, Complete
+from rayfactory.models.completion import CallKey, Complete, Prompt
 from rayfactory.models.prompts import Prompts
 from rayfactory.runs import check_models, key_variables, models_served, open_databases
 from rayfactory.shown import shown
 
 EVALUATION = "evaluation"
+
+MAX_ROWS = 1_000_000
+"""Rows of a result that is compared; a larger one would not fit beside another."""
 
 Say = Callable[[str], None]
 
@@ -56,6 +59,11 @@ def evaluate(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
         say: told what is being done.
     """
     benchmark = open_benchmark(config.benchmark, Path(config.data_dir))
+    if any(database.dialect not in FILE_DIALECTS for database in benchmark.databases):
+        raise ConfigError(
+            "predictions are not run on a server, which lets its users do more than read; name databases that are "
+            "files: benchmark.root=PATH"
+        )
     rule = _rule(config)
     path = _questions_file(config, benchmark)
     questions, missing = _answerable(read_questions(path), benchmark)
@@ -68,7 +76,10 @@ def evaluate(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
     else:
         source = _model(config).name
         predictions, cost_usd = asked(config, questions, out, say)
-    limits = replace(config.execution, timeout_s=config.evaluation.timeout_s)
+    # The benchmarks bound the time of a query alone.
+    limits = replace(
+        config.execution, timeout_s=config.evaluation.timeout_s, max_rows=MAX_ROWS, max_cells=10 * MAX_ROWS
+    )
     databases = {database.name: database for database in benchmark.databases}
     scored = score_all(
         databases, limits, rule, questions, predictions, lambda done: say(f"{done} of {len(questions)} are compared")
@@ -116,6 +127,13 @@ def asked(config: Config, questions: Sequence[Question], out: Path, say: Say) ->
         )
     _, schemas = open_databases(config)
     model = _model(config)
+    if empty := sorted({question.database for question in questions} - set(schemas)):
+        raise ConfigError(
+            f"database {empty[0]!r} has no rows, so that no prompt shows it; leave its questions out of "
+            "evaluation.questions"
+        )
+    prompts = Prompts()
+    asks = [prompt_of(config.evaluation.prompt, schemas[each.database], each, model, prompts) for each in questions]
     slot: Slot = "strong" if config.evaluation.model == "strong" else "local"
     # The models of a run are those that its agents ask: here there is one agent.
     agents = replace(config.models.generation, model=slot)
@@ -127,7 +145,7 @@ def asked(config: Config, questions: Sequence[Question], out: Path, say: Say) ->
             stack.enter_context(connected(config.cluster, key_variables(config)))
         served = stack.enter_context(models_served(replace(config, run_dir=str(out)), say))
         model = getattr(served.models, slot)
-        return asyncio.run(_ask_all(served, slot, model, journal, questions, schemas, say))
+        return asyncio.run(_ask_all(served, slot, model, journal, questions, asks, say))
 
 
 async def _ask_all(
@@ -136,20 +154,19 @@ async def _ask_all(
     model: ModelConfig,
     journal: Path,
     questions: Sequence[Question],
-    schemas: Mapping[str, Schema],
+    asks: Sequence[Prompt],
     say: Say,
 ) -> tuple[list[str], float]:
-    chat, prompts = Chat({slot: model}, journal, config.max_cost_usd), Prompts()
+    chat = Chat({slot: model}, journal, config.max_cost_usd)
     num_done = 0
 
     async def ask(complete: Complete, number: int, question: Question) -> str:
         nonlocal num_done
-        prompt = prompt_of(config.evaluation.prompt, schemas[question.database], question, model, prompts)
         # What tells two evaluations in one folder apart is the question, not its place.
         digest = hashlib.blake2b(f"{question.database}\0{question.text}\0{question.evidence}".encode(), digest_size=4)
         key = CallKey(config.seed, "text2sql", 0, int.from_bytes(digest.digest(), "big"))
         try:
-            reply = query_in((await complete(slot, key, prompt)).text)
+            reply = query_in((await complete(slot, key, asks[number])).text)
         except CompletionError as error:
             say(f"question {number}: {error}")
             reply = ""

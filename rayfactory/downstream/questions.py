@@ -14,7 +14,9 @@ from rayfactory.errors import UserError
 _BIRD_SEPARATOR = "\t----- bird -----\t"
 """What BIRD puts between a prediction and its database."""
 
-_BLOCK = re.compile(r"```[a-z]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_BLOCK = re.compile(r"```[\w+-]*\s(.*?)(?:```|\Z)", re.DOTALL)
+
+_BEGINS = re.compile(r"^\s*(?:SQL\s*:\s*)?(?=(?:SELECT|WITH)\b)", re.IGNORECASE | re.MULTILINE)
 
 _PREDICTION_FIELDS = ("prediction", "predicted_sql", "pred_sql", "pred", "sql", "query", "output", "predict")
 
@@ -141,19 +143,15 @@ def _prediction(path: Path, number: int, item: Any) -> str:
 
 
 def query_in(reply: str) -> str:
-    """Return the query in a model's reply: its last code block, or what the last SELECT or WITH on a new line begins.
+    """Return the query in a model's reply: in its last code block with one, or in its last paragraph with one.
 
     A reply without any is returned as it is: it will not run, and is counted so.
     """
-    blocks = re.findall(
-        r"```(?:sql|sqlite|duckdb|postgresql|mysql)?[ \t]*\n(.*?)(?:```|\Z)", reply, re.DOTALL | re.IGNORECASE
-    )
-    text = blocks[-1] if blocks else reply
-    if not blocks:
-        begins = list(re.finditer(r"^\s*(?:SQL\s*:\s*)?(?=(?:SELECT|WITH)\b)", text, re.IGNORECASE | re.MULTILINE))
-        if begins:
-            text = text[begins[-1].end() :].partition("\n\n")[0]
-    return text.strip().rstrip(";").strip()
+    blocks = [block for block in _BLOCK.findall(reply) if _BEGINS.match(block)]
+    paragraphs = [] if blocks else [text for text in re.split(r"\n[ \t]*\n", reply) if _BEGINS.search(text)]
+    text = (blocks or paragraphs or [reply])[-1]
+    begins = _BEGINS.search(text)
+    return text[begins.end() if begins else 0 :].strip().rstrip(";").strip()
 
 
 def _text(path: Path) -> str:
