@@ -160,12 +160,12 @@ def run(config: Config, command: str) -> int:
         case "evaluate_text2sql":
             from rayfactory.downstream import evaluate
 
-            evaluate.run(config)
+            print(shown(evaluate.run(config)))
             return 0
         case "cluster_queries":
             from rayfactory.downstream import cluster_queries
 
-            cluster_queries.run(config)
+            print(shown(cluster_queries.run(config)))
             return 0
         case task:
             raise AssertionError(f"task {task!r} passed the validation")

@@ -47,8 +47,11 @@ DIALECTS = ("duckdb", "sqlite", "postgres", "mysql")
 METHODS = ("factory", "sqlsmith", "templates", "learnedsqlgen", "omnisql")
 """Ways in which the Generation Agent writes, by the name that `models.method=` takes."""
 
-TEXT_TO_SQL_PROMPTS = ("plain", "qwen2.5-coder")
-"""How a model is asked for the query that answers a question (`prompts/downstream`)."""
+TEXT_TO_SQL_PROMPTS = {
+    "plain": "tables with their keys, some values and descriptions; for any model that follows instructions",
+    "qwen2.5-coder": "as the Qwen2.5-Coder models are asked in their own evaluation on Spider and BIRD",
+}
+"""How a model is asked for the query that answers a question, by the names of the templates in `prompts/downstream`."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 

@@ -26,6 +26,7 @@ from rayfactory.bucket.store import is_url
 from rayfactory.config import Config
 from rayfactory.errors import ConfigError
 from rayfactory.pool_copy import local, name_of
+from rayfactory.reports.working import console, working
 from rayfactory.shown import shown
 
 COMPARE = "compare"
@@ -43,14 +44,10 @@ def run(config: Config) -> None:
     Raises:
         UserError: fewer than two are named, one cannot be read, or the folder cannot be written.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    with console.status("the queries are read") as status:
-        out, found = compare(config, lambda what: status.update(Text(shown(what))))
-    console.print(shown(table_of(found)), soft_wrap=True)
-    console.print(
+    with working("the queries are read") as say:
+        out, found = compare(config, say)
+    console().print(shown(table_of(found)))
+    console().print(
         shown(f"{out / (COMPARE + '.html')} has them side by side; compare.json and compare.md the same figures")
     )
 

@@ -55,24 +55,20 @@ def read_queries(path: Path, dialect: str) -> list[FoundQuery]:
     Raises:
         UserError: the file cannot be read, or no query is where one should be.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{str(path)!r} cannot be read ({reason}); name a text file in UTF-8") from None
+    text = read_text(path)
     match path.suffix.lower():
         case ".json":
-            found = _of_objects(path, _list_in(path, _json(path, text)))
+            found = _of_objects(path, _list_in(path, parse_json(path, text)))
         case ".jsonl" | ".ndjson":
             # Other ends of lines may stand in a text.
             lines = [line for line in text.split("\n") if line.strip()]
-            found = _of_objects(path, [_json(path, line) for line in lines])
+            found = _of_objects(path, [parse_json(path, line) for line in lines])
         case ".csv" | ".tsv":
             found = _of_table(path, text)
         case ".sql" | ".txt" | "" if not text.lstrip().startswith("["):
             found = _of_statements(text, dialect)
         case ".sql" | ".txt" | "":  # no statement begins so
-            found = _of_objects(path, _list_in(path, _json(path, text)))
+            found = _of_objects(path, _list_in(path, parse_json(path, text)))
         case other:
             raise UserError(
                 f"{str(path)!r} ends with {other!r}; queries are read from files that end with {', '.join(SUFFIXES)}"
@@ -82,7 +78,25 @@ def read_queries(path: Path, dialect: str) -> list[FoundQuery]:
     return found
 
 
-def _json(path: Path, text: str) -> Any:
+def read_text(path: Path) -> str:
+    """Return the content of a text file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{str(path)!r} cannot be read ({reason}); name a text file in UTF-8") from None
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """Return what a file, or a line of one, holds as JSON.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

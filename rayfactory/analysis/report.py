@@ -23,6 +23,7 @@ from rayfactory.analysis.sample import sample
 from rayfactory.config import Config
 from rayfactory.errors import RunDirError
 from rayfactory.pool_copy import beside, local, name_of
+from rayfactory.reports.working import console, working
 from rayfactory.shown import shown
 
 REPORT = "report"
@@ -41,13 +42,11 @@ def run(config: Config) -> None:
     Raises:
         RunDirError: there is no run, it has no rows yet, or the folder cannot be written.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    with console.status("the queries are parsed") as status:
-        out = report(config, lambda what: status.update(Text(shown(f"{what} of the corpus"))))
-    console.print(shown(f"{out / (REPORT + '.html')} is the report; the same figures are in report.json and report.md"))
+    with working("the queries are parsed") as say:
+        out = report(config, lambda what: say(f"{what} of the corpus"))
+    console().print(
+        shown(f"{out / (REPORT + '.html')} is the report; the same figures are in report.json and report.md")
+    )
 
 
 def report(config: Config, say: Callable[[str], None]) -> Path:

@@ -5,40 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayfactory.agents.management import Situation
 from rayfactory.agents.seed_selection import PoolSeed
 from rayfactory.agents.table_selection import Ask, Use
-from rayfactory.bucket.store import is_url
-from rayfactory.cluster.authors import ExpansionAgent, GenerationAgent
 from rayfactory.cluster.dataflow import TASK_CPUS
-from rayfactory.cluster.delivery import shipped
-from rayfactory.cluster.encoder import can_encode, start_encoder, start_encoders
-from rayfactory.cluster.gateway import CALLS_AT_ONCE, ask_status, close_gateway, start_gateway
+from rayfactory.cluster.gateway import ask_status, close_gateway, start_gateway
 from rayfactory.cluster.judges import Judges, LoadPool
-from rayfactory.cluster.losses import Losses, as_own, brief, is_loss
+from rayfactory.cluster.losses import Losses, as_own, brief
 from rayfactory.cluster.metrics import STAGES, Metrics
 from rayfactory.cluster.planners import PLANNING_AGENTS
-from rayfactory.cluster.schema_store import in_object_store
 from rayfactory.cluster.shortage import Shortage
-from rayfactory.cluster.tool_worker import ToolWorker
+from rayfactory.cluster.staff import Staff
 from rayfactory.cluster.vector_actor import check_index_gpu
 from rayfactory.cluster.waiting import Waiting
-from rayfactory.cluster.workplaces import Workplaces
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig
 from rayfactory.databases.engine import Database
 from rayfactory.databases.schema import Schema
 from rayfactory.databases.schemas import about
 from rayfactory.models.chat import ChatStatus
 from rayfactory.pool_copy import Copy
-from rayfactory.records import Answer, Candidate, Failure, Request, State, Tally, Verdict
+from rayfactory.records import Answer, Failure, Request, State, Tally
 from rayfactory.reports.monitor import Progress
 from rayfactory.validate import used_slots
 
@@ -48,21 +40,8 @@ REQUESTS_PER_AUTHOR = 2
 _IN_HAND = 2
 """Requests that the authors have for each that their model takes at once."""
 
-AUTHORS = ("generation", "expansion")
-"""The kinds of actors that write."""
-
-OPENING_DATABASES = (*AUTHORS, "tools")
-"""The kinds that open databases."""
-
 JOURNAL = "journal"
 """Folder in the run directory for what was asked of models and what they replied."""
-
-_STATELESS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 1, "scheduling_strategy": "SPREAD"}
-"""Options of the actors that can be made again from their arguments: a lost call is made once more.
-
-No `num_cpus`: Ray then places an actor where a CPU is free and lets it hold none. Authors, workers and dataset tasks
-take turns on the CPUs; held shares would leave a small cluster without a CPU for the tasks.
-"""
 
 logger = logging.getLogger("rayfactory.cluster")
 
@@ -91,146 +70,58 @@ class Crew:
     ) -> None:
         self._config = config
         self._waiting = Waiting()
-        if config.cluster.databases == "shipped" or is_url(config.benchmark.root):
-            databases = shipped(databases, config.cluster)
-        self._shortage = Shortage(config, TASK_CPUS)
-        self._workplaces = Workplaces(config.cluster, databases)
-        try:
-            self._start_all(databases, schemas, load_pool, copy)
-        except BaseException:
-            self._shortage.close()
-            self._workplaces.close()
-            raise
-
-    def _start_all(
-        self,
-        databases: Mapping[str, Database],
-        schemas: Mapping[str, Schema],
-        load_pool: LoadPool,
-        copy: Copy | None,
-    ) -> None:
-        """Start what the first round needs."""
-        import ray
-
-        config = self._config
-        # Held for as long as the crew is, since an actor that is restarted takes them again.
-        self._shared = both = [ray.put(dict(databases)), ray.put(in_object_store(schemas))]
-        schemas_only = both[1:]
-        self._kinds: dict[str, tuple[type, list[Any]]] = {
-            **{kind: (agent, schemas_only) for kind, agent in PLANNING_AGENTS.items()},
-            "generation": (GenerationAgent, both),
-            "expansion": (ExpansionAgent, both),
-            "tools": (ToolWorker, both),
-        }
         # A rule decides in milliseconds and keeps nothing: it needs no process of its own, nor copies of the schemas.
         self._rules = {
             kind: agent(config, schemas)
             for kind, agent in PLANNING_AGENTS.items()
             if getattr(config.models, agent.agent).model == "rule"
         }
-        self._started: dict[str, list[Any]] = {}
-        self._starting = threading.Lock()
-        self._moves = 0
-        self._coming: dict[str, tuple[Any, Any]] = {}
         self._models = {slot: getattr(config.models, slot) for slot in used_slots(config.models)}
-        self._gateway: Any = None
         self._mirror = copy.mirror if copy is not None else None
-        if self._models:
-            journal = Path(config.run_dir) / JOURNAL
-            self._gateway = start_gateway(self._models, journal, config.max_cost_usd, self._mirror)
+        self._gateway: Any = None
         self._status: ChatStatus | None = None
         self._status_asked: Any = None
         self._tallies: list[Tally] = []
-        # First who writes the first round, then the encoders, which load while a model writes it. The others start when
-        # they are first asked, while a round is judged.
+        self._metrics = Metrics(copy.url if copy is not None else config.run_dir)
+        self._shortage = Shortage(config, TASK_CPUS)
+        self._staff = Staff(config, databases, schemas)
+        dialects = {name: each.dialect for name, each in about(schemas).items()}
+        try:
+            self._begin()
+            judges = Judges(config, dialects, load_pool, self._staff, self._took)
+        except BaseException:
+            self._shortage.close()
+            self._staff.close()
+            raise
+        self.judge, self._commit = judges.judge, judges.commit
+
+    def _begin(self) -> None:
+        """Start who writes the first round, then the encoders, which load while a model writes it.
+
+        The others start when they are first asked, while a round is judged.
+        """
+        config = self._config
+        if self._models:
+            journal = Path(config.run_dir) / JOURNAL
+            self._gateway = start_gateway(self._models, journal, config.max_cost_usd, self._mirror)
         for kind in ("management", "table_selection", "generation"):
             if kind not in self._rules:
-                self._actors(kind)
-        self._encoders = start_encoders(config, _STATELESS)
-        warm = [encoder.warm_up.remote() for encoder in self._encoders.values()]
+                self._staff.actors(kind)
+        self._staff.start_encoders()
         check_index_gpu(config.cluster)
         if config.cluster.address or self._models:
-            # Other nodes than this one may not encode as it does: that is said before anything is written, or paid.
-            _check_warm(warm)
-        dialects = {name: each.dialect for name, each in about(schemas).items()}
-        self._metrics = Metrics(copy.url if copy is not None else config.run_dir)
-        tools = partial(self._actors, "tools")
-        homes = self._workplaces.homes
-        judges = Judges(config, dialects, load_pool, tools, homes, self._encoders, self._metrics.took)
-        self._judge, self._commit = judges.judge, judges.commit
+            # What is wrong with one elsewhere is said before anything is written, or paid.
+            self._staff.await_encoders()
 
-    def _actors(self, kind: str) -> list[Any]:
-        """Return the actors of a kind, after starting those that are not there yet.
-
-        Rounds are planned, written and judged in threads of their own.
-        """
-        with self._starting:
-            started = self._started.setdefault(kind, [])
-            count = self._workplaces.num_workers if kind in OPENING_DATABASES else 1
-            started += [self._start(kind, number) for number in range(len(started), count)]
-            return list(started)
-
-    def _start(self, kind: str, number: int, again: str = "") -> Any:
-        """Start an actor of a kind, in place of another one of its number where it is started again."""
-        import ray
-
-        agent, shared = self._kinds[kind]
-        actor: Any = ray.remote(_with_shared(agent, shared))
-        options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
-        place = self._workplaces.options(number) if kind in OPENING_DATABASES else {}
-        return actor.options(name=f"{kind}-{number}{again}", **(options | place)).remote(self._config)
-
-    def judge(
-        self,
-        chunks: Iterable[Sequence[Candidate]],
-        first_id: int,
-        on_verdicts: Callable[[Sequence[Verdict]], None],
-    ) -> list[Verdict]:
-        """Judge the candidates of one round, see `Judges.judge`."""
-
-        def got_on(verdicts: Sequence[Verdict]) -> None:
-            self._shortage.got_on()
-            on_verdicts(verdicts)
-
-        return self._judge(chunks, first_id, got_on)
+    def _took(self, stage: str, seconds: float) -> None:
+        """A stage of judging took so long for a block, so the run gets on."""
+        self._metrics.took(stage, seconds)
+        self._shortage.got_on()
 
     def commit(self, ids: Mapping[int, int]) -> None:
         """Tell the critics which query_id each admitted position of the round has got; take in nodes that joined."""
-        import ray
-
         self._commit(ids)
-        news = self._workplaces.look()
-        for node_id, resources in news.nodes.items():
-            if can_encode(self._config, resources):
-                number = len(self._encoders) + len(self._coming)
-                encoder = start_encoder(self._config, _STATELESS, number, node_id, resources)
-                self._coming[node_id] = encoder, encoder.warm_up.remote()
-        self._take_in_encoders()
-        with self._starting:
-            for kind in OPENING_DATABASES:
-                started = self._started.get(kind, [])
-                for number in news.moved:
-                    if number < len(started):
-                        # A request that it has in hand is asked again; of what was paid for it, nothing is lost.
-                        ray.kill(started[number])
-                        self._moves += 1
-                        started[number] = self._start(kind, number, f"-moved-{self._moves}")
-
-    def _take_in_encoders(self) -> None:
-        """Have those that joined and are warm encode; one whose node cannot encode as this run does is let go."""
-        import ray
-
-        for node_id, (encoder, warm) in list(self._coming.items()):
-            if not ray.wait([warm], timeout=0)[0]:
-                continue
-            del self._coming[node_id]
-            try:
-                ray.get(warm)
-            except ray.exceptions.RayError as error:
-                logger.warning("a node that joined encodes nothing (%s)", brief(error))
-                ray.kill(encoder)
-                continue
-            self._encoders[node_id] = encoder
+        self._staff.look_round()
 
     # -- plan -----------------------------------------------------------------
 
@@ -272,7 +163,7 @@ class Crew:
         if kind in self._rules:
             result, _ = asyncio.run(getattr(self._rules[kind], method)(*args))
             return result
-        (agent,) = self._actors(kind)
+        (agent,) = self._staff.actors(kind)
         losses = Losses()
         while True:
             try:
@@ -306,7 +197,8 @@ class Crew:
         import ray
 
         self._waiting.go_on()
-        authors = {origin: self._actors(origin) for origin in dict.fromkeys(request.origin for request in requests)}
+        origins = dict.fromkeys(request.origin for request in requests)
+        authors = {origin: self._staff.actors(origin) for origin in origins}
         models = self._config.models
         in_hand = {
             origin: _requests_per_author(models, getattr(models, origin), len(group))
@@ -359,7 +251,7 @@ class Crew:
                 resting[author] = time.monotonic() + pause_s
                 waiting.append(index)
                 # It may have been started again elsewhere, as another actor.
-                authors = {origin: self._actors(origin) for origin in authors}
+                authors = {origin: self._staff.actors(origin) for origin in origins}
                 load = {each: load.get(each, 0) for group in authors.values() for each in group}
                 continue
             answers[index] = answer
@@ -369,7 +261,7 @@ class Crew:
 
     def _near(self, authors: Sequence[Any], database: str) -> set[Any]:
         """Return the authors on nodes that have a database; all of them where every node does."""
-        homes = self._workplaces.homes()
+        homes = self._staff.homes()
         if homes.places is None:
             return set(authors)
         return {authors[number] for number in homes.of(database) if number < len(authors)}
@@ -409,28 +301,13 @@ class Crew:
 
         self._shortage.close()
         with suppress(ray.exceptions.RayError):
-            self._workplaces.close()
+            self._staff.close()
         if self._gateway is not None:
             with suppress(ray.exceptions.RayError):
                 # What a slow storage has to take is worth more than a quick end.
                 patience_s = 10 if self._mirror is None else 120
                 self._status = ray.get(close_gateway(self._gateway, self._models, self._mirror), timeout=patience_s)
             self._gateway = None
-
-
-def _check_warm(warm: list[Any]) -> None:
-    """Wait for the encoders.
-
-    Raises:
-        ConfigError: a node cannot encode as the run was begun.
-    """
-    import ray
-
-    try:
-        ray.get(warm)
-    except ray.exceptions.RayError as error:
-        if not is_loss(error):  # one that is lost is started again
-            raise as_own(error, "an encoder could not start") from error
 
 
 def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: int) -> int:
@@ -443,19 +320,3 @@ def _requests_per_author(models: ModelsConfig, agent: AgentConfig, num_authors: 
     model: ModelConfig = getattr(models, agent.model)
     # A batch is sent when the whole round is in it.
     return sys.maxsize if model.batch else -(-_IN_HAND * model.max_in_flight // num_authors)
-
-
-def _with_shared(agent: type, shared: list[Any]) -> type:
-    """Return the agent's class with the last arguments of its constructor taken out of the object store.
-
-    The actor fetches them itself, when it is restarted too. As plain arguments Ray would complain of them.
-    """
-
-    class Actor(agent):  # type: ignore[misc]
-        def __init__(self, *args: Any) -> None:
-            import ray
-
-            super().__init__(*args, *ray.get(shared))
-
-    Actor.__name__ = Actor.__qualname__ = agent.__name__
-    return Actor

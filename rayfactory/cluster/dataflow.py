@@ -69,12 +69,14 @@ class Workers:
             number: of the block.
             databases: of its candidates.
         """
+        everybody = range(len(self.handles))
+        near: dict[str, Sequence[int]] = dict.fromkeys(databases, everybody)
+        if self.homes.places is not None:
+            near = {name: [n for n in self.homes.of(name) if n in everybody] or everybody for name in near}
         shares: dict[Any, list[int]] = {}
         for place, database in enumerate(databases):
-            near: Sequence[int] = range(len(self.handles))
-            if self.homes.places is not None:
-                near = [each for each in self.homes.of(database) if each < len(self.handles)] or near
-            shares.setdefault(self.handles[near[number % len(near)]], []).append(place)
+            who = near[database]
+            shares.setdefault(self.handles[who[number % len(who)]], []).append(place)
         return shares
 
 

@@ -78,7 +78,7 @@ def start_encoders(config: Config, options: Mapping[str, Any]) -> dict[str, Any]
         check_gpu_room(config.embedding.gpu_share, "embedding.device=gpu", "set embedding.device=cpu in a new run_dir")
     # Where no node has what it takes, the one that is started all the same waits for such a node.
     return {
-        node_id: start_encoder(config, options, i, node_id, alive[node_id])
+        node_id: start_encoder(config, options, str(i), node_id, alive[node_id])
         for i, node_id in enumerate(able or sorted(alive)[:1])
     }
 
@@ -89,14 +89,14 @@ def can_encode(config: Config, resources: Mapping[str, float]) -> bool:
 
 
 def start_encoder(
-    config: Config, options: Mapping[str, Any], number: int, node_id: str, resources: Mapping[str, float]
+    config: Config, options: Mapping[str, Any], name: str, node_id: str, resources: Mapping[str, float]
 ) -> Any:
     """Start an encoder on a node; return its handle.
 
     Args:
         config: of the run, with the encoder's device decided.
         options: of an actor that can be made again from its arguments.
-        number: unlike that of every other encoder.
+        name: unlike that of every other encoder.
         node_id: of the node.
         resources: of the node.
     """
@@ -107,7 +107,7 @@ def start_encoder(
     share = {"num_cpus": 0, "num_gpus": config.embedding.gpu_share} if config.embedding.device == "gpu" else {}
     actor: Any = ray.remote(Encoder)
     return actor.options(
-        name=f"encoder-{number}",
+        name=f"encoder-{name}",
         max_concurrency=MAX_CALLS,
         # Soft: where the node is lost, its encoder is started on another one.
         **share,

@@ -14,8 +14,8 @@ import pyarrow as pa
 from rayfactory.cluster.critic import Contender, CriticalAgent, Decision
 from rayfactory.cluster.dataflow import Took, Workers, run_and_embed
 from rayfactory.cluster.losses import Losses, as_own, brief, is_loss
+from rayfactory.cluster.staff import Staff
 from rayfactory.cluster.vector_actor import options_with_gpu
-from rayfactory.cluster.workplaces import Homes
 from rayfactory.config import Config
 from rayfactory.records import Candidate, Execution, Verdict
 
@@ -35,9 +35,7 @@ class Judges:
         config: of the run.
         dialects: of its databases, by name.
         load_pool: reads the committed rounds.
-        tools: gives the handles of the `ToolWorker` actors.
-        homes: tells which of them are to work with which database.
-        encoders: handles of the `Encoder` actors, by the id of their node.
+        staff: that runs and encodes.
         took: told of each stage of each block.
     """
 
@@ -46,9 +44,7 @@ class Judges:
         config: Config,
         dialects: Mapping[str, str],
         load_pool: LoadPool,
-        tools: Callable[[], list[Any]],
-        homes: Callable[[], Homes],
-        encoders: Mapping[str, Any],
+        staff: Staff,
         took: Took,
     ) -> None:
         import ray
@@ -56,9 +52,7 @@ class Judges:
         self._config = config
         self._dialects = dialects
         self._load_pool = load_pool
-        self._tools = tools
-        self._homes = homes
-        self._encoders = encoders
+        self._staff = staff
         self._took = took
         self._shard_of = {name: i % config.cluster.index_shards for i, name in enumerate(dialects)}
         self._critics: list[Any] = []
@@ -129,13 +123,16 @@ class Judges:
             verdicts.extend(block)
             on_verdicts(block)
 
-        workers, block_size = Workers(self._tools(), self._homes()), self._config.embedding.batch_size
+        workers, block_size = (
+            Workers(self._staff.actors("tools"), self._staff.homes()),
+            self._config.embedding.batch_size,
+        )
 
         def blocks() -> Iterator[tuple[list[int], list[Execution], list[Any]]]:
             for chunk in chunks:
                 start = len(candidates)
                 candidates.extend(chunk)
-                yield from run_and_embed(chunk, start, workers, self._encoders, block_size, self._took)
+                yield from run_and_embed(chunk, start, workers, self._staff.encoders, block_size, self._took)
 
         for positions, executions, vectors in blocks():
             by_shard: dict[int, list[Contender]] = {}

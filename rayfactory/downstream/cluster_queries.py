@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +27,10 @@ from rayfactory.downstream.pairs import pairs_of
 from rayfactory.downstream.query_features import Measure, distances, read
 from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
 from rayfactory.errors import ConfigError, RunDirError, StatementError, UserError
+from rayfactory.files import sha256_of
+from rayfactory.pool import count_rows
 from rayfactory.pool_copy import local
+from rayfactory.reports.working import Say, console, working
 from rayfactory.shown import shown
 from rayfactory.tools.embedding import ENCODERS, Embedder, decided
 
@@ -49,23 +52,17 @@ PUBLISHED = {
 PUBLISHED_SETS = ("bombay", "ub", "googleplus")
 """What the three are called in EttuBench's files; PocketData's queries are those of the Google+ app."""
 
-Say = Callable[[str], None]
 
-
-def run(config: Config) -> None:
-    """Tune and judge, showing progress on standard error, and the table on standard output.
+def run(config: Config) -> str:
+    """Tune and judge, showing progress on standard error; return the table.
 
     Raises:
         UserError: the corpus or the sets are missing or cannot be used, or a package is missing.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    with console.status("the queries are read") as status:
-        out, found = cluster_queries(config, lambda what: status.update(Text(shown(what))))
-    Console(markup=False, highlight=False, soft_wrap=True).print(shown(markdown(found)))
-    console.print(shown(f"{out / ENCODER} is the encoder (embedding.model=FOLDER); clustering.json has the figures"))
+    with working("the queries are read") as say:
+        out, found = cluster_queries(config, say)
+    console().print(shown(f"{out / ENCODER} is the encoder (embedding.model=FOLDER); clustering.json has the figures"))
+    return markdown(found)
 
 
 def cluster_queries(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
@@ -120,10 +117,7 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
     corpus = _corpus(config, say)
     try:
         say("pairs of similar queries are looked for")
-        pairs = pairs_of(corpus, clustering.max_pairs, clustering.positives, config.seed, judged)
-        left_out = sum(
-            canonical_of(row["sql"], row["dialect"]) in judged for row in corpus.rows("SELECT sql, dialect FROM R")
-        )
+        pairs, left_out = pairs_of(corpus, clustering.max_pairs, clustering.positives, config.seed, judged)
         num_queries = corpus.num_queries
     finally:
         corpus.close()
@@ -142,16 +136,18 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
     }
 
 
-def _corpus(config: Config, say: Say) -> Corpus:
+def _corpus_path(config: Config) -> Path:
+    """Return the run directory, or the file of queries, that is learnt from."""
+    if len(config.runs) > 1:
+        raise ConfigError("an encoder is tuned with one corpus; name one: run_dir=DIR, or runs=[FILE]")
     if config.runs:
-        if len(config.runs) > 1:
-            raise ConfigError("an encoder is tuned with one corpus; name one: run_dir=DIR, or runs=[FILE]")
-        path = Path(config.runs[0]).expanduser().absolute()
-        return (
-            of_run(path) if path.is_dir() else of_file(path, config, lambda done: say(f"{done:,} queries are parsed"))
-        )
-    name = config.run_dir
-    return of_run(local(name, Path(config.data_dir)) if is_url(name) else Path(name))
+        return Path(config.runs[0]).expanduser().absolute()
+    return local(config.run_dir, Path(config.data_dir)) if is_url(config.run_dir) else Path(config.run_dir)
+
+
+def _corpus(config: Config, say: Say) -> Corpus:
+    path = _corpus_path(config)
+    return of_file(path, config, lambda done: say(f"{done:,} are parsed")) if path.is_file() else of_run(path)
 
 
 def _of_measure(each: QuerySet, measure: Measure, dialect: str) -> float:
@@ -163,11 +159,13 @@ def _of_measure(each: QuerySet, measure: Measure, dialect: str) -> float:
 
 def _settings(config: Config, sets: Sequence[QuerySet]) -> dict[str, Any]:
     """Return what makes a tuned encoder another: what it learns from, and what it must not."""
-    clustering = config.clustering
+    clustering, path = config.clustering, _corpus_path(config)
     judged = sorted({canonical_of(query, clustering.dialect) for each in sets for query in each.queries})
     names = ("positives", "max_pairs", "epochs", "batch_size", "learning_rate", "warmup_share", "scale", "max_tokens")
     return {
         "corpus": config.runs[0] if config.runs else config.run_dir,
+        # A pool that has grown is another corpus.
+        "corpus_is": sha256_of(path) if path.is_file() else f"{count_rows(path)} rows",
         "model": config.embedding.model,
         "seed": config.seed,
         "judged_by": hashlib.sha256("\0".join(judged).encode()).hexdigest(),

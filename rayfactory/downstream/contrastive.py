@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rayfactory.config import ClusteringConfig
 from rayfactory.downstream.pairs import Pair
 from rayfactory.errors import ConfigError
+from rayfactory.reports.working import Say
 from rayfactory.tools.embedding import source_of
-
-Say = Callable[[str], None]
 
 _CHECKPOINTS = 10
 """Of a training: after so many parts of it, it can be gone on with."""

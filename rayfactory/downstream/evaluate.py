@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rayfactory.analysis.report import write
 from rayfactory.cluster.crew import JOURNAL
 from rayfactory.cluster.session import connected
-from rayfactory.config import AGENTS, Config, ModelConfig, Slot
+from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig, Slot
 from rayfactory.databases.benchmark import Benchmark, open_benchmark
 from rayfactory.databases.engine import FILE_DIALECTS
 from rayfactory.downstream.questions import Question, find_questions, query_in, read_predictions, read_questions
@@ -24,6 +24,7 @@ from rayfactory.errors import CompletionError, ConfigError
 from rayfactory.models.chat import Chat
 from rayfactory.models.completion import CallKey, Complete, Prompt
 from rayfactory.models.prompts import Prompts
+from rayfactory.reports.working import Say, console, working
 from rayfactory.runs import check_models, key_variables, models_served, open_databases
 from rayfactory.shown import shown
 
@@ -32,23 +33,17 @@ EVALUATION = "evaluation"
 MAX_ROWS = 1_000_000
 """Rows of a result that is compared; a larger one would not fit beside another."""
 
-Say = Callable[[str], None]
 
-
-def run(config: Config) -> None:
-    """Evaluate, showing progress on standard error, and the figures on standard output.
+def run(config: Config) -> str:
+    """Evaluate, showing progress on standard error; return the figures as a page.
 
     Raises:
         UserError: questions, predictions or databases are missing or cannot be used, or a model cannot be asked.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    with console.status("the questions are read") as status:
-        out, found = evaluate(config, lambda what: status.update(Text(shown(what))))
-    Console(markup=False, highlight=False, soft_wrap=True).print(shown(markdown(found)))
-    console.print(shown(f"{out} has these figures, and what came of each prediction in predictions.jsonl"))
+    with working("the questions are read") as say:
+        out, found = evaluate(config, say)
+    console().print(shown(f"{out} has these figures, and what came of each prediction in predictions.jsonl"))
+    return markdown(found)
 
 
 def evaluate(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
@@ -66,12 +61,12 @@ def evaluate(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
         )
     rule = _rule(config)
     path = _questions_file(config, benchmark)
-    questions, missing = _answerable(read_questions(path), benchmark)
+    places, questions, num_all = _answerable(read_questions(path), benchmark)
     out = Path(config.output) if config.output else Path(EVALUATION).absolute()
     if config.evaluation.predictions:
         source = config.evaluation.predictions
-        predictions = read_predictions(Path(source).expanduser(), len(questions) + len(missing))
-        predictions = [each for place, each in enumerate(predictions) if place not in missing]
+        of_all = read_predictions(Path(source).expanduser(), num_all)
+        predictions = [of_all[place] for place in places]
         cost_usd = 0.0
     else:
         source = _model(config).name
@@ -90,14 +85,14 @@ def evaluate(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
         "questions_file": path.name,
         "predictions_of": source,
         "prompt": "" if config.evaluation.predictions else config.evaluation.prompt,
-        "left_out": len(missing),
+        "left_out": num_all - len(questions),
         "cost_usd": round(cost_usd, 6),
         "timeout_s": config.evaluation.timeout_s,
         **figures(questions, scored),
     }
     lines = [
         json.dumps({"number": number, **asdict(question), "prediction": prediction, **asdict(each)})
-        for number, (question, prediction, each) in enumerate(zip(questions, predictions, scored, strict=True))
+        for number, question, prediction, each in zip(places, questions, predictions, scored, strict=True)
     ]
     write(
         out,
@@ -136,8 +131,8 @@ def asked(config: Config, questions: Sequence[Question], out: Path, say: Say) ->
     asks = [prompt_of(config.evaluation.prompt, schemas[each.database], each, model, prompts) for each in questions]
     slot: Slot = "strong" if config.evaluation.model == "strong" else "local"
     # The models of a run are those that its agents ask: here there is one agent.
-    agents = replace(config.models.generation, model=slot)
-    config = replace(config, models=replace(_rules_only(config), generation=agents))
+    models = ModelsConfig(strong=config.models.strong, local=config.models.local, generation=AgentConfig(model=slot))
+    config = replace(config, models=models)
     check_models(config)
     journal = out / JOURNAL
     with ExitStack() as stack:
@@ -207,17 +202,16 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *notes, ""])
 
 
-def _answerable(questions: Sequence[Question], benchmark: Benchmark) -> tuple[list[Question], set[int]]:
-    """Return the questions whose databases are there, and the places of the others."""
+def _answerable(questions: Sequence[Question], benchmark: Benchmark) -> tuple[list[int], list[Question], int]:
+    """Return the questions whose databases are there, with their places among all, and how many there are in all."""
     names = {database.name for database in benchmark.databases}
-    missing = {place for place, question in enumerate(questions) if question.database not in names}
-    kept = [question for place, question in enumerate(questions) if place not in missing]
-    if not kept:
+    places = [place for place, question in enumerate(questions) if question.database in names]
+    if not places:
         raise ConfigError(
             f"none of the {len(questions)} questions is about a database that is there: the first is about "
             f"{questions[0].database!r}; check benchmark.root and evaluation.questions"
         )
-    return kept, missing
+    return places, [questions[place] for place in places], len(questions)
 
 
 def _questions_file(config: Config, benchmark: Benchmark) -> Path:
@@ -233,11 +227,11 @@ def _questions_file(config: Config, benchmark: Benchmark) -> Path:
 
 
 def _rule(config: Config) -> Rule:
-    match config.evaluation.rule:
-        case "bird" | "spider" as rule:
-            return rule
-        case _ if config.benchmark.name in ("bird", "spider"):
-            return "bird" if config.benchmark.name == "bird" else "spider"
+    named = config.benchmark.name if config.evaluation.rule == "auto" else config.evaluation.rule
+    for rule in get_args(Rule):
+        if rule == named:
+            found: Rule = rule
+            return found
     raise ConfigError(
         "whose definition of a right result counts is not known for this benchmark; set evaluation.rule=bird (equal "
         "sets of rows) or evaluation.rule=spider (equal tables, whatever the order of columns)"
@@ -253,13 +247,3 @@ def _model(config: Config) -> ModelConfig:
             f"models.{config.evaluation.model}.base_url=URL), or evaluation.predictions=FILE"
         )
     return model
-
-
-def _rules_only(config: Config) -> Any:
-    """Return the models with every agent on its rule."""
-    return replace(
-        config.models,
-        **{agent: replace(getattr(config.models, agent), model="rule") for agent in AGENTS},
-        local_share=0.0,
-        method="factory",
-    )

@@ -26,8 +26,12 @@ class Pair:
     similarity: float
 
 
-def pairs_of(corpus: Corpus, count: int, num_positives: int, seed: int, without: Collection[str]) -> list[Pair]:
+def pairs_of(
+    corpus: Corpus, count: int, num_positives: int, seed: int, without: Collection[str]
+) -> tuple[list[Pair], int]:
     """Return pairs of a corpus, in an order that the seed decides: of each query with the nearest to it.
+
+    The second part is how many of its queries were left out.
 
     Args:
         corpus: a run or a file.
@@ -36,15 +40,17 @@ def pairs_of(corpus: Corpus, count: int, num_positives: int, seed: int, without:
         seed: decides which are chosen where there are more.
         without: canonical texts of queries that are to be in no pair.
     """
+    num_left_out = 0
     by_database = defaultdict[str, list[tuple[int, str]]](list)
     for row in corpus.rows("SELECT query_id, database, dialect, sql FROM R ORDER BY query_id"):
         try:
             tree = sql.parse(row["sql"], row["dialect"])
-            if sql.canonical(tree, row["dialect"]) not in without:
-                text = sql.normalise(tree, row["dialect"])
-                by_database[row["database"]].append((row["query_id"], text))
         except StatementError:
             continue
+        if sql.canonical(tree, row["dialect"]) in without:
+            num_left_out += 1
+            continue
+        by_database[row["database"]].append((row["query_id"], sql.normalise(tree, row["dialect"])))
     rng = random.Random(seed)
     anchors = [(database, place) for database, queries in by_database.items() for place in range(len(queries))]
     rng.shuffle(anchors)
@@ -58,7 +64,7 @@ def pairs_of(corpus: Corpus, count: int, num_positives: int, seed: int, without:
         pairs += neighbourhoods[database].around(place)
     del pairs[count:]
     rng.shuffle(pairs)
-    return pairs
+    return pairs, num_left_out
 
 
 class _Neighbourhood:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayfactory.analysis.files import parse_json, read_text
 from rayfactory.errors import UserError
 
 _BIRD_SEPARATOR = "\t----- bird -----\t"
@@ -50,7 +50,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         UserError: the file cannot be read, or is none of these.
     """
-    text = _text(path)
+    text = read_text(path)
     if path.suffix.lower() in {".sql", ".txt"}:
         found = []
         for number, line in enumerate(text.split("\n"), start=1):
@@ -82,10 +82,10 @@ def read_predictions(path: Path, count: int) -> list[str]:
     Raises:
         UserError: the file cannot be read, or does not hold one prediction for each question.
     """
-    text = _text(path)
+    text = read_text(path)
     match path.suffix.lower():
         case ".json":
-            data = _json(path, text)
+            data = parse_json(path, text)
             if isinstance(data, dict):
                 wrong = [name for name in data if not (name.isdecimal() and int(name) < count)]
                 if wrong:
@@ -96,7 +96,7 @@ def read_predictions(path: Path, count: int) -> list[str]:
             found = [_prediction(path, number, each) for number, each in enumerate(_list(path, text))]
         case ".jsonl" | ".ndjson":
             lines = [line for line in text.split("\n") if line.strip()]
-            found = [_prediction(path, number, _json(path, line)) for number, line in enumerate(lines)]
+            found = [_prediction(path, number, parse_json(path, line)) for number, line in enumerate(lines)]
         case _:
             # An empty line is a question that nothing was predicted for; the one that ends the file is none.
             found = [line.partition("\t")[0].strip() for line in text.removesuffix("\n").split("\n")]
@@ -154,23 +154,8 @@ def query_in(reply: str) -> str:
     return text[begins.end() if begins else 0 :].strip().rstrip(";").strip()
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{str(path)!r} cannot be read ({reason}); name a text file in UTF-8") from None
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is no JSON ({error})") from None
-
-
 def _list(path: Path, text: str) -> list[Any]:
-    data = _json(path, text)
+    data = parse_json(path, text)
     if not isinstance(data, list):
         raise UserError(f"{str(path)!r} holds no list, but {type(data).__name__}")
     return data

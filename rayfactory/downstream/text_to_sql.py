@@ -7,14 +7,9 @@ from rayfactory.databases.schema import Schema
 from rayfactory.downstream.questions import Question
 from rayfactory.errors import ConfigError
 from rayfactory.models.completion import Prompt
+from rayfactory.models.grammar.syntax import quote_name
 from rayfactory.models.prompts import TEMPLATE_TOKENS, Prompts
 from rayfactory.models.schema_text import estimated_tokens
-
-PROMPTS = {
-    "plain": "tables with their keys, some values and descriptions; for any model that follows instructions",
-    "qwen2.5-coder": "as the Qwen2.5-Coder models are asked in their own evaluation on Spider and BIRD",
-}
-"""The templates in `prompts/downstream`, and whom they are for."""
 
 GREEDY = AgentConfig(temperature=0.0, top_p=1.0)
 """How an evaluation samples: not at all."""
@@ -24,7 +19,7 @@ def prompt_of(name: str, schema: Schema, question: Question, model: ModelConfig,
     """Return the prompt for a question.
 
     Args:
-        name: one of `PROMPTS`.
+        name: one of `validate.TEXT_TO_SQL_PROMPTS`.
         schema: of the question's database.
         question: with its text.
         model: that is asked; the plain prompt's schema is cut to what its context window leaves.
@@ -53,18 +48,12 @@ def create_tables(schema: Schema) -> str:
     """Return a database as CREATE TABLE statements, with types and keys; names quoted where they have to be."""
     statements = []
     for table in schema.tables:
-        lines = [f"    {_name(column.name)} {column.declared_type}".rstrip() for column in table.columns]
+        lines = [f"    {quote_name(column.name)} {column.declared_type}".rstrip() for column in table.columns]
         if table.primary_key:
-            lines.append(f"    PRIMARY KEY ({', '.join(map(_name, table.primary_key))})")
-        lines += [
-            f"    FOREIGN KEY ({', '.join(map(_name, key.columns))}) REFERENCES {_name(key.referenced_table)} "
-            f"({', '.join(map(_name, key.referenced_columns))})"
-            for key in schema.foreign_keys
-            if key.table == table.name
-        ]
-        statements.append(f"CREATE TABLE {_name(table.name)} (\n" + ",\n".join(lines) + "\n);")
+            lines.append(f"    PRIMARY KEY ({', '.join(map(quote_name, table.primary_key))})")
+        for key in schema.foreign_keys:
+            if key.table == table.name:
+                here, there = (", ".join(map(quote_name, names)) for names in (key.columns, key.referenced_columns))
+                lines.append(f"    FOREIGN KEY ({here}) REFERENCES {quote_name(key.referenced_table)} ({there})")
+        statements.append(f"CREATE TABLE {quote_name(table.name)} (\n" + ",\n".join(lines) + "\n);")
     return "\n\n".join(statements)
-
-
-def _name(name: str) -> str:
-    return name if name.isidentifier() else '"' + name.replace('"', '""') + '"'

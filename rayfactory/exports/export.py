@@ -17,6 +17,7 @@ from rayfactory.exports.rows import Row, Rows
 from rayfactory.identity import read_identity
 from rayfactory.pool import read_summary
 from rayfactory.pool_copy import beside, local
+from rayfactory.reports.working import console, working
 from rayfactory.runs import open_databases
 from rayfactory.shown import shown
 
@@ -34,15 +35,12 @@ def run(config: Config) -> None:
         ConfigError: the format shows the schema, and no benchmark is named.
         RunDirError: there is no run, it has no rows yet, or the folder cannot be written.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    with console.status("queries are read") as status:
-        out, splits = export(config, lambda done: status.update(f"{done} queries are read"))
+    with working("queries are read") as say:
+        out, splits = export(config, lambda done: say(f"{done} queries are read"))
     parts = ", ".join(f"{num_rows} {name}" for name, num_rows in splits.items())
-    console.print(shown(f"{sum(splits.values())} queries ({parts}) are in {out}"))
+    console().print(shown(f"{sum(splits.values())} queries ({parts}) are in {out}"))
     if config.split != "none" and len(splits) < 2:
-        console.print(
+        console().print(
             f"All of them are in {next(iter(splits))}: no {config.split} is small enough for "
             f"test_share={config.test_share:g} of the rows; set a larger one, or divide by something else"
         )

@@ -70,8 +70,9 @@ def test_an_encoder_is_tuned_once_and_judged(folder, capsys):
 def test_pairs_are_of_similar_queries_and_none_is_judged(folder):
     corpus = of_file(folder / "corpus.json", compose(words(folder)), lambda _: None)
     judged = {canonical_of(query, "sqlite") for _, query in JUDGED}
-    pairs = pairs_of(corpus, 1_000, 5, 0, judged)
+    pairs, num_left_out = pairs_of(corpus, 1_000, 5, 0, judged)
     corpus.close()
+    assert num_left_out == 1
     assert len(pairs) == 5 * (len(CORPUS) - 1)
     texts = {text for pair in pairs for text in (pair.anchor, pair.positive)}
     assert texts == {text_of(query, "sqlite") for query in CORPUS} - {text_of(JUDGED[4][1], "sqlite")}
