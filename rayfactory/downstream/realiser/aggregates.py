@@ -1,0 +1,222 @@
+"""Aggregate functions in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlglot import exp
+
+from rayfactory.downstream.realiser.kinds import kind_of
+from rayfactory.downstream.realiser.ordering import order_words
+from rayfactory.downstream.realiser.sources import Scope, is_primary, referenced
+from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
+from rayfactory.downstream.realiser.words import plural
+
+_ADJECTIVES: dict[type[exp.Expr], str] = {
+    exp.Avg: "average",
+    exp.Sum: "total",
+    exp.Median: "median",
+    exp.Stddev: "standard deviation of",
+    exp.StddevSamp: "standard deviation of",
+    exp.StddevPop: "population standard deviation of",
+    exp.Variance: "variance of",
+    exp.VariancePop: "population variance of",
+    exp.Mode: "most frequent",
+    exp.AnyValue: "any",
+    exp.GroupConcat: "list of",
+    exp.ArrayAgg: "list of",
+}
+AGGREGATES = (*_ADJECTIVES, exp.Count, exp.Min, exp.Max, exp.Grouping, exp.CountIf)
+
+
+def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    """Return an aggregate function in words.
+
+    Raises:
+        StatementError: reason ``unsupported``.
+    """
+    if isinstance(node, exp.Filter):
+        return _filtered(tell, node, scope)
+    if isinstance(node, exp.WithinGroup):
+        return _quantile(tell, node, scope)
+    if isinstance(node, exp.Grouping):
+        return Phrase(f"mark whether {tell.value(node.expressions[0], scope).the} is summed up", is_compound=True)
+    if isinstance(node, exp.Count):
+        return _count(tell, node, scope)
+    if isinstance(node, exp.CountIf):
+        return _number_where(tell, tell.clause(node.this, scope), scope)
+    if isinstance(node, (exp.Min, exp.Max)):
+        only(node, "this")
+        return _of(tell, extreme(tell, node, scope), node.this, scope)
+    if isinstance(node, exp.GroupConcat):
+        return _concatenated(tell, node, scope)
+    if isinstance(node, exp.Sum) and isinstance(node.this, (exp.Case, exp.Predicate)):
+        counted = _counted(tell, node, scope)
+        if counted is not None:
+            return counted
+    only(node, "this")
+    return _of(tell, _ADJECTIVES[type(node)], node.this, scope)
+
+
+def extreme(tell: Teller, node: exp.Expr, scope: Scope) -> str:
+    """Return what the smallest or largest of such values is called."""
+    is_lowest = isinstance(node, exp.Min)
+    kind = kind_of(node.this, scope)
+    if kind in {"date", "timestamp", "time"}:
+        return "earliest" if is_lowest else "latest"
+    if kind == "text":
+        return "alphabetically first" if is_lowest else "alphabetically last"
+    return "lowest" if is_lowest else "highest"
+
+
+def _of(tell: Teller, adjective: str, node: exp.Expr, scope: Scope) -> Phrase:
+    if isinstance(node, exp.Distinct):
+        if len(node.expressions) != 1:
+            raise unsupported(node)
+        inner = tell.value(node.expressions[0], scope)
+        return Phrase(f"{adjective} of the different values of {inner.the}", names_head=inner.names_head)
+    inner = tell.value(node, scope)
+    text = inner.operand
+    if adjective.endswith(" of") and inner.article and not inner.is_compound:
+        text = f"the {text}"
+    elif text.startswith(f"{adjective} "):
+        return Phrase(f"{'sum' if adjective == 'total' else adjective} of the {text}", names_head=inner.names_head)
+    return Phrase(f"{adjective} {text}", names_head=inner.names_head)
+
+
+def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    only(node, "this", "big_int")
+    what = node.this
+    if isinstance(what, exp.Star) or isinstance(what, exp.Literal):
+        hear(tell, what)
+        return Phrase(f"number of {rows(scope)}", names_head=True)
+    if isinstance(what, exp.Distinct):
+        only(what, "expressions")
+        if len(what.expressions) != 1:
+            raise unsupported(node)
+        return _number_of_different(tell, what.expressions[0], scope)
+    if isinstance(what, (exp.Case, exp.If)):
+        counted = _counted(tell, node, scope)
+        if counted is not None:
+            return counted
+    own = scope.own(what)
+    if own is not None and is_primary(tell.schema, own[1].base):
+        hear(tell, what)
+        own[0].is_mentioned = True
+        if own[0] is scope.head:
+            return Phrase(f"number of {own[0].many}", names_head=True)
+        if own[0].child is not None and not own[0].is_optional and not scope.branches:
+            # Each row has exactly one, so that its rows are counted.
+            return Phrase(f"number of {rows(scope)}", names_head=True)
+        return Phrase(f"number of {plural(own[0].said)}")
+    if own is not None:
+        found = referenced(tell.schema, own[1].base)
+        if found is not None and own[0].table is not None:
+            hear(tell, what)
+            own[0].is_mentioned = True
+            return Phrase(f"number of {own[0].many} with a {found[1]}", names_head=own[0] is scope.head)
+    inner = tell.value(what, scope)
+    return Phrase(f"number of {rows(scope)} with a known {inner.operand}", names_head=True)
+
+
+def rows(scope: Scope) -> str:
+    """Return what the rows of a SELECT are called."""
+    return scope.head.many if scope.head is not None and not scope.branches else "rows"
+
+
+def _number_of_different(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    own = scope.own(node)
+    if own is not None:
+        if is_primary(tell.schema, own[1].base):
+            hear(tell, node)
+            own[0].is_mentioned = True
+            return Phrase(f"number of different {plural(own[0].one)}")
+        found = referenced(tell.schema, own[1].base)
+        if found is not None:
+            hear(tell, node)
+            own[0].is_mentioned = True
+            owner = "" if own[0] is scope.head or own[0].table is None else f" of the {plural(own[0].said)}"
+            return Phrase(f"number of different {plural(found[1])}{owner}")
+    inner = tell.value(node, scope)
+    text = plural(inner.text) if not inner.is_compound and inner.article else f"values of {inner.the}"
+    return Phrase(f"number of different {text}")
+
+
+def counted_where(node: exp.Expr) -> exp.Expr | None:
+    """Return the condition of SUM(CASE WHEN condition THEN 1 ELSE 0 END), or None."""
+    if not isinstance(node, exp.Sum) or not isinstance(node.this, exp.Case):
+        return None
+    case = node.this
+    default = case.args.get("default")
+    if case.this is not None or len(case.args["ifs"]) != 1 or not isinstance(default, exp.Literal):
+        return None
+    branch = case.args["ifs"][0]
+    is_count = branch.args["true"].sql() == "1" and default.sql() == "0"
+    return branch.this if is_count else None
+
+
+def _counted(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
+    """Return a sum of ones and zeros, or a count of what is there only under a condition, as the number it is."""
+    condition: exp.Expr | None = None
+    if isinstance(node, exp.Sum):
+        condition = node.this if isinstance(node.this, exp.Predicate) else counted_where(node)
+    elif isinstance(node, exp.Count) and isinstance(node.this, exp.Case):
+        case = node.this
+        is_bare = case.args.get("default") is None or isinstance(case.args["default"], exp.Null)
+        if case.this is None and len(case.args["ifs"]) == 1 and is_bare:
+            branch = case.args["ifs"][0]
+            result = branch.args["true"]
+            own = scope.own(result)
+            is_certain = isinstance(result, exp.Literal) or (own is not None and is_primary(tell.schema, own[1].base))
+            if is_certain and (own is None or own[0] is scope.head):
+                condition = branch.this
+    if condition is None:
+        return None
+    clause = tell.clause(condition, scope)
+    hear(tell, node)
+    return _number_where(tell, clause, scope)
+
+
+def _number_where(_tell: Teller, clause: Clause, scope: Scope) -> Phrase:
+    return Phrase(f"number of {rows(scope)} {clause.behind_noun}", names_head=True)
+
+
+def _filtered(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    only(node, "this", "expression")
+    inner = tell.value(node.this, scope)
+    clause = tell.clause(node.expression.this, scope)
+    if inner.names_head:
+        return replace(inner, text=f"{inner.text} {clause.behind_noun}")
+    return replace(inner, text=f"{inner.text}, counting only {rows(scope)} {clause.behind_noun}", is_compound=True)
+
+
+def _quantile(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    only(node, "this", "expression")
+    function, order = node.this, node.expression
+    if not isinstance(function, (exp.PercentileCont, exp.PercentileDisc)) or len(order.expressions) != 1:
+        raise unsupported(node)
+    ordered = order.expressions[0]
+    inner = tell.value(ordered.this, scope)
+    share = tell.value(function.this, scope).text
+    how = "interpolated " if isinstance(function, exp.PercentileCont) else ""
+    way = ", counted from the highest" if ordered.args.get("desc") else ""
+    return Phrase(f"{how}{share} quantile of {inner.the}{way}")
+
+
+def _concatenated(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    only(node, "this", "separator")
+    what, order = node.this, None
+    if isinstance(what, exp.Order):
+        what, order = what.this, what
+    is_different = isinstance(what, exp.Distinct)
+    if is_different:
+        what = what.expressions[0]
+        if isinstance(what, exp.Order):
+            what, order = what.this, what
+    text = f"list of {'different ' if is_different else ''}{plural(tell.value(what, scope).operand)}"
+    if order is not None:
+        text += f", sorted by {order_words(tell, order.expressions, scope)}"
+    separator = node.args.get("separator")
+    if separator is not None:
+        text += f", separated by {tell.value(separator, scope).text}"
+    return Phrase(text, is_compound=order is not None)

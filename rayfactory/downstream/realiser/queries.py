@@ -1,0 +1,586 @@
+"""A whole query in words: as a noun phrase inside of another, and as the question itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from sqlglot import exp
+
+from rayfactory.downstream.realiser.conditions import together
+from rayfactory.downstream.realiser.kinds import kind_of
+from rayfactory.downstream.realiser.ordering import direction, order_words, superlative
+from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, referenced
+from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
+from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
+from rayfactory.downstream.realiser.windows import short_name
+from rayfactory.downstream.realiser.words import listed, plural, sentence
+
+Form = Literal["each", "all", "one"]
+"""Which rows a noun phrase has in mind."""
+
+_CLAUSES = ("with_", "expressions", "from_", "joins", "where", "group", "having", "qualify", "order", "limit", "offset",
+            "distinct", "windows")  # fmt: skip
+
+
+@dataclass(slots=True)
+class Told:
+    """The parts of a SELECT in words.
+
+    Attributes:
+        items: what is shown, less the keys in `shown_keys`.
+        shown_keys: what the groups are of, where that is also what is shown first.
+        keys: what the groups are of otherwise.
+        having: which groups, behind their noun.
+        many, each: the rows, with all that is said of them: "singers whose ..", "each singer whose ..".
+        mods: what is said of them alone.
+        order: what the result is sorted by; empty where it is not.
+        limit, offset: numbers in words; empty where there is none.
+        outputs: the columns of the result, by name.
+        noun: what a row of the result is called.
+    """
+
+    items: list[Phrase] = field(default_factory=list)
+    shown_keys: list[Phrase] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    having: str = ""
+    qualify: str = ""
+    head: str = ""
+    many: str = ""
+    each: str = ""
+    mods: str = ""
+    order: str = ""
+    best: str = ""
+    best_of_group: str = ""
+    limit: str = ""
+    offset: str = ""
+    subtotals: str = ""
+    is_different: bool = False
+    is_aggregate: bool = False
+    is_star: bool = False
+    has_rows: bool = True
+    outputs: dict[str, Output] = field(default_factory=dict)
+    noun: str = ""
+
+
+# -- the parts ----------------------------------------------------------------
+
+
+def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool) -> Told:
+    """Return a SELECT in words, part by part.
+
+    Args:
+        is_step: whether another query uses its columns, so that the long ones need a name.
+
+    Raises:
+        StatementError: reason ``unsupported``.
+    """
+    only(select, *_CLAUSES)
+    scope = tell.opened(select, outer)
+    found = Told(has_rows=bool(scope.sources))
+    found.is_different = select.args.get("distinct") is not None
+    if found.is_different:
+        only(select.args["distinct"])
+    projections = list(select.expressions)
+    scope.names = {item.alias.casefold(): item.this for item in projections if isinstance(item, exp.Alias)}
+    keys = _keys(select, projections, scope, found)
+    having, order = select.args.get("having"), select.args.get("order")
+    found.is_aggregate = bool(keys) or any(_is_aggregate(item) for item in projections) or having is not None
+    again = _again(select, projections)
+    texts = [item.unalias().sql() for item in projections]
+    num_shown = _num_shown(keys, texts)
+    if num_shown:
+        found.shown_keys = [_item(tell, item, scope, again, is_step=is_step) for item in projections[:num_shown]]
+        found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections[num_shown:]]
+    else:
+        found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections]
+        found.keys = [_entity(tell, key, scope) for key in keys]
+    if (group := select.args.get("group")) is not None:
+        hear(tell, group)
+    found.is_star = any(isinstance(item.unalias(), exp.Star) or item.is_star for item in projections)
+    if having is not None:
+        found.having = _having(tell, having.this, scope)
+    if (qualify := select.args.get("qualify")) is not None:
+        found.qualify = tell.clause(qualify.this, scope).full
+    _order(tell, order, projections, scope, found, select)
+    found.limit, found.offset = (_number(tell, select.args.get(name), scope) for name in ("limit", "offset"))
+    found.outputs = _outputs(tell, projections, scope, found)
+    _rows(tell, select, scope, found)
+    return found
+
+
+def _rows(tell: Teller, select: exp.Select, scope: Scope, found: Told) -> None:
+    mods = tell.narrowed(select, scope, is_plural=True)
+    if scope.head is not None:
+        found.head = scope.head.many
+        # "those groups": one of them is "each of those groups".
+        found.each = f"each of {scope.head.many}{mods}" if scope.head.is_those else ""
+        if not found.each:
+            found.each = f"each {scope.head.said}{mods.replace(' that have ', ' that has ')}"
+        found.noun = scope.head.noun.partition(" of the ")[0] if scope.head.label else scope.head.noun
+    elif scope.sources:
+        found.head = plural(together(scope))
+        found.each = f"each {together(scope)}{mods}"
+        found.noun = "result"
+    found.many, found.mods = f"{found.head}{mods}", mods
+    if found.is_aggregate:
+        found.noun = "group" if found.shown_keys or found.keys else "result"
+    elif found.is_different:
+        found.noun = "result"
+
+
+def _item(tell: Teller, item: exp.Expr, scope: Scope, again: set[str], *, is_step: bool) -> Phrase:
+    inner = item.unalias()
+    phrase = tell.value(inner, scope)
+    if not isinstance(item, exp.Alias):
+        return phrase
+    short = given_name(item.alias) or short_name(inner)
+    if short and isinstance(inner, exp.Literal):
+        return Phrase(short, rest=f" {phrase.text}")
+    is_reused = item.alias.casefold() in again or inner.sql() in again
+    is_long = len(phrase.text) > MAX_REPEATED_CHARACTERS
+    if not short or not is_long or phrase.definition or isinstance(inner, exp.Column):
+        return phrase
+    if is_step or is_reused or isinstance(inner, exp.Case):
+        scope.known[inner.sql()] = short
+        if phrase.text.startswith(short):
+            return replace(phrase, text=short, definition="", rest=phrase.text.removeprefix(short))
+        return Phrase(short, definition=phrase.the if isinstance(inner, exp.Case) else f"that is, {phrase.the}")
+    return phrase
+
+
+def _again(select: exp.Select, projections: Sequence[exp.Expr]) -> set[str]:
+    """Return the names and texts of columns that stand in other clauses again."""
+    found: set[str] = set()
+    for name in ("order", "having", "qualify", "group"):
+        clause = select.args.get(name)
+        if clause is None:
+            continue
+        found |= {column.name.casefold() for column in clause.find_all(exp.Column) if not column.table}
+        found |= {part.sql() for part in clause.walk() if isinstance(part, (exp.Func, exp.Binary, exp.Case, exp.Window))}
+        for part in clause.expressions:
+            inner = part.this if isinstance(part, exp.Ordered) else part
+            if isinstance(inner, exp.Literal) and inner.name.isdigit() and 0 < int(inner.name) <= len(projections):
+                found.add(projections[int(inner.name) - 1].alias.casefold())
+    return found
+
+
+def _is_aggregate(item: exp.Expr) -> bool:
+    for node in item.find_all(exp.AggFunc):
+        parent = node.parent
+        while isinstance(parent, (exp.Filter, exp.WithinGroup)):
+            parent = parent.parent
+        if isinstance(parent, exp.Window) and parent.this in {node, node.parent}:
+            continue
+        if isinstance(node, (exp.Rank, exp.DenseRank, exp.RowNumber, exp.Ntile, exp.CumeDist, exp.PercentRank, exp.Lag, exp.Lead)):
+            continue
+        if node.find_ancestor(exp.Select) is item.find_ancestor(exp.Select):
+            return True
+    return False
+
+
+# -- groups -------------------------------------------------------------------
+
+
+def _keys(select: exp.Select, projections: Sequence[exp.Expr], scope: Scope, found: Told) -> list[exp.Expr]:
+    group = select.args.get("group")
+    if group is None:
+        return []
+    only(group, "expressions", "rollup", "cube", "grouping_sets")
+    keys = [_resolved(key, projections, scope) for key in group.expressions]
+    subtotals: list[str] = []
+    for name, how in (("rollup", "with subtotals, from left to right, for {}"), ("cube", "with subtotals for every combination of {}")):
+        for part in group.args.get(name) or ():
+            inner = [_resolved(key, projections, scope) for key in part.expressions]
+            keys += inner
+            subtotals.append(how + "|" + "|".join(key.sql() for key in inner))
+    if group.args.get("grouping_sets"):
+        raise unsupported(group)
+    found.subtotals = "\n".join(subtotals)
+    return keys
+
+
+def _resolved(key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope) -> exp.Expr:
+    """Return what a number or a name in GROUP BY or ORDER BY stands for."""
+    if isinstance(key, exp.Literal) and key.name.isdigit() and 0 < int(key.name) <= len(projections):
+        return projections[int(key.name) - 1].unalias()
+    if isinstance(key, exp.Column) and not key.table and scope.own(key) is None:
+        return scope.names.get(key.name.casefold(), key)
+    return key
+
+
+def _num_shown(keys: Sequence[exp.Expr], texts: Sequence[str]) -> int:
+    wanted = {_bare(key.sql()) for key in keys}
+    number = len(wanted)
+    return number if number and {_bare(text) for text in texts[:number]} == wanted else 0
+
+
+def _bare(text: str) -> str:
+    return text.casefold().replace('"', "")
+
+
+def _entity(tell: Teller, key: exp.Expr, scope: Scope) -> str:
+    """Return what a group is of: a key stands for what it leads to."""
+    own = scope.own(key)
+    if own is not None:
+        found = referenced(tell.schema, own[1].base)
+        if found is not None:
+            hear(tell, key)
+            own[0].is_mentioned = True
+            return found[1] if own[0] is scope.head or own[0].table is None else f"{own[0].said} {found[1]}"
+        if is_primary(tell.schema, own[1].base) and own[0].table is not None:
+            hear(tell, key)
+            own[0].is_mentioned = True
+            return own[0].one
+    return tell.value(key, scope).operand
+
+
+def _having(tell: Teller, condition: exp.Expr, scope: Scope) -> str:
+    found = tell.clause(condition, scope)
+    return f" with {found.has}" if found.has else f" where {found.full}"
+
+
+# -- order and limit ----------------------------------------------------------
+
+
+def _order(
+    tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr], scope: Scope, found: Told, select: exp.Select
+) -> None:
+    if order is None:
+        return
+    items = []
+    for item in order.expressions:
+        hear(tell, item)
+        copy = item.copy()
+        copy.set("this", _resolved(item.this, projections, scope).copy())
+        items.append((item, copy))
+    phrases = []
+    for item, _ in items:
+        named = _resolved(item.this, projections, scope)
+        name = item.this.name if isinstance(item.this, exp.Column) and named is not item.this else ""
+        if not name:
+            name = next((p.alias for p in projections if isinstance(p, exp.Alias) and p.this == named), "")
+        phrase = tell.value(named, scope)
+        short = given_name(name) if name else ""
+        if short and len(phrase.text) > MAX_REPEATED_CHARACTERS:
+            phrase = Phrase(short)
+        phrases.append(phrase)
+    copies = [copy for _, copy in items]
+    found.order = order_words(tell, copies, scope, phrases)
+    if len(items) == 1:
+        is_descending = bool(items[0][0].args.get("desc"))
+        kind = kind_of(copies[0].this, scope)
+        word = superlative(kind, is_descending=is_descending)
+        if phrases[0].is_plain and not found.is_aggregate and kind in {"integer", "real", "date", "timestamp"}:
+            found.best = f"{word} {phrases[0].text}"
+        elif found.is_aggregate and phrases[0].article and _is_aggregate(copies[0].this):
+            found.best_of_group = f"{word} {phrases[0].operand}"
+
+
+def _number(tell: Teller, node: exp.Expr | None, scope: Scope) -> str:
+    if node is None:
+        return ""
+    only(node, "this", "expression", "expressions")
+    given = node.args.get("expression") or node.args.get("this")
+    if given is None or node.args.get("expressions"):
+        raise unsupported(node)
+    return tell.value(given, scope).text
+
+
+def tail(order: str, limit: str, offset: str, *, is_sentence: bool) -> str:
+    """Return order and limit, as the end of a phrase or as the end of a sentence with one of its own."""
+    text = f", sorted by {order}" if order else ""
+    if not limit and not offset:
+        return text
+    rows = "row" if limit == "1" else "rows"
+    first = "first " if order and not offset else ""
+    part = f"only {'the ' if first else ''}{first}{limit} {rows}" if limit else "all the rest"
+    if is_sentence:
+        skip = f"leave out the first {offset}, and then show " if offset else "show "
+        return f"{text}. {sentence(skip + part, '')}"
+    return f"{text}, {'leaving out the first ' + offset + ' and then ' if offset else ''}{part}"
+
+
+# -- columns of the result ----------------------------------------------------
+
+
+_LABEL = re.compile(r"\bthose | of the \w+ result\b")
+"""What tells which rows are counted; it goes without saying once the number has become a column."""
+
+
+def _outputs(tell: Teller, projections: Sequence[exp.Expr], scope: Scope, found: Told) -> dict[str, Output]:
+    outputs: dict[str, Output] = {}
+    phrases = [*found.shown_keys, *found.items]
+    for item, phrase in zip(projections, phrases, strict=True):
+        inner = item.unalias()
+        if isinstance(inner, exp.Star) or (isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star)):
+            for source in scope.sources:
+                if isinstance(inner, exp.Star) or source.alias == inner.table.casefold():
+                    outputs |= {name: out for name, out in source.outputs.items() if name not in outputs}
+            continue
+        own = scope.own(inner)
+        name = item.alias_or_name.casefold() or inner.sql().casefold()
+        outputs[name] = Output(
+            _LABEL.sub("", phrase.text), kind_of(inner, scope), own[1].base if own else None, own[1].column if own else None
+        )
+    return outputs
+
+
+# -- as a noun phrase ---------------------------------------------------------
+
+
+def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is_sentence: bool = False) -> str:
+    """Return a SELECT as a noun phrase: "the name of each singer whose age is above 20, sorted by age ..".
+
+    Args:
+        form: ``each``: a row for each; ``all``: the rows together; ``one``: the value of a single row.
+        verb: stands before what is shown, and behind "for each ..".
+    """
+    lead, text = _core(tell, found, form)
+    text = f"{lead}{verb} {text}" if verb else f"{lead}{text}"
+    text += _subtotals(found)
+    if found.qualify:
+        text += f", keeping only the rows where {found.qualify}"
+    return text + tail(found.order, found.limit, found.offset, is_sentence=is_sentence)
+
+
+def _subtotals(found: Told) -> str:
+    text = ""
+    for line in found.subtotals.splitlines():
+        how, *keys = line.split("|")
+        text += f", {how.format(f'those {len(keys)} keys' if len(keys) > 1 else 'it')}"
+    return text
+
+
+def things(items: Sequence[Phrase]) -> str:
+    """Return what is shown: "the name and age"; plain columns share an article."""
+    parts = [item.full for item in items]
+    if all(item.article for item in items):
+        return f"the {listed(parts)}" if parts else ""
+    return listed([item.the for item in items])
+
+
+def _core(tell: Teller, found: Told, form: Form) -> tuple[str, str]:
+    """Return what groups there are, and what is shown."""
+    if not found.has_rows:
+        return "", things(found.items)
+    if found.is_aggregate:
+        return _aggregated(found)
+    rows = the(found.many)
+    if found.is_star:
+        if len(found.items) == 1:
+            return "", f"{'the different rows of ' if found.is_different else ''}all columns of {found.each}"
+        return "", f"{things(found.items)} for {found.each}"
+    if found.is_different:
+        return "", f"the different {different(found.items)} of {rows}"
+    if form == "all" and len(found.items) == 1 and not found.limit:
+        return "", f"the {different(found.items)} of {rows}"
+    if form == "one":
+        return "", f"{things(found.items)} of the {found.each.removeprefix('each of those ').removeprefix('each ')}"
+    link = "of" if all(item.is_plain for item in found.items) else "for"
+    return "", f"{things(found.items)} {link} {found.each}"
+
+
+def the(rows: str) -> str:
+    """Return rows with their article."""
+    return rows if rows.startswith("those ") else f"the {rows}"
+
+
+def different(items: Sequence[Phrase]) -> str:
+    """Return what is shown, each only once."""
+    if len(items) > 1:
+        return f"combinations of {listed([item.full for item in items])}"
+    item = items[0]
+    if item.is_compound or item.definition or not item.article:
+        return f"values of {item.the}"
+    return plural(item.text)
+
+
+def _of_rows(found: Told) -> str:
+    """Return what aggregates are of: " of the singers whose ..", or what is left to be said of counted rows."""
+    items = found.items
+    rows = the(found.many)
+    if len(items) == 1 and items[0].text.endswith(f"number of {found.head}"):
+        return found.mods
+    if any(item.names_head for item in items):
+        return f" among {rows}" if found.mods or not all(item.names_head for item in items) else ""
+    return f" of {rows}" if items else ""
+
+
+def _aggregated(found: Told) -> tuple[str, str]:
+    shown = "without duplicates, " if found.is_different else ""
+    rows = the(found.many)
+    if found.shown_keys:
+        keys = listed([key.full for key in found.shown_keys])
+        if not found.items:
+            if found.having:
+                return shown, f"each {keys} of {rows}{found.having}"
+            return "", f"the different {different(found.shown_keys)} of {rows}"
+        return f"{shown}for each {keys}{found.having}, ", f"{things(found.items)}{_of_rows(found)}"
+    if found.keys:
+        return shown, f"{things(found.items)}{_of_rows(found)}, for each {listed(found.keys)}{found.having}"
+    condition = f", only{found.having}" if found.having else ""
+    return shown, f"{things(found.items)}{_of_rows(found)}{condition}"
+
+
+# -- as a question ------------------------------------------------------------
+
+
+def question(tell: Teller, found: Told) -> str:
+    """Return a SELECT as the question that it answers."""
+    style = tell.style
+    is_bare = not (found.order or found.limit or found.offset or found.qualify or found.subtotals)
+    if found.is_aggregate and not found.is_different:
+        if not found.shown_keys and not found.keys and is_bare and not found.having:
+            return _one_row(tell, found)
+        asked = _which_group(found)
+        if asked:
+            return asked
+        if found.shown_keys and found.items and is_bare and style.is_asked:
+            keys = listed([key.full for key in found.shown_keys])
+            return f"For each {keys}{found.having}, what {_is(found.items)} {things(found.items)}{_of_rows(found)}?"
+        if found.shown_keys and found.items:
+            return _grouped(tell, found)
+        if found.shown_keys and found.having and is_bare and style.is_asked and len(found.shown_keys) == 1:
+            return _which_groups(found)
+    best = _best(tell, found)
+    if best:
+        return best
+    if found.is_aggregate:
+        return sentence(phrase(tell, found, verb=style.opening.lower(), is_sentence=True))
+    return sentence(phrase(tell, found, verb=style.opening, is_sentence=True))
+
+
+def _is(items: Sequence[Phrase]) -> str:
+    return "are" if len(items) > 1 else "is"
+
+
+def _one_row(tell: Teller, found: Told) -> str:
+    item = found.items[0]
+    if len(found.items) == 1 and tell.style.is_counted:
+        if item.text == f"number of {found.head}":
+            return f"How many {found.head} are there{found.mods}?"
+        if item.text.startswith("number of different ") and not item.is_compound:
+            what = item.text.removeprefix("number of ")
+            rows = the(found.many)
+            return f"How many {what} are there among {rows}?"
+    if tell.style.is_asked:
+        return f"What {_is(found.items)} {things(found.items)}{_of_rows(found)}?"
+    return f"{tell.style.opening} {things(found.items)}{_of_rows(found)}."
+
+
+def _grouped(tell: Teller, found: Told) -> str:
+    keys = listed([key.full for key in found.shown_keys])
+    shown = f"{things(found.items)}{_of_rows(found)}"
+    end = _subtotals(found)
+    if found.qualify:
+        end += f", keeping only the rows where {found.qualify}"
+    end += tail(found.order, found.limit, found.offset, is_sentence=True)
+    opening = tell.style.opening
+    if tell.style.is_group_first:
+        return f"For each {keys}{found.having}, {opening.lower()} {shown}{end}."
+    return f"{opening} each {keys}{found.having} with {shown}{end}."
+
+
+def _which_group(found: Told) -> str:
+    """ "Which country has the highest number of singers?" """
+    keys = found.shown_keys
+    if found.items or len(keys) != 1 or found.having or found.offset or found.qualify or found.subtotals or keys[0].definition:
+        return ""
+    if not found.best_of_group or not found.limit.isdigit():
+        return ""
+    rest = found.mods if found.best_of_group.endswith(f"number of {found.head}") else f" of {the(found.many)}"
+    if found.limit == "1":
+        return f"Which {keys[0].text} has the {found.best_of_group}{rest}?"
+    return f"Which {found.limit} {plural(keys[0].text)} have the {found.best_of_group}{rest}?"
+
+
+def _which_groups(found: Told) -> str:
+    key = found.shown_keys[0]
+    if key.definition or not key.article or key.is_compound or not found.having.startswith(" with "):
+        return ""
+    return f"Which {plural(key.text)} have {found.having.removeprefix(' with ')}{found.mods}?"
+
+
+def _best(tell: Teller, found: Told) -> str:
+    """ "Of the singers whose .., what is the name of the one with the highest age?" """
+    if not found.best or found.is_different or found.offset or found.qualify or not found.limit.isdigit() or found.is_star:
+        return ""
+    if not all(item.is_plain for item in found.items):
+        return ""
+    is_one = found.limit == "1"
+    if found.mods:
+        of = f"Of {the(found.many)}, "
+        which = f"the one with the {found.best}" if is_one else f"the {found.limit} with the {found.best}"
+    else:
+        of = ""
+        from_noun = found.each.removeprefix("each ").removeprefix("of ")
+        if from_noun.startswith("those"):
+            from_noun = f"of {from_noun}"
+            which = f"the one {from_noun} with the {found.best}" if is_one else f"the {found.limit} {from_noun} with the {found.best}"
+        else:
+            which = f"the {from_noun} with the {found.best}" if is_one else f"the {found.limit} {found.head} with the {found.best}"
+    if is_one and tell.style.is_asked:
+        asked = f"{of}what {_is(found.items)} {things(found.items)} of {which}?"
+        return sentence(asked, "")
+    return sentence(f"{of}{tell.style.opening.lower()} {things(found.items)} of {which}")
+
+
+# -- set operations -----------------------------------------------------------
+
+_SETS: dict[tuple[type[exp.Expr], bool], str] = {
+    (exp.Union, True): ", together with {}, each result only once",
+    (exp.Union, False): ", followed by {}",
+    (exp.Intersect, True): ", as far as it is also among {}",
+    (exp.Except, True): ", leaving out what is among {}",
+}
+
+
+def united(tell: Teller, node: exp.SetOperation, left: str, right: str) -> str:
+    """Return two results that a set operation makes one of."""
+    only(node, "this", "expression", "distinct", "order", "limit", "offset", "with_")
+    how = _SETS.get((type(node), bool(node.args.get("distinct"))))
+    if how is None:
+        raise unsupported(node)
+    return left + how.format(right)
+
+
+def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output], scope: Scope) -> str:
+    """Return what the result of a set operation is sorted by."""
+    order = node.args.get("order")
+    if order is None:
+        return ""
+    parts = []
+    columns = list(outputs.values())
+    for item in order.expressions:
+        hear(tell, item)
+        key = item.this
+        if isinstance(key, exp.Literal) and key.name.isdigit() and 0 < int(key.name) <= len(columns):
+            output = columns[int(key.name) - 1]
+        elif isinstance(key, exp.Column) and key.name.casefold() in outputs:
+            output = outputs[key.name.casefold()]
+        else:
+            raise unsupported(item)
+        parts.append(f"{output.words} {direction(tell, output.kind, is_descending=bool(item.args.get('desc')))}")
+    return ", then by ".join(parts)
+
+
+def number_of_set(tell: Teller, node: exp.SetOperation, name: str) -> str:
+    """Return LIMIT or OFFSET of a set operation."""
+    return _number(tell, node.args.get(name), Scope([], None))
+
+
+def named_outputs(outputs: dict[str, Output], names: Sequence[str]) -> dict[str, Output]:
+    """Return the columns of a result under the names that an alias gives them."""
+    if not names:
+        return outputs
+    if len(names) != len(outputs):
+        raise unsupported("an alias with other columns than the query has")
+    return {name.casefold(): replace(output) for name, output in zip(names, outputs.values(), strict=True)}
+
+
+def with_condition(clause: Clause) -> str:
+    """Return a condition on groups behind their noun."""
+    return f" with {clause.has}" if clause.has else f" where {clause.full}"

@@ -1,0 +1,235 @@
+"""What FROM brings into sight: tables and derived results, how they hang together, and whose a column is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from rayfactory.databases.schema import Column, ForeignKey, Kind, Schema, Table
+from rayfactory.downstream.realiser.words import column_words, ordinal, plural, role, table_noun
+
+Base = tuple[str, str]
+"""A column of a base table: table and column, case-folded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One column of a source: what it is called, what it holds, and which column of a base table it is, if any."""
+
+    words: str
+    kind: Kind = "other"
+    base: Base | None = None
+    column: Column | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What a query in FROM or WITH yields.
+
+    Attributes:
+        outputs: by name, case-folded, in order.
+        noun: what one row is called.
+        label: which result it is, where there are several.
+    """
+
+    outputs: dict[str, Output]
+    noun: str
+    label: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """One item of FROM.
+
+    Attributes:
+        said: what one row is called here, other than any other source's.
+        parent_of: the source whose foreign key leads here.
+        key: the columns of that key.
+        is_optional: brought by an outer join, and so may be missing.
+    """
+
+    alias: str
+    outputs: dict[str, Output]
+    noun: str
+    table: Table | None = None
+    label: str = ""
+    is_those: bool = False
+    said: str = ""
+    child: Source | None = None
+    anchor: Source | None = None
+    key: tuple[str, ...] = ()
+    is_optional: bool = False
+    is_mentioned: bool = False
+
+    @property
+    def many(self) -> str:
+        """What its rows are called together."""
+        return f"those {plural(self.noun)}" if self.is_those else plural(self.said)
+
+    @property
+    def one(self) -> str:
+        """What a row is called."""
+        return self.noun if self.is_those else self.said
+
+
+@dataclass(slots=True)
+class Scope:
+    """The sources of one SELECT, and what surrounds it.
+
+    Attributes:
+        head: whose rows the rows are; None where they are combinations of several sources.
+        names: what the query itself calls its columns, case-folded.
+        known: what has been given a name, by the text of its expression.
+        notes: what joins say of the rows.
+        done: conditions, by identity, that the joins say already.
+    """
+
+    sources: list[Source]
+    outer: Scope | None
+    head: Source | None = None
+    names: dict[str, exp.Expr] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+    conditions: list[exp.Expr] = field(default_factory=list)
+    loners: list[Source] = field(default_factory=list)
+    without: list[Source] = field(default_factory=list)
+    branches: list[tuple[Source, list[exp.Expr]]] = field(default_factory=list)
+    shared: list[tuple[Source, str, Source]] = field(default_factory=list)
+
+    def find(self, node: exp.Column) -> tuple[Scope, Source, Output] | None:
+        """Return whose column it is, looking outwards."""
+        table, name = node.table.casefold(), node.name.casefold()
+        for source in self.sources:
+            if table in {"", source.alias} and name in source.outputs:
+                return self, source, source.outputs[name]
+        if self.outer is None or any(source.alias == table for source in self.sources):
+            return None
+        return self.outer.find(node)
+
+    def own(self, node: exp.Expr) -> tuple[Source, Output] | None:
+        """Return whose column an expression is, if it is one of this very SELECT."""
+        found = self.find(node.unnest()) if isinstance(node.unnest(), exp.Column) else None
+        return (found[1], found[2]) if found is not None and found[0] is self else None
+
+    def alien(self, node: exp.Expr) -> tuple[Source, Output] | None:
+        """Return whose column an expression is, if it is one of a surrounding SELECT."""
+        found = self.find(node.unnest()) if isinstance(node.unnest(), exp.Column) else None
+        return (found[1], found[2]) if found is not None and found[0] is not self else None
+
+
+def table_source(schema: Schema, name: str, alias: str) -> Source | None:
+    """Return a base table as a source, or None where there is none of that name."""
+    try:
+        table = schema.table(name)
+    except KeyError:
+        return None
+    outputs = {
+        column.name.casefold(): Output(
+            column_words(table, column), column.kind, (table.name.casefold(), column.name.casefold()), column
+        )
+        for column in table.columns
+    }
+    return Source(alias.casefold(), outputs, table_noun(table.name), table)
+
+
+def referenced(schema: Schema, base: Base | None) -> tuple[ForeignKey, str] | None:
+    """Return the key of one column that a column is, and what the row it leads to is called."""
+    for key in schema.foreign_keys:
+        if base is not None and len(key.columns) == 1 and (key.table.casefold(), key.columns[0].casefold()) == base:
+            return key, role_of(schema, key)
+    return None
+
+
+def role_of(schema: Schema, key: ForeignKey) -> str:
+    """Return what the row is called that a foreign key leads to, as the key's columns have it."""
+    noun = table_noun(key.referenced_table)
+    if len(key.columns) > 1:
+        return noun
+    is_same = key.columns[0].casefold() == key.referenced_columns[0].casefold()
+    return role(key.columns[0], schema.table(key.table), noun, is_same_name=is_same)
+
+
+def is_primary(schema: Schema, base: Base | None) -> bool:
+    """Return whether a column alone is the primary key of its table."""
+    if base is None:
+        return False
+    key = schema.table(base[0]).primary_key
+    return len(key) == 1 and key[0].casefold() == base[1]
+
+
+def conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
+    """Yield the conditions that AND combines."""
+    if node is None:
+        return
+    inner = node.unnest() if isinstance(node, exp.Paren) else node
+    if isinstance(inner, exp.And):
+        yield from conjuncts(inner.this)
+        yield from conjuncts(inner.expression)
+    else:
+        yield inner
+
+
+def link(schema: Schema, scope: Scope, equalities: Sequence[exp.Expr]) -> Iterator[tuple[Source, Source, str, list[exp.Expr]]]:
+    """Yield (child, parent, role, conditions) for each foreign key that some of the equalities follow."""
+    pairs: dict[tuple[int, int], list[tuple[Source, Base, Source, Base, exp.Expr]]] = {}
+    for condition in equalities:
+        left, right = scope.own(condition.this), scope.own(condition.expression)
+        if left is None or right is None or left[0] is right[0] or left[1].base is None or right[1].base is None:
+            continue
+        for a, b in ((left, right), (right, left)):
+            assert a[1].base is not None
+            assert b[1].base is not None
+            found = pairs.setdefault((id(a[0]), id(b[0])), [])
+            found.append((a[0], a[1].base, b[0], b[1].base, condition))
+    taken: set[int] = set()
+    for items in pairs.values():
+        child, parent = items[0][0], items[0][2]
+        bases = {(a, b): condition for _, a, _, b, condition in items}
+        for key in schema.foreign_keys:
+            wanted = [
+                ((key.table.casefold(), a.casefold()), (key.referenced_table.casefold(), b.casefold()))
+                for a, b in zip(key.columns, key.referenced_columns, strict=True)
+            ]
+            conditions = [bases[pair] for pair in wanted if pair in bases]
+            if len(conditions) == len(wanted) and not any(id(c) in taken for c in conditions):
+                taken.update(map(id, conditions))
+                yield child, parent, role_of(schema, key), conditions
+        # A derived result that carries the key itself along.
+        for (a, b), condition in bases.items():
+            if a == b and id(condition) not in taken and is_primary(schema, b) and child.table is None:
+                if parent.table is not None:
+                    taken.add(id(condition))
+                    yield child, parent, parent.noun, [condition]
+
+
+def arrange(scope: Scope) -> None:
+    """Choose whose rows the rows are, and call every source by a name of its own."""
+    roots = [source for source in scope.sources if source.child is None and source not in scope.without]
+    branch = [source for source, _ in scope.branches]
+    roots = [source for source in roots if source not in branch]
+    scope.head = roots[0] if len(roots) == 1 else None
+    scope.loners = roots if len(roots) > 1 else []
+    used: set[str] = set()
+    for source in scope.sources:
+        name = source.said or source.noun
+        if source is scope.head:
+            name = source.noun
+        source.said = name
+    for source in scope.sources:
+        same = [other for other in scope.sources if other.said == source.said]
+        if len(same) > 1 and source.said not in used:
+            name = source.said
+            used.add(name)
+            count = 0
+            for other in same:
+                if other is scope.head or (other.is_those and scope.head is None):
+                    continue
+                if other.child is not None and other.child is not scope.head and other.child not in same:
+                    candidate = f"{other.child.said} {name}"
+                    if all(candidate != third.said for third in scope.sources):
+                        other.said = candidate
+                        continue
+                count += 1
+                other.said = f"{ordinal(count) if scope.head is None or len(same) > 2 else 'other'} {name}"
