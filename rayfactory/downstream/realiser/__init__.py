@@ -104,8 +104,8 @@ class _Teller:
     def opened(self, select: exp.Select, outer: Scope | None) -> Scope:
         return opening.opened(self, select, outer, self.results)
 
-    def narrowed(self, select: exp.Select, scope: Scope, *, is_plural: bool) -> str:
-        return opening.narrowed(self, scope, is_plural=is_plural)
+    def narrowed(self, scope: Scope) -> str:
+        return opening.narrowed(self, scope)
 
     def derived(self, node: exp.Expr, outer: Scope | None, names: list[str]) -> Derived:
         text, outputs, noun = self._told(node, outer, verb="find", is_step=True)
@@ -147,7 +147,7 @@ class _Teller:
             text = queries.phrase(self, found, form, verb=verb, is_sentence=is_sentence)
             return text, found.outputs, found.noun
         assert isinstance(node, exp.SetOperation)
-        left, outputs, _ = self._told(node.this, outer, form, verb=verb, is_step=is_step)
+        left, outputs, _ = self._told(node.this, outer, "all", verb=verb, is_step=is_step)
         right = self._told(node.expression, outer, "all", is_step=is_step)[0]
         text = queries.united(self, node, left, right)
         order = queries.order_of_set(self, node, outputs, Scope([], outer))

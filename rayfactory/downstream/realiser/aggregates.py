@@ -26,7 +26,8 @@ _ADJECTIVES: dict[type[exp.Expr], str] = {
     exp.GroupConcat: "list of",
     exp.ArrayAgg: "list of",
 }
-AGGREGATES = (*_ADJECTIVES, exp.Count, exp.Min, exp.Max, exp.Grouping, exp.CountIf)
+AGGREGATES = (*_ADJECTIVES, exp.Count, exp.Min, exp.Max, exp.Grouping, exp.CountIf, exp.PercentileCont,
+              exp.PercentileDisc)  # fmt: skip
 
 
 def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -39,6 +40,10 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return _filtered(tell, node, scope)
     if isinstance(node, exp.WithinGroup):
         return _quantile(tell, node, scope)
+    if isinstance(node, (exp.PercentileCont, exp.PercentileDisc)):
+        only(node, "this", "expression")
+        how = "interpolated " if isinstance(node, exp.PercentileCont) else ""
+        return Phrase(f"{how}{tell.value(node.expression, scope).text} quantile of {tell.value(node.this, scope).the}")
     if isinstance(node, exp.Grouping):
         return Phrase(f"mark whether {tell.value(node.expressions[0], scope).the} is summed up", is_compound=True)
     if isinstance(node, exp.Count):
@@ -80,7 +85,10 @@ def _of(tell: Teller, adjective: str, node: exp.Expr, scope: Scope) -> Phrase:
     if adjective.endswith(" of") and inner.article and not inner.is_compound:
         text = f"the {text}"
     elif text.startswith(f"{adjective} "):
-        return Phrase(f"{'sum' if adjective == 'total' else adjective} of the {text}", names_head=inner.names_head)
+        text = f"combined {text}" if adjective == "total" else f"{adjective} of the {text}"
+        return Phrase(text, names_head=inner.names_head)
+    elif isinstance(node, exp.Binary) and inner.is_compound:
+        return Phrase(f"{adjective} of {inner.text}", names_head=inner.names_head, is_compound=True)
     return Phrase(f"{adjective} {text}", names_head=inner.names_head)
 
 
@@ -117,6 +125,22 @@ def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
             return Phrase(f"number of {own[0].many} with a {found[1]}", names_head=own[0] is scope.head)
     inner = tell.value(what, scope)
     return Phrase(f"number of {rows(scope)} with a known {inner.operand}", names_head=True)
+
+
+def entity(tell: Teller, key: exp.Expr, scope: Scope) -> str:
+    """Return what a group is of: a key stands for what it leads to."""
+    own = scope.own(key)
+    if own is not None:
+        found = referenced(tell.schema, own[1].base)
+        if found is not None:
+            hear(tell, key)
+            own[0].is_mentioned = True
+            return found[1] if own[0] is scope.head or own[0].table is None else f"{own[0].said} {found[1]}"
+        if is_primary(tell.schema, own[1].base) and own[0].table is not None:
+            hear(tell, key)
+            own[0].is_mentioned = True
+            return own[0].one
+    return tell.value(key, scope).operand
 
 
 def rows(scope: Scope) -> str:

@@ -12,6 +12,9 @@ from rayfactory.downstream.realiser.sources import Scope, Source, conjuncts, is_
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.words import a, listed, plural, quoted, singular
 
+HAVE = "\x02have"
+"""Stands for "have" or "has" until it is known how many are meant."""
+
 _TIMES = frozenset({"date", "timestamp", "time"})
 _OPPOSITE: dict[type[exp.Expr], type[exp.Expr]] = {
     exp.EQ: exp.NEQ, exp.NEQ: exp.EQ, exp.GT: exp.LTE, exp.LTE: exp.GT, exp.LT: exp.GTE, exp.GTE: exp.LT,
@@ -59,7 +62,7 @@ def _about(subject: Phrase, predicate: str, *, is_long: bool = False) -> Clause:
     text = subject.full
     return Clause(
         f"{subject.the} {predicate}",
-        text if subject.article and not subject.names_head and not subject.definition else "",
+        text if subject.article and subject.is_headed and not subject.names_head and not subject.definition else "",
         predicate,
         is_long=is_long or len(text) + len(predicate) > 70,
     )
@@ -76,7 +79,11 @@ def _connected(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> 
     subjects = {part.subject for part in parts}
     if kind is exp.Or and len(subjects) == 1 and "" not in subjects and not any(part.is_compound for part in parts):
         subject = parts[0].subject
-        predicate = f"either {listed([part.predicate for part in parts], 'or')}"
+        predicates = [part.predicate for part in parts]
+        if all(predicate.startswith("is ") for predicate in predicates):
+            predicate = f"is either {listed([predicate.removeprefix('is ') for predicate in predicates], 'or')}"
+        else:
+            predicate = f"either {listed(predicates, 'or')}"
         return Clause(f"the {subject} {predicate}", subject, predicate, is_long=True)
     return Clause(joined(parts, kind), is_compound=True, is_long=True)
 
@@ -118,6 +125,8 @@ def _comparison(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) ->
     if own is not None and kind is exp.EQ and isinstance(right, exp.Boolean):
         return _about(subject, f"is {tell.value(right, scope).text}")
     other = tell.value(right, scope)
+    if kind is exp.EQ and subject.is_column and other.is_column:
+        return _about(subject, f"is the same as {other.the}")
     is_long = isinstance(right, (exp.Subquery, exp.Mul)) and right.find(exp.Select) is not None
     return _about(subject, f"{_relation(tell, kind, is_time=is_time)} {other.the}", is_long=is_long)
 
@@ -268,7 +277,7 @@ def _having(
     tell: Teller, select: exp.Select, inside: Scope, source: Source, scope: Scope, keys: Sequence[exp.Expr], *, negated: bool
 ) -> Clause:
     assert inside.head is not None
-    mods = tell.narrowed(select, inside, is_plural=False)
+    mods = numbered(tell.narrowed(inside), is_plural=False)
     for key in keys:
         hear(tell, key)
     source.is_mentioned = True
@@ -280,7 +289,7 @@ def _having(
 
 def _one(tell: Teller, select: exp.Select, inside: Scope, called: str, *, negated: bool) -> Clause:
     assert inside.head is not None
-    mods = tell.narrowed(select, inside, is_plural=False)
+    mods = numbered(tell.narrowed(inside), is_plural=False)
     if not mods:
         predicate = f"is not among the {inside.head.many}" if negated else f"is among the {inside.head.many}"
     else:
@@ -298,7 +307,7 @@ def _exists(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Cla
         hear(tell, item)
     inside = tell.opened(select, scope)
     if inside.head is None:
-        mods = tell.narrowed(select, inside, is_plural=False)
+        mods = numbered(tell.narrowed(inside), is_plural=False)
         return Clause(f"there is {'no' if negated else 'a'} {together(inside)}{mods}", is_long=True)
     follows = _follows(tell, select, inside, scope)
     if follows is not None:
@@ -311,13 +320,16 @@ def _exists(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Cla
         outer_source.is_mentioned = True
         called = role if outer_source is scope.head else f"{outer_source.said} {role}"
         return _one(tell, select, inside, called, negated=negated)
-    mods = tell.narrowed(select, inside, is_plural=False)
+    mods = numbered(tell.narrowed(inside), is_plural=False)
     what = f"no {inside.head.one}{mods}" if negated else f"{a(inside.head.one)}{mods}"
     return Clause(f"there is {what}", is_long=True)
 
 
 def together(scope: Scope) -> str:
     """Return what one row of several sources that no key links is called."""
+    sources = scope.loners or scope.sources
+    if len(sources) == 2 and sources[0].noun == sources[1].noun and sources[0].said.startswith("first "):
+        return f"pair of a first and a second {sources[0].noun}"
     return "combination of " + listed([a(source.said) for source in scope.loners or scope.sources])
 
 
@@ -385,8 +397,11 @@ def _end(key: object) -> tuple[str, str]:
     return key.referenced_table.casefold(), key.referenced_columns[0].casefold()
 
 
-def modifiers(clauses: Sequence[Clause], *, is_plural: bool) -> str:
-    """Return conditions as they stand together behind the noun of what they are about, with a blank before them."""
+def modifiers(clauses: Sequence[Clause]) -> str:
+    """Return conditions as they stand together behind the noun of what they are about, with a blank before them.
+
+    `numbered` makes it singular or plural.
+    """
     if not clauses:
         return ""
     ordered = sorted(clauses, key=lambda part: part.is_long)
@@ -398,25 +413,30 @@ def modifiers(clauses: Sequence[Clause], *, is_plural: bool) -> str:
         return f"{text} where {_chain(fulls, [part.is_long for part in rest])}"
     whose = [part for part in rest if part.subject]
     having = [part for part in rest if not part.subject]
+    verb = HAVE
     if not rest:
         return text
     pieces = []
     if whose:
         pieces.append("whose " + _chain([f"{p.subject} {p.predicate}" for p in whose], [p.is_long for p in whose], "whose "))
     if having:
-        verb = "have" if is_plural else "has"
         is_nested = any(part.is_long for part in having)
         pieces.append(f"that {verb} " + _chain([part.has for part in having], [is_nested for _ in having], f"that {verb} "))
     return f"{text} {' and '.join(pieces)}" if len(pieces) < 2 else f"{text} {', and '.join(pieces)}"
+
+
+def numbered(text: str, *, is_plural: bool) -> str:
+    """Return what stands behind a noun with its verbs in the noun's number."""
+    return text.replace(HAVE, "have" if is_plural else "has")
 
 
 def _chain(items: Sequence[str], are_long: Sequence[bool], again: str = "") -> str:
     """Return "a, b and c"; where items are long or have commas themselves, each begins anew."""
     if len(items) < 2:
         return "".join(items)
-    if not any(are_long) and not any(", " in item for item in items):
-        return listed(items)
     begun = [items[0], *(f"{again}{item}" for item in items[1:])]
+    if len(items) == 2 and not any(are_long) and ", " not in items[0]:
+        return " and ".join(begun)
     return ", ".join(begun[:-1]) + f", and {begun[-1]}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.conditions import correlated, modifiers
+from rayfactory.downstream.realiser.conditions import correlated, modifiers, numbered
 from rayfactory.downstream.realiser.sources import (
     Derived,
     Scope,
@@ -43,11 +43,13 @@ def opened(tell: Teller, select: exp.Select, outer: Scope | None, results: Mappi
             continue
         only(join, "this", "on", "using", "side", "kind")
         side, kind = join.args.get("side"), join.args.get("kind")
-        if side not in {None, "", "LEFT"} or kind not in {None, "", "INNER", "CROSS", "OUTER"}:
+        if side not in {None, "", "LEFT", "FULL"} or kind not in {None, "", "INNER", "CROSS", "OUTER"}:
             raise unsupported(f"the join {side} {kind}")
         conditions = list(conjuncts(join.args.get("on")))
         conditions += _equalities(join, scope, source)
         scope.sources.append(source)
+        if side == "FULL":
+            scope.full.append(source)
         if side == "LEFT":
             source.is_optional = True
             outer_joins.append((source, conditions))
@@ -167,7 +169,7 @@ def _missing(scope: Scope, source: Source) -> exp.Expr | None:
     return None
 
 
-def narrowed(tell: Teller, scope: Scope, *, is_plural: bool) -> str:
+def narrowed(tell: Teller, scope: Scope) -> str:
     """Return what joins and WHERE say of the rows, as it stands behind their noun, with a blank before it.
 
     To be asked after everything else of the SELECT has been told: a join that brings what is said elsewhere need not be
@@ -200,14 +202,18 @@ def narrowed(tell: Teller, scope: Scope, *, is_plural: bool) -> str:
     for source in scope.without:
         owner = source.child or source.anchor
         conditions = next((c for branch, c in scope.branches if branch is source), [])
-        mods = modifiers([tell.clause(condition, scope) for condition in conditions], is_plural=False)
+        mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=False)
         what = f"no {source.said}{mods}"
         if owner is None or owner is scope.head:
             clauses.append(Clause(f"there is {what}", has=what, is_long=bool(mods)))
         else:
             clauses.append(Clause(f"the {owner.said} has {what}", owner.said, f"has {what}", is_long=True))
-    text = modifiers([*joins, *clauses], is_plural=is_plural)
+    text = modifiers([*joins, *clauses])
     notes = extra
+    for source in scope.full:
+        source.is_mentioned = True
+        others = listed([plural(other.one) for other in scope.sources if other is not source])
+        notes += [f"including {others} without a matching {source.one} and {plural(source.one)} without matching {others}"]
     if including:
         notes += [f"including those without {listed([a(name) for name in including], 'or')}"]
     return text + (f" ({'; '.join(notes)})" if notes else "")
@@ -222,13 +228,19 @@ def _branches(tell: Teller, scope: Scope) -> list[str]:
     for source, conditions in scope.branches:
         if source in scope.without:
             continue
-        clauses = [tell.clause(condition, scope) for condition in conditions]
-        # Its columns are called by its name, so that conditions are said of it in full.
-        mods = f" where {listed([part.full for part in clauses])}" if clauses else ""
-        if source.child is not None:
-            notes.append(f"with the {source.said}{mods}, if there is one")
-        elif source.table is None:
-            notes.append(f"each with its {source.one}{mods}, if there is one")
+        mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=True)
+        if source.child is not None or source.table is None:
+            notes.append(f"with the {source.one}{mods}, and including those without one")
+        elif mods:
+            notes.append(f"with only those of their {plural(source.said)}{mods}, and including those without any")
         else:
-            notes.append(f"each with its {plural(source.said)}{mods}, if it has any")
+            notes.append(f"including those without any {source.said}")
     return notes
+
+
+def _of_branch(tell: Teller, scope: Scope, source: Source, conditions: list[exp.Expr]) -> str:
+    """Return the conditions of an outer join as they stand behind what it brings."""
+    head, scope.head = scope.head, source
+    clauses = [tell.clause(condition, scope) for condition in conditions]
+    scope.head = head
+    return modifiers(clauses)

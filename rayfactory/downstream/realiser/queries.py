@@ -9,10 +9,11 @@ from typing import Literal
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.conditions import together
+from rayfactory.downstream.realiser.aggregates import entity
+from rayfactory.downstream.realiser.conditions import numbered, together
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import direction, order_words, superlative
-from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, referenced
+from rayfactory.downstream.realiser.sources import Output, Scope, is_primary
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
 from rayfactory.downstream.realiser.windows import short_name
@@ -50,13 +51,15 @@ class Told:
     head: str = ""
     many: str = ""
     each: str = ""
+    one: str = ""
     mods: str = ""
     order: str = ""
     best: str = ""
     best_of_group: str = ""
     limit: str = ""
     offset: str = ""
-    subtotals: str = ""
+    subtotals: list[tuple[type[exp.Expr], list[list[exp.Expr]]]] = field(default_factory=list)
+    subtotals_told: str = ""
     is_different: bool = False
     is_aggregate: bool = False
     is_star: bool = False
@@ -85,7 +88,7 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
         only(select.args["distinct"])
     projections = list(select.expressions)
     scope.names = {item.alias.casefold(): item.this for item in projections if isinstance(item, exp.Alias)}
-    keys = _keys(select, projections, scope, found)
+    keys = _independent(tell, _keys(select, projections, scope, found), projections, scope)
     having, order = select.args.get("having"), select.args.get("order")
     found.is_aggregate = bool(keys) or any(_is_aggregate(item) for item in projections) or having is not None
     again = _again(select, projections)
@@ -96,10 +99,11 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
         found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections[num_shown:]]
     else:
         found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections]
-        found.keys = [_entity(tell, key, scope) for key in keys]
+        found.keys = [entity(tell, key, scope) for key in keys]
     if (group := select.args.get("group")) is not None:
         hear(tell, group)
     found.is_star = any(isinstance(item.unalias(), exp.Star) or item.is_star for item in projections)
+    found.subtotals_told = _subtotals(tell, found, scope)
     if having is not None:
         found.having = _having(tell, having.this, scope)
     if (qualify := select.args.get("qualify")) is not None:
@@ -107,28 +111,37 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
     _order(tell, order, projections, scope, found, select)
     found.limit, found.offset = (_number(tell, select.args.get(name), scope) for name in ("limit", "offset"))
     found.outputs = _outputs(tell, projections, scope, found)
-    _rows(tell, select, scope, found)
+    _rows(tell, scope, found, keys)
     return found
 
 
-def _rows(tell: Teller, select: exp.Select, scope: Scope, found: Told) -> None:
-    mods = tell.narrowed(select, scope, is_plural=True)
+def _rows(tell: Teller, scope: Scope, found: Told, keys: Sequence[exp.Expr]) -> None:
+    raw = tell.narrowed(scope)
+    mods, mods_of_one = numbered(raw, is_plural=True), numbered(raw, is_plural=False)
     if scope.head is not None:
-        found.head = scope.head.many
+        found.head, found.one = scope.head.many, scope.head.one
         # "those groups": one of them is "each of those groups".
         found.each = f"each of {scope.head.many}{mods}" if scope.head.is_those else ""
         if not found.each:
-            found.each = f"each {scope.head.said}{mods.replace(' that have ', ' that has ')}"
+            found.each = f"each {scope.head.said}{mods_of_one}"
         found.noun = scope.head.noun.partition(" of the ")[0] if scope.head.label else scope.head.noun
     elif scope.sources:
         found.head = plural(together(scope))
-        found.each = f"each {together(scope)}{mods}"
+        found.each = f"each {together(scope)}{mods_of_one}"
         found.noun = "result"
     found.many, found.mods = f"{found.head}{mods}", mods
     if found.is_aggregate:
-        found.noun = "group" if found.shown_keys or found.keys else "result"
+        found.noun = _group_noun(tell, keys, scope) if keys else "result"
     elif found.is_different:
         found.noun = "result"
+
+
+def _group_noun(tell: Teller, keys: Sequence[exp.Expr], scope: Scope) -> str:
+    """Return what a group is called: after its only key, where that has a short name."""
+    if len(keys) > 1:
+        return "group"
+    noun = entity(tell, keys[0], scope)
+    return noun if re.fullmatch(r"[A-Za-z -]{3,40}", noun) and " of " not in noun else "group"
 
 
 def _item(tell: Teller, item: exp.Expr, scope: Scope, again: set[str], *, is_step: bool) -> Phrase:
@@ -189,17 +202,61 @@ def _keys(select: exp.Select, projections: Sequence[exp.Expr], scope: Scope, fou
     if group is None:
         return []
     only(group, "expressions", "rollup", "cube", "grouping_sets")
-    keys = [_resolved(key, projections, scope) for key in group.expressions]
-    subtotals: list[str] = []
-    for name, how in (("rollup", "with subtotals, from left to right, for {}"), ("cube", "with subtotals for every combination of {}")):
-        for part in group.args.get(name) or ():
+    keys: list[exp.Expr] = []
+    parts = [*group.expressions]
+    for name in ("rollup", "cube", "grouping_sets"):
+        parts += group.args.get(name) or ()
+    for part in parts:
+        if isinstance(part, (exp.Rollup, exp.Cube)):
             inner = [_resolved(key, projections, scope) for key in part.expressions]
+            found.subtotals.append((type(part), [inner]))
             keys += inner
-            subtotals.append(how + "|" + "|".join(key.sql() for key in inner))
-    if group.args.get("grouping_sets"):
-        raise unsupported(group)
-    found.subtotals = "\n".join(subtotals)
+        elif isinstance(part, exp.GroupingSets):
+            sets = [_set(one, projections, scope) for one in part.expressions]
+            found.subtotals.append((exp.GroupingSets, sets))
+            keys += {key.sql(): key for one in sets for key in one}.values()
+        else:
+            keys.append(_resolved(part, projections, scope))
     return keys
+
+
+def _set(node: exp.Expr, projections: Sequence[exp.Expr], scope: Scope) -> list[exp.Expr]:
+    inner = node.expressions if isinstance(node, exp.Tuple) else [node.unnest()]
+    return [_resolved(key, projections, scope) for key in inner]
+
+
+def _subtotals(tell: Teller, found: Told, scope: Scope) -> str:
+    """Return over which of the groups there are subtotals."""
+    text = ""
+    for kind, sets in found.subtotals:
+        names = [listed([tell.value(key, scope).text for key in keys]) for keys in sets]
+        if kind is exp.Rollup:
+            text += f", with subtotals step by step up to the grand total over {names[0]}"
+        elif kind is exp.Cube:
+            text += f", with subtotals over every combination of {names[0]}"
+        else:
+            ways = [f"once for each {name}" if name else "once for all together" for name in names]
+            text += f", grouped {listed(ways)}"
+    return text
+
+
+def _independent(
+    tell: Teller, keys: list[exp.Expr], projections: Sequence[exp.Expr], scope: Scope
+) -> list[exp.Expr]:
+    """Return the keys without those that a primary key among them settles, where that is not shown itself."""
+    shown = {_bare(item.unalias().sql()) for item in projections}
+    settled = set()
+    for key in keys:
+        own = scope.own(key)
+        if own is not None and is_primary(tell.schema, own[1].base) and _bare(key.sql()) not in shown:
+            settled.add(id(own[0]))
+    rest = []
+    for key in keys:
+        own = scope.own(key)
+        is_settled = own is not None and id(own[0]) in settled and not is_primary(tell.schema, own[1].base)
+        if not is_settled:
+            rest.append(key)
+    return rest
 
 
 def _resolved(key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope) -> exp.Expr:
@@ -219,22 +276,6 @@ def _num_shown(keys: Sequence[exp.Expr], texts: Sequence[str]) -> int:
 
 def _bare(text: str) -> str:
     return text.casefold().replace('"', "")
-
-
-def _entity(tell: Teller, key: exp.Expr, scope: Scope) -> str:
-    """Return what a group is of: a key stands for what it leads to."""
-    own = scope.own(key)
-    if own is not None:
-        found = referenced(tell.schema, own[1].base)
-        if found is not None:
-            hear(tell, key)
-            own[0].is_mentioned = True
-            return found[1] if own[0] is scope.head or own[0].table is None else f"{own[0].said} {found[1]}"
-        if is_primary(tell.schema, own[1].base) and own[0].table is not None:
-            hear(tell, key)
-            own[0].is_mentioned = True
-            return own[0].one
-    return tell.value(key, scope).operand
 
 
 def _having(tell: Teller, condition: exp.Expr, scope: Scope) -> str:
@@ -340,25 +381,17 @@ def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is
     """
     lead, text = _core(tell, found, form)
     text = f"{lead}{verb} {text}" if verb else f"{lead}{text}"
-    text += _subtotals(found)
+    text += found.subtotals_told
     if found.qualify:
         text += f", keeping only the rows where {found.qualify}"
     return text + tail(found.order, found.limit, found.offset, is_sentence=is_sentence)
 
 
-def _subtotals(found: Told) -> str:
-    text = ""
-    for line in found.subtotals.splitlines():
-        how, *keys = line.split("|")
-        text += f", {how.format(f'those {len(keys)} keys' if len(keys) > 1 else 'it')}"
-    return text
-
-
 def things(items: Sequence[Phrase]) -> str:
     """Return what is shown: "the name and age"; plain columns share an article."""
     parts = [item.full for item in items]
-    if all(item.article for item in items):
-        return f"the {listed(parts)}" if parts else ""
+    if items and all(item.is_column for item in items):
+        return f"the {listed(parts)}"
     return listed([item.the for item in items])
 
 
@@ -368,7 +401,7 @@ def _core(tell: Teller, found: Told, form: Form) -> tuple[str, str]:
         return "", things(found.items)
     if found.is_aggregate:
         return _aggregated(found)
-    rows = the(found.many)
+    rows = the(found.many, is_all=not found.mods)
     if found.is_star:
         if len(found.items) == 1:
             return "", f"{'the different rows of ' if found.is_different else ''}all columns of {found.each}"
@@ -379,13 +412,17 @@ def _core(tell: Teller, found: Told, form: Form) -> tuple[str, str]:
         return "", f"the {different(found.items)} of {rows}"
     if form == "one":
         return "", f"{things(found.items)} of the {found.each.removeprefix('each of those ').removeprefix('each ')}"
-    link = "of" if all(item.is_plain for item in found.items) else "for"
+    first = next((i for i, item in enumerate(found.items) if not item.is_column), len(found.items))
+    link = "of" if all(item.is_plain for item in found.items[: first or None]) else "for"
+    if 0 < first < len(found.items):
+        rest = things(found.items[first:])
+        return "", f"{things(found.items[:first])} {link} {found.each}, together with {rest}"
     return "", f"{things(found.items)} {link} {found.each}"
 
 
-def the(rows: str) -> str:
+def the(rows: str, *, is_all: bool = False) -> str:
     """Return rows with their article."""
-    return rows if rows.startswith("those ") else f"the {rows}"
+    return rows if rows.startswith("those ") else f"{'all' if is_all else 'the'} {rows}"
 
 
 def different(items: Sequence[Phrase]) -> str:
@@ -401,17 +438,19 @@ def different(items: Sequence[Phrase]) -> str:
 def _of_rows(found: Told) -> str:
     """Return what aggregates are of: " of the singers whose ..", or what is left to be said of counted rows."""
     items = found.items
-    rows = the(found.many)
+    rows = the(found.many, is_all=not found.mods)
     if len(items) == 1 and items[0].text.endswith(f"number of {found.head}"):
         return found.mods
     if any(item.names_head for item in items):
-        return f" among {rows}" if found.mods or not all(item.names_head for item in items) else ""
+        return f" among {rows}" if found.mods else ""
+    if found.shown_keys or found.keys:
+        rows = the(found.many)
     return f" of {rows}" if items else ""
 
 
 def _aggregated(found: Told) -> tuple[str, str]:
     shown = "without duplicates, " if found.is_different else ""
-    rows = the(found.many)
+    rows = the(found.many, is_all=not found.mods)
     if found.shown_keys:
         keys = listed([key.full for key in found.shown_keys])
         if not found.items:
@@ -419,6 +458,10 @@ def _aggregated(found: Told) -> tuple[str, str]:
                 return shown, f"each {keys} of {rows}{found.having}"
             return "", f"the different {different(found.shown_keys)} of {rows}"
         return f"{shown}for each {keys}{found.having}, ", f"{things(found.items)}{_of_rows(found)}"
+    if found.keys == [found.one]:
+        return shown, f"{things(found.items)} for {found.each}{found.having}"
+    if found.keys and not _of_rows(found):
+        return shown, f"{things(found.items)} for each {listed(found.keys)}{found.having}"
     if found.keys:
         return shown, f"{things(found.items)}{_of_rows(found)}, for each {listed(found.keys)}{found.having}"
     condition = f", only{found.having}" if found.having else ""
@@ -464,7 +507,7 @@ def _one_row(tell: Teller, found: Told) -> str:
             return f"How many {found.head} are there{found.mods}?"
         if item.text.startswith("number of different ") and not item.is_compound:
             what = item.text.removeprefix("number of ")
-            rows = the(found.many)
+            rows = the(found.many, is_all=not found.mods)
             return f"How many {what} are there among {rows}?"
     if tell.style.is_asked:
         return f"What {_is(found.items)} {things(found.items)}{_of_rows(found)}?"
@@ -474,7 +517,7 @@ def _one_row(tell: Teller, found: Told) -> str:
 def _grouped(tell: Teller, found: Told) -> str:
     keys = listed([key.full for key in found.shown_keys])
     shown = f"{things(found.items)}{_of_rows(found)}"
-    end = _subtotals(found)
+    end = found.subtotals_told
     if found.qualify:
         end += f", keeping only the rows where {found.qualify}"
     end += tail(found.order, found.limit, found.offset, is_sentence=True)
@@ -491,7 +534,9 @@ def _which_group(found: Told) -> str:
         return ""
     if not found.best_of_group or not found.limit.isdigit():
         return ""
-    rest = found.mods if found.best_of_group.endswith(f"number of {found.head}") else f" of {the(found.many)}"
+    rest = found.mods
+    if rest and not found.best_of_group.endswith(f"number of {found.head}"):
+        rest = f" of the {found.many}"
     if found.limit == "1":
         return f"Which {keys[0].text} has the {found.best_of_group}{rest}?"
     return f"Which {found.limit} {plural(keys[0].text)} have the {found.best_of_group}{rest}?"
@@ -512,7 +557,7 @@ def _best(tell: Teller, found: Told) -> str:
         return ""
     is_one = found.limit == "1"
     if found.mods:
-        of = f"Of {the(found.many)}, "
+        of = f"Of {the(found.many, is_all=not found.mods)}, "
         which = f"the one with the {found.best}" if is_one else f"the {found.limit} with the {found.best}"
     else:
         of = ""
@@ -531,10 +576,10 @@ def _best(tell: Teller, found: Told) -> str:
 # -- set operations -----------------------------------------------------------
 
 _SETS: dict[tuple[type[exp.Expr], bool], str] = {
-    (exp.Union, True): ", together with {}, each result only once",
+    (exp.Union, True): ", together with {}, without duplicates",
     (exp.Union, False): ", followed by {}",
-    (exp.Intersect, True): ", as far as it is also among {}",
-    (exp.Except, True): ", leaving out what is among {}",
+    (exp.Intersect, True): ", keeping only those that are also among {}",
+    (exp.Except, True): ", leaving out those that are among {}",
 }
 
 

@@ -94,6 +94,7 @@ class Scope:
     done: set[int] = field(default_factory=set)
     conditions: list[exp.Expr] = field(default_factory=list)
     loners: list[Source] = field(default_factory=list)
+    full: list[Source] = field(default_factory=list)
     without: list[Source] = field(default_factory=list)
     branches: list[tuple[Source, list[exp.Expr]]] = field(default_factory=list)
     shared: list[tuple[Source, str, Source]] = field(default_factory=list)
@@ -218,13 +219,13 @@ def arrange(scope: Scope) -> None:
             name = source.noun
         source.said = name
     for source in scope.sources:
-        same = [other for other in scope.sources if other.said == source.said]
-        if len(same) > 1 and source.said not in used:
+        same = [other for other in scope.sources if other.said == source.said and not other.is_those]
+        if len(same) > 1 and source in same and source.said not in used:
             name = source.said
             used.add(name)
             count = 0
             for other in same:
-                if other is scope.head or (other.is_those and scope.head is None):
+                if other is scope.head:
                     continue
                 if other.child is not None and other.child is not scope.head and other.child not in same:
                     candidate = f"{other.child.said} {name}"

@@ -31,6 +31,8 @@ class Phrase:
         is_compound: has to stand in parentheses inside a calculation.
         definition: what `text` stands for, where it is a name that the query gives; said once.
         rest: what follows `text` where it is said first.
+        is_column: a column as it is.
+        is_headed: can stand behind "whose", since there is a noun for what the rows are.
     """
 
     text: str
@@ -40,6 +42,8 @@ class Phrase:
     is_compound: bool = False
     definition: str = ""
     rest: str = ""
+    is_column: bool = False
+    is_headed: bool = True
 
     @property
     def the(self) -> str:
@@ -141,8 +145,8 @@ class Teller(Protocol):
     def opened(self, select: exp.Select, outer: Scope | None) -> Scope:
         """Return what the FROM clause of a SELECT brings into sight."""
 
-    def narrowed(self, select: exp.Select, scope: Scope, *, is_plural: bool) -> str:
-        """Return what joins and WHERE say of the rows, to stand behind their noun."""
+    def narrowed(self, scope: Scope) -> str:
+        """Return what joins and WHERE say of the rows, to stand behind their noun; see `conditions.numbered`."""
 
 
 def hear(tell: Teller, node: exp.Expr) -> None:

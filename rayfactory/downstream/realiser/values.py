@@ -12,7 +12,7 @@ from rayfactory.downstream.realiser.aggregates import AGGREGATES, aggregate, cou
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.windows import window
-from rayfactory.downstream.realiser.words import listed, quoted, split
+from rayfactory.downstream.realiser.words import listed, possessive, quoted, split
 
 _OPERATORS: dict[type[exp.Expr], str] = {exp.Add: "plus", exp.Sub: "minus", exp.Mul: "times", exp.Div: "divided by"}
 _TYPES = {
@@ -97,9 +97,13 @@ def _column(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     _note(tell, output.words, node.name, is_base=source.table is not None)
     if where is not scope:
         return Phrase(f"that {source.one}'s {output.words}", article=False)
+    is_headed = scope.head is not None
     if source is scope.head or source.table is None and not _is_shared(scope, output.words):
-        return Phrase(output.words, is_plain=source is scope.head)
-    return Phrase(_owned(source.said, output.words))
+        return Phrase(output.words, is_plain=source is scope.head, is_column=True, is_headed=is_headed)
+    owned = _owned(source.said, output.words)
+    if not is_headed and source.child is None and owned == f"{source.said} {output.words}":
+        owned = f"{possessive(source.said)} {output.words}"
+    return Phrase(owned, is_column=True, is_headed=is_headed)
 
 
 def _is_shared(scope: Scope, words: str) -> bool:
@@ -136,7 +140,7 @@ def _named(tell: Teller, named: exp.Expr, name: str, scope: Scope) -> Phrase:
     short = given_name(name)
     if short and found.definition == "" and len(found.text) > MAX_REPEATED_CHARACTERS:
         return Phrase(short)
-    return Phrase(found.text, found.article, found.names_head, found.is_plain, found.is_compound)
+    return replace(found, definition="", rest="")
 
 
 def given_name(name: str) -> str:

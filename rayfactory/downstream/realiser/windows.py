@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlglot import exp
 
+from rayfactory.downstream.realiser.aggregates import entity
 from rayfactory.downstream.realiser.ordering import order_words
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
@@ -30,7 +31,7 @@ def window(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     order, spec = node.args.get("order"), node.args.get("spec")
     if spec is not None:
         hear(tell, spec)
-    groups = [_entity(tell, part, scope) for part in node.args.get("partition_by") or ()]
+    groups = [entity(tell, part, scope) for part in node.args.get("partition_by") or ()]
     within = f" within each {listed(groups)}" if groups else ""
     by = order_words(tell, order.expressions, scope) if order is not None else ""
     if type(function) in _RANKS:
@@ -52,6 +53,9 @@ def window(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return Phrase(f"{which} {inner.operand}{over} in order of {by}{within}", is_compound=True)
     inner = tell.value(function, scope)
     text = inner.operand
+    if by and isinstance(function, exp.Sum) and not isinstance(function.this, exp.Distinct):
+        # "running total", and not "running combined total amount".
+        text = f"total of {tell.value(function.this, scope).the}"
     if spec is not None:
         if not by:
             raise unsupported(node)
@@ -65,10 +69,6 @@ def window(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
             f"running {text} (ties together) in order of {by}{within}", names_head=inner.names_head, is_compound=True
         )
     return Phrase(f"{text}{within or ' over all rows'}", names_head=inner.names_head)
-
-
-def _entity(tell: Teller, node: exp.Expr, scope: Scope) -> str:
-    return tell.value(node, scope).operand
 
 
 def _neighbour(tell: Teller, function: exp.Expr, scope: Scope, by: str, within: str) -> Phrase:
