@@ -10,7 +10,7 @@ from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import order_words
 from rayfactory.downstream.realiser.sources import Scope, is_primary, referenced
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
-from rayfactory.downstream.realiser.words import plural
+from rayfactory.downstream.realiser.words import a, plural
 
 _ADJECTIVES: dict[type[exp.Expr], str] = {
     exp.Avg: "average",
@@ -122,7 +122,10 @@ def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         if found is not None and own[0].table is not None:
             hear(tell, what)
             own[0].is_mentioned = True
-            return Phrase(f"number of {own[0].many} with a {found[1]}", names_head=own[0] is scope.head)
+            anchor = own[0].anchor
+            if anchor is not None and anchor.table is not None and found[0].referenced_table == anchor.table.name:
+                return Phrase(f"number of {plural(own[0].said)}")
+            return Phrase(f"number of {own[0].many} with {a(found[1])}", names_head=own[0] is scope.head)
     inner = tell.value(what, scope)
     return Phrase(f"number of {rows(scope)} with a known {inner.operand}", names_head=True)
 
@@ -145,7 +148,8 @@ def entity(tell: Teller, key: exp.Expr, scope: Scope) -> str:
 
 def rows(scope: Scope) -> str:
     """Return what the rows of a SELECT are called."""
-    return scope.head.many if scope.head is not None and not scope.branches else "rows"
+    has_branches = any(source not in scope.without for source, _ in scope.branches)
+    return scope.head.many if scope.head is not None and not has_branches else "rows"
 
 
 def _number_of_different(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:

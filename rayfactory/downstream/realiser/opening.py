@@ -125,6 +125,7 @@ def _link(tell: Teller, scope: Scope, outer_joins: list[tuple[Source, list[exp.E
     for source, conditions in outer_joins:
         rest = list(conditions)
         is_child = False
+        links: list[exp.Expr] = []
         for child, parent, role, followed in link(tell.schema, scope, [c for c in conditions if isinstance(c, exp.EQ)]):
             if source is parent and source.child is None:
                 source.child, source.said = child, role
@@ -136,7 +137,8 @@ def _link(tell: Teller, scope: Scope, outer_joins: list[tuple[Source, list[exp.E
             for condition in followed:
                 hear(tell, condition)
             rest = [condition for condition in rest if condition not in followed]
-        missing = _missing(scope, source)
+            links += followed
+        missing = _missing(scope, source, links)
         if missing is not None:
             _settle(tell, scope, [missing])
             scope.without.append(source)
@@ -158,14 +160,19 @@ def _is_above(source: Source | None, other: Source) -> bool:
     return False
 
 
-def _missing(scope: Scope, source: Source) -> exp.Expr | None:
-    """Return the condition that a key of an outer-joined source is null, which says that there is none."""
+def _missing(scope: Scope, source: Source, followed: list[exp.Expr]) -> exp.Expr | None:
+    """Return the condition that an outer-joined source has no key, which says that there is none."""
+    if source.table is None:
+        return None
+    table = source.table.name.casefold()
+    keys = {(table, name.casefold()) for name in source.table.primary_key}
+    for condition in followed:
+        keys |= {own[1].base for side in (condition.this, condition.expression) if (own := scope.own(side)) and own[1].base}
     for condition in scope.conditions:
         if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null):
             own = scope.own(condition.this)
-            if own is not None and own[0] is source and source.table is not None and own[1].column is not None:
-                if own[1].column.role == "key":
-                    return condition
+            if own is not None and own[0] is source and own[1].base in keys:
+                return condition
     return None
 
 

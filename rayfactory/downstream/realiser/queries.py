@@ -379,6 +379,9 @@ def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is
         form: ``each``: a row for each; ``all``: the rows together; ``one``: the value of a single row.
         verb: stands before what is shown, and behind "for each ..".
     """
+    if form == "one" and found.limit == "1" and found.best and not found.offset and not found.is_aggregate:
+        mods = f" {found.mods.strip()}," if found.mods else ""
+        return f"{things(found.items)} of the {found.one}{mods} with the {found.best}"
     lead, text = _core(tell, found, form)
     text = f"{lead}{verb} {text}" if verb else f"{lead}{text}"
     text += found.subtotals_told
@@ -487,7 +490,9 @@ def question(tell: Teller, found: Told) -> str:
         if found.shown_keys and found.items:
             return _grouped(tell, found)
         if found.shown_keys and found.having and is_bare and style.is_asked and len(found.shown_keys) == 1:
-            return _which_groups(found)
+            asked = _which_groups(found)
+            if asked:
+                return asked
     best = _best(tell, found)
     if best:
         return best
