@@ -10,7 +10,7 @@ from sqlglot import exp
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.sources import Scope, Source, conjuncts, is_primary, referenced
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
-from rayfactory.downstream.realiser.words import a, listed, plural, quoted, singular
+from rayfactory.downstream.realiser.words import a, is_plural, listed, plural, quoted, singular
 
 HAVE = "\x02have"
 """Stands for "have" or "has" until it is known how many are meant."""
@@ -60,9 +60,11 @@ def clause(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool = False)
 
 def _about(subject: Phrase, predicate: str, *, is_long: bool = False) -> Clause:
     text = subject.full
+    if predicate.startswith("is ") and is_plural(subject.text) and not subject.is_compound:
+        predicate = f"are {predicate.removeprefix('is ')}"
     return Clause(
         f"{subject.the} {predicate}",
-        text if subject.article and subject.is_headed and not subject.names_head and not subject.definition else "",
+        (subject.short or text) if subject.article and subject.is_headed and not subject.names_head and not subject.definition else "",
         predicate,
         is_long=is_long or len(text) + len(predicate) > 70,
     )
@@ -80,8 +82,9 @@ def _connected(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> 
     if kind is exp.Or and len(subjects) == 1 and "" not in subjects and not any(part.is_compound for part in parts):
         subject = parts[0].subject
         predicates = [part.predicate for part in parts]
-        if all(predicate.startswith("is ") for predicate in predicates):
-            predicate = f"is either {listed([predicate.removeprefix('is ') for predicate in predicates], 'or')}"
+        verb = predicates[0].partition(" ")[0]
+        if verb in {"is", "are"} and all(predicate.startswith(f"{verb} ") for predicate in predicates):
+            predicate = f"{verb} either {listed([predicate.removeprefix(f'{verb} ') for predicate in predicates], 'or')}"
         else:
             predicate = f"either {listed(predicates, 'or')}"
         return Clause(f"the {subject} {predicate}", subject, predicate, is_long=True)
@@ -183,10 +186,13 @@ def _like(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Claus
     not_ = "does not " if negated else ""
     s = "" if negated else "s"
     if not (isinstance(pattern, exp.Literal) and pattern.is_string):
-        if isinstance(pattern, exp.Column):
+        # SQLite takes a name in double quotes for a text where there is no such column.
+        is_text = isinstance(pattern, exp.Column) and pattern.this.args.get("quoted") and scope.find(pattern) is None
+        if isinstance(pattern, exp.Column) and not is_text:
             other = tell.value(pattern, scope).the
             return _about(subject, f"{not_}match{'' if negated else 'es'} the pattern {other}")
-        raise unsupported(node)
+        if not is_text:
+            raise unsupported(node)
     hear(tell, pattern)
     text = pattern.name
     core = text.strip("%")
@@ -362,6 +368,21 @@ def _follows(
                 role = found[1] if found is not None else inside.head.one if inside.head else ""
                 return source, role, [bases[y, x] for x, y in ends], False
     return None
+
+
+def shared(tell: Teller, condition: exp.Expr, scope: Scope) -> Clause | None:
+    """Return an equality of two foreign keys to the same table as what it means: "the two have the same customer"."""
+    if not isinstance(condition, exp.EQ):
+        return None
+    left, right = scope.own(condition.this), scope.own(condition.expression)
+    if left is None or right is None or left[0] is right[0]:
+        return None
+    one, other = referenced(tell.schema, left[1].base), referenced(tell.schema, right[1].base)
+    if one is None or other is None or one[0].referenced_table != other[0].referenced_table or one[1] != other[1]:
+        return None
+    hear(tell, condition)
+    left[0].is_mentioned = right[0].is_mentioned = True
+    return Clause(f"the {left[0].said} and the {right[0].said} have the same {one[1]}")
 
 
 def correlated(tell: Teller, condition: exp.Expr, inside: Scope) -> Clause | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlglot import exp
 
 from rayfactory.databases.schema import Kind
-from rayfactory.downstream.realiser.sources import Scope
+from rayfactory.downstream.realiser.sources import Output, Scope
 
 
 def kind_of(node: exp.Expr, scope: Scope) -> Kind:
@@ -14,7 +16,7 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
     if isinstance(node, exp.Column):
         found = scope.find(node)
         if found is not None:
-            return found[2].kind
+            return "other" if _holds_numbers(found[2]) else found[2].kind
         named = scope.names.get(node.name.casefold())
         return kind_of(named, scope) if named is not None and named is not node else "other"
     if isinstance(node, (exp.Alias, exp.Max, exp.Min, exp.Coalesce, exp.Filter, exp.FirstValue, exp.LastValue)):
@@ -35,3 +37,11 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
     if isinstance(node, (*numbers, exp.Length, exp.Extract, exp.PercentRank, exp.CumeDist)):
         return "real"
     return "other"
+
+
+def _holds_numbers(output: Output) -> bool:
+    """Return whether a column of text holds numbers, so that its order is no alphabetical one."""
+    if output.kind != "text" or output.column is None:
+        return False
+    examples = [str(value) for value in output.column.profile.examples]
+    return bool(examples) and all(re.fullmatch(r"[-+]?[\d.,:/%]+", example) for example in examples)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.conditions import correlated, modifiers, numbered
+from rayfactory.downstream.realiser.conditions import correlated, modifiers, numbered, shared
 from rayfactory.downstream.realiser.sources import (
     Derived,
     Scope,
@@ -185,7 +185,11 @@ def narrowed(tell: Teller, scope: Scope) -> str:
     clauses: list[Clause] = []
     for condition in scope.conditions:
         if id(condition) not in scope.done:
-            clauses.append(correlated(tell, condition, scope) or tell.clause(condition, scope))
+            clauses.append(
+                correlated(tell, condition, scope)
+                or shared(tell, condition, scope)
+                or tell.clause(condition, scope)
+            )
     for child, role, parent in scope.shared:
         parent.is_mentioned = child.is_mentioned = True
         clauses.append(Clause(f"the {child.said} has the same {role} as the {_other(parent)}"))

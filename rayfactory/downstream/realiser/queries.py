@@ -314,8 +314,8 @@ def _order(
         is_descending = bool(items[0][0].args.get("desc"))
         kind = kind_of(copies[0].this, scope)
         word = superlative(kind, is_descending=is_descending)
-        if phrases[0].is_plain and not found.is_aggregate and kind in {"integer", "real", "date", "timestamp"}:
-            found.best = f"{word} {phrases[0].text}"
+        if phrases[0].is_column and scope.head is not None and not found.is_aggregate:
+            found.best = f"{word} {phrases[0].short or phrases[0].text}"
         elif found.is_aggregate and phrases[0].article and _is_aggregate(copies[0].this):
             found.best_of_group = f"{word} {phrases[0].operand}"
 
@@ -335,9 +335,12 @@ def tail(order: str, limit: str, offset: str, *, is_sentence: bool) -> str:
     text = f", sorted by {order}" if order else ""
     if not limit and not offset:
         return text
-    rows = "row" if limit == "1" else "rows"
-    first = "first " if order and not offset else ""
-    part = f"only {'the ' if first else ''}{first}{limit} {rows}" if limit else "all the rest"
+    if not limit:
+        part = "all the rest"
+    elif order and not offset:
+        part = "only the first row" if limit == "1" else f"only the first {limit} rows"
+    else:
+        part = "only one row" if limit == "1" else f"only {limit} rows"
     if is_sentence:
         skip = f"leave out the first {offset}, and then show " if offset else "show "
         return f"{text}. {sentence(skip + part, '')}"
@@ -381,7 +384,7 @@ def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is
     """
     if form == "one" and found.limit == "1" and found.best and not found.offset and not found.is_aggregate:
         mods = f" {found.mods.strip()}," if found.mods else ""
-        return f"{things(found.items)} of the {found.one}{mods} with the {found.best}"
+        return f"{things(found.items, is_owned=True)} of the {found.one}{mods} with the {found.best}"
     lead, text = _core(tell, found, form)
     text = f"{lead}{verb} {text}" if verb else f"{lead}{text}"
     text += found.subtotals_told
@@ -390,9 +393,13 @@ def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is
     return text + tail(found.order, found.limit, found.offset, is_sentence=is_sentence)
 
 
-def things(items: Sequence[Phrase]) -> str:
-    """Return what is shown: "the name and age"; plain columns share an article."""
-    parts = [item.full for item in items]
+def things(items: Sequence[Phrase], *, is_owned: bool = False) -> str:
+    """Return what is shown: "the name and age"; plain columns share an article.
+
+    Args:
+        is_owned: "of .." follows.
+    """
+    parts = [(is_owned and item.short) or item.full for item in items]
     if items and all(item.is_column for item in items):
         return f"the {listed(parts)}"
     return listed([item.the for item in items])
@@ -414,13 +421,16 @@ def _core(tell: Teller, found: Told, form: Form) -> tuple[str, str]:
     if form == "all" and len(found.items) == 1 and not found.limit:
         return "", f"the {different(found.items)} of {rows}"
     if form == "one":
-        return "", f"{things(found.items)} of the {found.each.removeprefix('each of those ').removeprefix('each ')}"
+        is_owned = all(item.is_plain for item in found.items)
+        one = found.each.removeprefix("each of those ").removeprefix("each ")
+        return "", f"{things(found.items, is_owned=is_owned)} of the {one}"
     first = next((i for i, item in enumerate(found.items) if not item.is_column), len(found.items))
-    link = "of" if all(item.is_plain for item in found.items[: first or None]) else "for"
+    is_owned = all(item.is_plain for item in found.items[: first or None])
+    link = "of" if is_owned else "for"
     if 0 < first < len(found.items):
         rest = things(found.items[first:])
-        return "", f"{things(found.items[:first])} {link} {found.each}, together with {rest}"
-    return "", f"{things(found.items)} {link} {found.each}"
+        return "", f"{things(found.items[:first], is_owned=is_owned)} {link} {found.each}, together with {rest}"
+    return "", f"{things(found.items, is_owned=is_owned)} {link} {found.each}"
 
 
 def the(rows: str, *, is_all: bool = False) -> str:
@@ -430,6 +440,7 @@ def the(rows: str, *, is_all: bool = False) -> str:
 
 def different(items: Sequence[Phrase]) -> str:
     """Return what is shown, each only once."""
+    items = [replace(item, text=item.short or item.text) for item in items]
     if len(items) > 1:
         return f"combinations of {listed([item.full for item in items])}"
     item = items[0]
@@ -481,7 +492,7 @@ def question(tell: Teller, found: Told) -> str:
     if found.is_aggregate and not found.is_different:
         if not found.shown_keys and not found.keys and is_bare and not found.having:
             return _one_row(tell, found)
-        asked = _which_group(found)
+        asked = _which_group(tell, found)
         if asked:
             return asked
         if found.shown_keys and found.items and is_bare and style.is_asked:
@@ -532,8 +543,10 @@ def _grouped(tell: Teller, found: Told) -> str:
     return f"{opening} each {keys}{found.having} with {shown}{end}."
 
 
-def _which_group(found: Told) -> str:
+def _which_group(tell: Teller, found: Told) -> str:
     """ "Which country has the highest number of singers?" """
+    if len(found.keys) == 1 and not found.shown_keys:
+        return _which_owner(tell, found)
     keys = found.shown_keys
     if found.items or len(keys) != 1 or found.having or found.offset or found.qualify or found.subtotals or keys[0].definition:
         return ""
@@ -547,6 +560,19 @@ def _which_group(found: Told) -> str:
     return f"Which {found.limit} {plural(keys[0].text)} have the {found.best_of_group}{rest}?"
 
 
+def _which_owner(tell: Teller, found: Told) -> str:
+    """ "List the name and capacity for the stadium with the highest number of concerts." """
+    if found.having or found.offset or found.qualify or found.subtotals or not found.best_of_group:
+        return ""
+    if not found.limit.isdigit():
+        return ""
+    rest = found.mods
+    if not found.best_of_group.endswith(f"number of {found.head}"):
+        rest = f" of the {found.many}" if rest else ""
+    key = found.keys[0] if found.limit == "1" else f"{found.limit} {plural(found.keys[0])}"
+    return sentence(f"{tell.style.opening} {things(found.items)} for the {key} with the {found.best_of_group}{rest}")
+
+
 def _which_groups(found: Told) -> str:
     key = found.shown_keys[0]
     if key.definition or not key.article or key.is_compound or not found.having.startswith(" with "):
@@ -558,24 +584,19 @@ def _best(tell: Teller, found: Told) -> str:
     """ "Of the singers whose .., what is the name of the one with the highest age?" """
     if not found.best or found.is_different or found.offset or found.qualify or not found.limit.isdigit() or found.is_star:
         return ""
-    if not all(item.is_plain for item in found.items):
+    if not all(item.is_column for item in found.items):
         return ""
-    is_one = found.limit == "1"
-    if found.mods:
-        of = f"Of {the(found.many, is_all=not found.mods)}, "
+    is_one, is_owned = found.limit == "1", all(item.is_plain for item in found.items)
+    shown = f"{things(found.items, is_owned=is_owned)} {'of' if is_owned else 'for'}"
+    if found.mods or found.head.startswith("those "):
+        of = f"Of {the(found.many)}, "
         which = f"the one with the {found.best}" if is_one else f"the {found.limit} with the {found.best}"
     else:
         of = ""
-        from_noun = found.each.removeprefix("each ").removeprefix("of ")
-        if from_noun.startswith("those"):
-            from_noun = f"of {from_noun}"
-            which = f"the one {from_noun} with the {found.best}" if is_one else f"the {found.limit} {from_noun} with the {found.best}"
-        else:
-            which = f"the {from_noun} with the {found.best}" if is_one else f"the {found.limit} {found.head} with the {found.best}"
+        which = f"the {found.one} with the {found.best}" if is_one else f"the {found.limit} {found.head} with the {found.best}"
     if is_one and tell.style.is_asked:
-        asked = f"{of}what {_is(found.items)} {things(found.items)} of {which}?"
-        return sentence(asked, "")
-    return sentence(f"{of}{tell.style.opening.lower()} {things(found.items)} of {which}")
+        return sentence(f"{of}what {_is(found.items)} {shown} {which}?", "")
+    return sentence(f"{of}{tell.style.opening.lower()} {shown} {which}")
 
 
 # -- set operations -----------------------------------------------------------

@@ -32,6 +32,7 @@ class Phrase:
         definition: what `text` stands for, where it is a name that the query gives; said once.
         rest: what follows `text` where it is said first.
         is_column: a column as it is.
+        short: what it is called next to what the rows are; empty where that is no shorter.
         is_headed: can stand behind "whose", since there is a noun for what the rows are.
     """
 
@@ -43,6 +44,7 @@ class Phrase:
     definition: str = ""
     rest: str = ""
     is_column: bool = False
+    short: str = ""
     is_headed: bool = True
 
     @property

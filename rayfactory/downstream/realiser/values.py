@@ -12,7 +12,7 @@ from rayfactory.downstream.realiser.aggregates import AGGREGATES, aggregate, cou
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.windows import window
-from rayfactory.downstream.realiser.words import listed, possessive, quoted, split
+from rayfactory.downstream.realiser.words import listed, possessive, quoted, split, without_owner
 
 _OPERATORS: dict[type[exp.Expr], str] = {exp.Add: "plus", exp.Sub: "minus", exp.Mul: "times", exp.Div: "divided by"}
 _TYPES = {
@@ -99,7 +99,10 @@ def _column(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return Phrase(f"that {source.one}'s {output.words}", article=False)
     is_headed = scope.head is not None
     if source is scope.head or source.table is None and not _is_shared(scope, output.words):
-        return Phrase(output.words, is_plain=source is scope.head, is_column=True, is_headed=is_headed)
+        short = without_owner(output.words, source.noun) if source is scope.head else ""
+        if any(other.words == short for other in source.outputs.values()):
+            short = ""
+        return Phrase(output.words, is_plain=source is scope.head, is_column=True, short=short, is_headed=is_headed)
     owned = _owned(source.said, output.words)
     if not is_headed and source.child is None and owned == f"{source.said} {output.words}":
         owned = f"{possessive(source.said)} {output.words}"

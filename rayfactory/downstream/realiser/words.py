@@ -88,7 +88,8 @@ def split(name: str) -> list[str]:
     Of a name that has blanks what is in it besides letters stays: ``Free Meal Count (K-12)``.
     """
     if " " in name.strip():
-        return [part if _is_acronym(part, name) else part.lower() for part in name.replace("_", " ").split()]
+        parts = name.replace("_", " ").split()
+        return [_cased(part, name) for part in parts]
     found: list[str] = []
     for part in _PARTS.findall(name) or [name]:
         folded = part.casefold()
@@ -96,9 +97,15 @@ def split(name: str) -> list[str]:
             found.append(part.upper())
         else:
             found += _SPOKEN.get(folded, folded).split()
-    if found[:1] == ["number"] and len(found) > 1 and name.casefold().startswith("num"):
+    if found[:1] == ["number"] and len(found) > 1 and found[1] != "of" and name.casefold().startswith("num"):
         found.insert(1, "of")
     return found
+
+
+def _cased(part: str, name: str) -> str:
+    if part.casefold() in _CAPITALS:
+        return part.upper()
+    return part if _is_acronym(part, name) or any(letter.isdigit() for letter in part) else part.lower()
 
 
 def _is_acronym(part: str, name: str) -> bool:
@@ -226,6 +233,20 @@ def _plural_word(word: str) -> str:
     if lower.endswith(("s", "x", "z", "ch", "sh")):
         return word + "es"
     return word + "s"
+
+
+def is_plural(noun: str) -> bool:
+    """Return whether a noun phrase is one in the plural: "laps", but not "number of laps" or "status"."""
+    words = noun.split(" ")
+    last = next((i for i, word in enumerate(words) if word in _LINKS and i > 0), len(words)) - 1
+    word = words[last].lower()
+    return word.endswith("s") and word not in _PLURALS and _singular_word(word) != word
+
+
+def without_owner(words: str, noun: str) -> str:
+    """Return what a column is called next to its owner: the document name of a document is its name."""
+    rest = words.removeprefix(f"{noun} ")
+    return rest if rest != words and rest[:1].isalpha() and rest.split()[0] not in _LINKS else ""
 
 
 def possessive(noun: str) -> str:
