@@ -89,7 +89,11 @@ class _Teller:
         else:
             text = sentence(self._told(node, None, verb=self.style.opening.lower(), is_sentence=True)[0])
         if self.steps and text.startswith((self.style.opening, "For each")):
-            text = f"Then {text[0].lower()}{text[1:]}" if text[0] != "F" or text[3] != " " else f"Then, {text[0].lower()}{text[1:]}"
+            text = (
+                f"Then {text[0].lower()}{text[1:]}"
+                if text[0] != "F" or text[3] != " "
+                else f"Then, {text[0].lower()}{text[1:]}"
+            )
         return " ".join([*self.steps, text])
 
     def value(self, node: exp.Expr, scope: Scope) -> Phrase:

@@ -215,7 +215,7 @@ def _filtered(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     clause = tell.clause(node.expression.this, scope)
     if inner.names_head:
         return replace(inner, text=f"{inner.text} {clause.behind_noun}")
-    return replace(inner, text=f"{inner.text}, counting only {rows(scope)} {clause.behind_noun}", is_compound=True)
+    return replace(inner, text=f"{inner.text} (counting only {rows(scope)} {clause.behind_noun})")
 
 
 def _quantile(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:

@@ -64,7 +64,9 @@ def _about(subject: Phrase, predicate: str, *, is_long: bool = False) -> Clause:
         predicate = f"are {predicate.removeprefix('is ')}"
     return Clause(
         f"{subject.the} {predicate}",
-        (subject.short or text) if subject.article and subject.is_headed and not subject.names_head and not subject.definition else "",
+        (subject.short or text)
+        if subject.article and subject.is_headed and not subject.names_head and not subject.definition
+        else "",
         predicate,
         is_long=is_long or len(text) + len(predicate) > 70,
     )
@@ -84,7 +86,9 @@ def _connected(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> 
         predicates = [part.predicate for part in parts]
         verb = predicates[0].partition(" ")[0]
         if verb in {"is", "are"} and all(predicate.startswith(f"{verb} ") for predicate in predicates):
-            predicate = f"{verb} either {listed([predicate.removeprefix(f'{verb} ') for predicate in predicates], 'or')}"
+            predicate = (
+                f"{verb} either {listed([predicate.removeprefix(f'{verb} ') for predicate in predicates], 'or')}"
+            )
         else:
             predicate = f"either {listed(predicates, 'or')}"
         return Clause(f"the {subject} {predicate}", subject, predicate, is_long=True)
@@ -232,7 +236,10 @@ def _in(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Clause:
         if len(values) == 1:
             return _about(subject, f"is {'not ' if negated else ''}{values[0]}")
         if negated:
-            return _about(subject, f"is neither {values[0]} nor {values[1]}" if len(values) == 2 else f"is none of {listed(values)}")
+            return _about(
+                subject,
+                f"is neither {values[0]} nor {values[1]}" if len(values) == 2 else f"is none of {listed(values)}",
+            )
         return _about(subject, f"is {'one of ' if len(values) > 2 else ''}{listed(values, 'or')}")
     inner = query.unnest() if isinstance(query, exp.Subquery) else query
     found = _member(tell, node.this, inner, scope, negated=negated)
@@ -246,7 +253,11 @@ def _simple(inner: exp.Expr) -> exp.Select | None:
     """Return a SELECT that has nothing but tables and conditions."""
     if not isinstance(inner, exp.Select):
         return None
-    left = [name for name, part in inner.args.items() if part and name not in {"expressions", "from_", "where", "joins", "distinct"}]
+    left = [
+        name
+        for name, part in inner.args.items()
+        if part and name not in {"expressions", "from_", "where", "joins", "distinct"}
+    ]
     return None if left else inner
 
 
@@ -265,7 +276,10 @@ def _member(tell: Teller, left: exp.Expr, inner: exp.Expr, scope: Scope, *, nega
     for key in tell.schema.foreign_keys:
         if len(key.columns) != 1:
             continue
-        ends = ((key.table.casefold(), key.columns[0].casefold()), (key.referenced_table.casefold(), key.referenced_columns[0].casefold()))
+        ends = (
+            (key.table.casefold(), key.columns[0].casefold()),
+            (key.referenced_table.casefold(), key.referenced_columns[0].casefold()),
+        )
         if ends == (base, own[1].base):
             return _having(tell, select, inside, source, scope, [left, item], negated=negated)
         if ends == (own[1].base, base):
@@ -280,7 +294,14 @@ def _member(tell: Teller, left: exp.Expr, inner: exp.Expr, scope: Scope, *, nega
 
 
 def _having(
-    tell: Teller, select: exp.Select, inside: Scope, source: Source, scope: Scope, keys: Sequence[exp.Expr], *, negated: bool
+    tell: Teller,
+    select: exp.Select,
+    inside: Scope,
+    source: Source,
+    scope: Scope,
+    keys: Sequence[exp.Expr],
+    *,
+    negated: bool,
 ) -> Clause:
     assert inside.head is not None
     mods = numbered(tell.narrowed(inside), is_plural=False)
@@ -350,7 +371,13 @@ def _follows(
             continue
         for mine, theirs in ((condition.this, condition.expression), (condition.expression, condition.this)):
             own, alien = inside.own(mine), inside.alien(theirs)
-            if own is None or alien is None or own[0] is not inside.head or own[1].base is None or alien[1].base is None:
+            if (
+                own is None
+                or alien is None
+                or own[0] is not inside.head
+                or own[1].base is None
+                or alien[1].base is None
+            ):
                 continue
             if alien[0] in scope.sources:
                 pairs.append((alien[0], own[1].base, alien[1].base, condition))
@@ -378,11 +405,21 @@ def shared(tell: Teller, condition: exp.Expr, scope: Scope) -> Clause | None:
     if left is None or right is None or left[0] is right[0]:
         return None
     one, other = referenced(tell.schema, left[1].base), referenced(tell.schema, right[1].base)
-    if one is None or other is None or one[0].referenced_table != other[0].referenced_table or one[1] != other[1]:
+    is_same_key = (
+        one is not None
+        and other is not None
+        and one[0].referenced_table == other[0].referenced_table
+        and one[1] == other[1]
+    )
+    is_same_output = left[0].table is None and right[0].table is None and left[1].words == right[1].words
+    if not is_same_key and not is_same_output:
         return None
+    what = one[1] if is_same_key and one is not None else left[1].words
     hear(tell, condition)
     left[0].is_mentioned = right[0].is_mentioned = True
-    return Clause(f"the {left[0].said} and the {right[0].said} have the same {one[1]}")
+    is_optional = left[0].is_optional or right[0].is_optional
+    full = f"the {left[0].one} and the {right[0].one} have the same {what}"
+    return Clause(full, adjunct=f"with the same {what}" if is_optional else "")
 
 
 def correlated(tell: Teller, condition: exp.Expr, inside: Scope) -> Clause | None:
@@ -399,13 +436,20 @@ def correlated(tell: Teller, condition: exp.Expr, inside: Scope) -> Clause | Non
             hear(tell, condition)
             what = one[1] if one is not None else own[1].words
             owner = "" if own[0] is inside.head else f"{own[0].said} "
-            return Clause(f"the {owner}{what} is the same as that {alien[0].one}'s", adjunct=f"with the same {owner}{what}")
+            return Clause(
+                f"the {owner}{what} is the same as that {alien[0].one}'s", adjunct=f"with the same {owner}{what}"
+            )
         if one is not None and alien[1].base == _end(one[0]) and own[0] is inside.head:
             hear(tell, condition)
             is_plain = one[1] == alien[0].noun
             adjunct = f"of that {alien[0].one}" if is_plain else f"with that {alien[0].one} as {one[1]}"
             return Clause(f"the {one[1]} is that {alien[0].one}", adjunct=adjunct)
-        if one is not None and other is not None and one[0].referenced_table == other[0].referenced_table and one[1] == other[1]:
+        if (
+            one is not None
+            and other is not None
+            and one[0].referenced_table == other[0].referenced_table
+            and one[1] == other[1]
+        ):
             hear(tell, condition)
             return Clause(f"the {one[1]} is the same as that {alien[0].one}'s", adjunct=f"with the same {one[1]}")
     return None
@@ -439,10 +483,14 @@ def modifiers(clauses: Sequence[Clause]) -> str:
         return text
     pieces = []
     if whose:
-        pieces.append("whose " + _chain([f"{p.subject} {p.predicate}" for p in whose], [p.is_long for p in whose], "whose "))
+        pieces.append(
+            "whose " + _chain([f"{p.subject} {p.predicate}" for p in whose], [p.is_long for p in whose], "whose ")
+        )
     if having:
         is_nested = any(part.is_long for part in having)
-        pieces.append(f"that {verb} " + _chain([part.has for part in having], [is_nested for _ in having], f"that {verb} "))
+        pieces.append(
+            f"that {verb} " + _chain([part.has for part in having], [is_nested for _ in having], f"that {verb} ")
+        )
     return f"{text} {' and '.join(pieces)}" if len(pieces) < 2 else f"{text} {', and '.join(pieces)}"
 
 

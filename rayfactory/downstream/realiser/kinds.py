@@ -31,6 +31,9 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
         return "date" if node.args["to"].this.value in {"DATE", "TIMESTAMP"} else "real"
     if isinstance(node, (exp.Substring, exp.Upper, exp.Lower, exp.DPipe, exp.Concat, exp.GroupConcat)):
         return "text"
+    if isinstance(node, exp.Case):
+        results = {kind_of(branch.args["true"], scope) for branch in node.args["ifs"]}
+        return results.pop() if len(results) == 1 else "other"
     if isinstance(node, exp.Literal):
         return "text" if node.is_string else "real"
     numbers = (exp.AggFunc, exp.Binary, exp.Round, exp.Neg, exp.Rank, exp.DenseRank, exp.RowNumber, exp.Ntile, exp.Abs)

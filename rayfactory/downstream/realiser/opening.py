@@ -97,7 +97,7 @@ def _source(tell: Teller, item: exp.Expr, outer: Scope | None, results: Mapping[
 
 
 def _result(derived: Derived, alias: str) -> Source:
-    noun = f"{derived.noun} of the {derived.label}" if derived.label else derived.noun
+    noun = f"row of the {derived.label}" if derived.label else derived.noun
     return Source(alias.casefold(), derived.outputs, noun, label=derived.label, is_those=not derived.label)
 
 
@@ -167,7 +167,9 @@ def _missing(scope: Scope, source: Source, followed: list[exp.Expr]) -> exp.Expr
     table = source.table.name.casefold()
     keys = {(table, name.casefold()) for name in source.table.primary_key}
     for condition in followed:
-        keys |= {own[1].base for side in (condition.this, condition.expression) if (own := scope.own(side)) and own[1].base}
+        keys |= {
+            own[1].base for side in (condition.this, condition.expression) if (own := scope.own(side)) and own[1].base
+        }
     for condition in scope.conditions:
         if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null):
             own = scope.own(condition.this)
@@ -186,9 +188,7 @@ def narrowed(tell: Teller, scope: Scope) -> str:
     for condition in scope.conditions:
         if id(condition) not in scope.done:
             clauses.append(
-                correlated(tell, condition, scope)
-                or shared(tell, condition, scope)
-                or tell.clause(condition, scope)
+                correlated(tell, condition, scope) or shared(tell, condition, scope) or tell.clause(condition, scope)
             )
     for child, role, parent in scope.shared:
         parent.is_mentioned = child.is_mentioned = True
@@ -224,7 +224,9 @@ def narrowed(tell: Teller, scope: Scope) -> str:
     for source in scope.full:
         source.is_mentioned = True
         others = listed([plural(other.one) for other in scope.sources if other is not source])
-        notes += [f"including {others} without a matching {source.one} and {plural(source.one)} without matching {others}"]
+        notes += [
+            f"including {others} without a matching {source.one} and {plural(source.one)} without matching {others}"
+        ]
     if including:
         notes += [f"including those without {listed([a(name) for name in including], 'or')}"]
     return text + (f" ({'; '.join(notes)})" if notes else "")
@@ -251,7 +253,13 @@ def _branches(tell: Teller, scope: Scope) -> list[str]:
 
 def _of_branch(tell: Teller, scope: Scope, source: Source, conditions: list[exp.Expr]) -> str:
     """Return the conditions of an outer join as they stand behind what it brings."""
-    head, scope.head = scope.head, source
-    clauses = [tell.clause(condition, scope) for condition in conditions]
-    scope.head = head
+    clauses = []
+    for condition in conditions:
+        found = shared(tell, condition, scope)
+        if found is None:
+            # Said of what the join brings, where it is about nothing else.
+            head, scope.head = scope.head, source
+            found = tell.clause(condition, scope)
+            scope.head = head
+        clauses.append(found)
     return modifiers(clauses)

@@ -172,7 +172,9 @@ def _again(select: exp.Select, projections: Sequence[exp.Expr]) -> set[str]:
         if clause is None:
             continue
         found |= {column.name.casefold() for column in clause.find_all(exp.Column) if not column.table}
-        found |= {part.sql() for part in clause.walk() if isinstance(part, (exp.Func, exp.Binary, exp.Case, exp.Window))}
+        found |= {
+            part.sql() for part in clause.walk() if isinstance(part, (exp.Func, exp.Binary, exp.Case, exp.Window))
+        }
         for part in clause.expressions:
             inner = part.this if isinstance(part, exp.Ordered) else part
             if isinstance(inner, exp.Literal) and inner.name.isdigit() and 0 < int(inner.name) <= len(projections):
@@ -187,7 +189,9 @@ def _is_aggregate(item: exp.Expr) -> bool:
             parent = parent.parent
         if isinstance(parent, exp.Window) and parent.this in {node, node.parent}:
             continue
-        if isinstance(node, (exp.Rank, exp.DenseRank, exp.RowNumber, exp.Ntile, exp.CumeDist, exp.PercentRank, exp.Lag, exp.Lead)):
+        if isinstance(
+            node, (exp.Rank, exp.DenseRank, exp.RowNumber, exp.Ntile, exp.CumeDist, exp.PercentRank, exp.Lag, exp.Lead)
+        ):
             continue
         if node.find_ancestor(exp.Select) is item.find_ancestor(exp.Select):
             return True
@@ -240,9 +244,7 @@ def _subtotals(tell: Teller, found: Told, scope: Scope) -> str:
     return text
 
 
-def _independent(
-    tell: Teller, keys: list[exp.Expr], projections: Sequence[exp.Expr], scope: Scope
-) -> list[exp.Expr]:
+def _independent(tell: Teller, keys: list[exp.Expr], projections: Sequence[exp.Expr], scope: Scope) -> list[exp.Expr]:
     """Return the keys without those that a primary key among them settles, where that is not shown itself."""
     shown = {_bare(item.unalias().sql()) for item in projections}
     settled = set()
@@ -367,7 +369,10 @@ def _outputs(tell: Teller, projections: Sequence[exp.Expr], scope: Scope, found:
         own = scope.own(inner)
         name = item.alias_or_name.casefold() or inner.sql().casefold()
         outputs[name] = Output(
-            _LABEL.sub("", phrase.text), kind_of(inner, scope), own[1].base if own else None, own[1].column if own else None
+            _LABEL.sub("", phrase.text),
+            kind_of(inner, scope),
+            own[1].base if own else None,
+            own[1].column if own else None,
         )
     return outputs
 
@@ -519,6 +524,8 @@ def _is(items: Sequence[Phrase]) -> str:
 def _one_row(tell: Teller, found: Told) -> str:
     item = found.items[0]
     if len(found.items) == 1 and tell.style.is_counted:
+        if item.text == f"number of {found.head}" and found.head.startswith("those "):
+            return f"How many of {found.head} are there{found.mods}?"
         if item.text == f"number of {found.head}":
             return f"How many {found.head} are there{found.mods}?"
         if item.text.startswith("number of different ") and not item.is_compound:
@@ -548,7 +555,15 @@ def _which_group(tell: Teller, found: Told) -> str:
     if len(found.keys) == 1 and not found.shown_keys:
         return _which_owner(tell, found)
     keys = found.shown_keys
-    if found.items or len(keys) != 1 or found.having or found.offset or found.qualify or found.subtotals or keys[0].definition:
+    if (
+        found.items
+        or len(keys) != 1
+        or found.having
+        or found.offset
+        or found.qualify
+        or found.subtotals
+        or keys[0].definition
+    ):
         return ""
     if not found.best_of_group or not found.limit.isdigit():
         return ""
@@ -582,7 +597,14 @@ def _which_groups(found: Told) -> str:
 
 def _best(tell: Teller, found: Told) -> str:
     """ "Of the singers whose .., what is the name of the one with the highest age?" """
-    if not found.best or found.is_different or found.offset or found.qualify or not found.limit.isdigit() or found.is_star:
+    if (
+        not found.best
+        or found.is_different
+        or found.offset
+        or found.qualify
+        or not found.limit.isdigit()
+        or found.is_star
+    ):
         return ""
     if not all(item.is_column for item in found.items):
         return ""
@@ -593,7 +615,11 @@ def _best(tell: Teller, found: Told) -> str:
         which = f"the one with the {found.best}" if is_one else f"the {found.limit} with the {found.best}"
     else:
         of = ""
-        which = f"the {found.one} with the {found.best}" if is_one else f"the {found.limit} {found.head} with the {found.best}"
+        which = (
+            f"the {found.one} with the {found.best}"
+            if is_one
+            else f"the {found.limit} {found.head} with the {found.best}"
+        )
     if is_one and tell.style.is_asked:
         return sentence(f"{of}what {_is(found.items)} {shown} {which}?", "")
     return sentence(f"{of}{tell.style.opening.lower()} {shown} {which}")

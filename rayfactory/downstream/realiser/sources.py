@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, ForeignKey, Kind, Schema, Table
-from rayfactory.downstream.realiser.words import column_words, ordinal, plural, role, table_noun
+from rayfactory.downstream.realiser.words import column_words, names, ordinal, plural, role, table_noun
 
 Base = tuple[str, str]
 """A column of a base table: table and column, case-folded."""
@@ -172,7 +172,9 @@ def conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
         yield inner
 
 
-def link(schema: Schema, scope: Scope, equalities: Sequence[exp.Expr]) -> Iterator[tuple[Source, Source, str, list[exp.Expr]]]:
+def link(
+    schema: Schema, scope: Scope, equalities: Sequence[exp.Expr]
+) -> Iterator[tuple[Source, Source, str, list[exp.Expr]]]:
     """Yield (child, parent, role, conditions) for each foreign key that some of the equalities follow."""
     pairs: dict[tuple[int, int], list[tuple[Source, Base, Source, Base, exp.Expr]]] = {}
     for condition in equalities:
@@ -197,12 +199,18 @@ def link(schema: Schema, scope: Scope, equalities: Sequence[exp.Expr]) -> Iterat
             if len(conditions) == len(wanted) and not any(id(c) in taken for c in conditions):
                 taken.update(map(id, conditions))
                 yield child, parent, role_of(schema, key), conditions
-        # A derived result that carries the key itself along.
         for (a, b), condition in bases.items():
-            if a == b and id(condition) not in taken and is_primary(schema, b) and child.table is None:
-                if parent.table is not None:
-                    taken.add(id(condition))
-                    yield child, parent, parent.noun, [condition]
+            if id(condition) in taken or parent.table is None or not is_primary(schema, b):
+                continue
+            if a == b and child.table is None:
+                # A derived result that carries the key itself along.
+                taken.add(id(condition))
+                yield child, parent, parent.noun, [condition]
+            elif a != b and not is_primary(schema, a) and names(a[1], parent.noun):
+                # No key that anybody has declared, but called like one.
+                taken.add(id(condition))
+                key = ForeignKey(a[0], (a[1],), b[0], (b[1],), "inferred")
+                yield child, parent, role_of(schema, key), [condition]
 
 
 def arrange(scope: Scope) -> None:

@@ -103,6 +103,8 @@ def _column(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         if any(other.words == short for other in source.outputs.values()):
             short = ""
         return Phrase(output.words, is_plain=source is scope.head, is_column=True, short=short, is_headed=is_headed)
+    if source.table is None and source.label:
+        return Phrase(f"{output.words} of the {source.label}", is_column=True, is_headed=is_headed)
     owned = _owned(source.said, output.words)
     if not is_headed and source.child is None and owned == f"{source.said} {output.words}":
         owned = f"{possessive(source.said)} {output.words}"
@@ -249,7 +251,7 @@ def _round(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     digits = node.args.get("decimals")
     number = tell.value(digits, scope).text if digits is not None else "0"
     how = "to a whole number" if number == "0" else f"to {number} decimal{'' if number == '1' else 's'}"
-    return Phrase(f"{inner.operand}, rounded {how}", inner.article, inner.names_head, is_compound=True)
+    return Phrase(f"{inner.text} (rounded {how})", inner.article, inner.names_head, is_compound=inner.is_compound)
 
 
 def _cast(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -367,7 +369,10 @@ def _date(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
 
 
 def _joined(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
-    parts = [tell.value(part, scope).operand for part in (node.flatten() if isinstance(node, exp.DPipe) else node.expressions)]
+    parts = [
+        tell.value(part, scope).operand
+        for part in (node.flatten() if isinstance(node, exp.DPipe) else node.expressions)
+    ]
     return Phrase(" followed by ".join(parts), is_compound=True)
 
 

@@ -17,7 +17,7 @@ _RANKS: dict[type[exp.Expr], str] = {
     exp.PercentRank: "relative rank",
     exp.CumeDist: "cumulative share",
 }
-_PARTS = {"4": "quartile", "5": "quintile", "10": "decile", "100": "percentile"}
+_PARTS = {"2": "half", "3": "tercile", "4": "quartile", "5": "quintile", "10": "decile", "100": "percentile"}
 
 
 def window(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -33,7 +33,7 @@ def window(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         hear(tell, spec)
     groups = [entity(tell, part, scope) for part in node.args.get("partition_by") or ()]
     within = f" within each {listed(groups)}" if groups else ""
-    by = order_words(tell, order.expressions, scope) if order is not None else ""
+    by = order_words(tell, order.expressions, scope).replace(", then by", " and then") if order is not None else ""
     if type(function) in _RANKS:
         if spec is not None:
             raise unsupported(node)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from rayfactory.databases.schema import Column, Table
 
-_PARTS = re.compile(r"(?<![A-Za-z])[A-Za-z]\d+(?![A-Za-z\d])|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+(?:st|nd|rd|th)?|[^\W\d_a-zA-Z]+")
+_PARTS = re.compile(
+    r"(?<![A-Za-z])[A-Za-z]\d+(?![A-Za-z\d])|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+(?:st|nd|rd|th)?|[^\W\d_a-zA-Z]+"
+)
 _SPOKEN = {
     "acc": "account",
     "addr": "address",
@@ -151,7 +153,7 @@ def table_noun(name: str) -> str:
     parts = split(name)
     while len(parts) > 1 and parts[-1].lower() in _TABLE_WORDS:
         parts = parts[:-1]
-    while len(parts) > 1 and parts[0].lower() in _TABLE_WORDS:
+    while len(parts) > 1 and parts[0].lower() in {*_TABLE_WORDS, "has"}:
         parts = parts[1:]
     return singular(" ".join(parts))
 
@@ -167,9 +169,18 @@ def role(column: str, prefix_of: Table, noun: str, *, is_same_name: bool) -> str
         if _is_short_for(part, noun):
             before = parts[:i]
             return noun if any(word in _LINKS for word in before) else " ".join([*before, noun])
-    if not parts or is_same_name or any(word in _LINKS for word in parts):
+    is_word = len(parts) > 1 or (parts and len(parts[0]) > 3)
+    if not is_word or is_same_name or any(word in _LINKS for word in parts):
         return noun
     return " ".join(parts)
+
+
+def names(column: str, noun: str) -> bool:
+    """Return whether a column is called after what it would lead to: league_id after a league."""
+    parts = split(column)
+    while parts and parts[-1].lower() in _KEY_WORDS:
+        parts = parts[:-1]
+    return bool(parts) and _is_short_for(parts[-1], noun)
 
 
 def _is_short_for(part: str, noun: str) -> bool:
