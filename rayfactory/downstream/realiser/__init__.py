@@ -148,12 +148,12 @@ class _Teller:
             self._introduce(node, outer)
         if isinstance(node, exp.Select):
             found = queries.told(self, node, outer, is_step=is_step)
-            text = queries.phrase(self, found, form, verb=verb, is_sentence=is_sentence)
+            text = queries.phrase(found, form, verb=verb, is_sentence=is_sentence)
             return text, found.outputs, found.noun
         assert isinstance(node, exp.SetOperation)
         left, outputs, _ = self._told(node.this, outer, "all", verb=verb, is_step=is_step)
         right = self._told(node.expression, outer, "all", is_step=is_step)[0]
-        text = queries.united(self, node, left, right)
-        order = queries.order_of_set(self, node, outputs, Scope([], outer))
+        text = queries.united(node, left, right)
+        order = queries.order_of_set(self, node, outputs)
         limit, offset = (queries.number_of_set(self, node, name) for name in ("limit", "offset"))
         return text + queries.tail(order, limit, offset, is_sentence=is_sentence), outputs, "result"

@@ -52,7 +52,7 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return _number_where(tell, tell.clause(node.this, scope), scope)
     if isinstance(node, (exp.Min, exp.Max)):
         only(node, "this")
-        return _of(tell, extreme(tell, node, scope), node.this, scope)
+        return _of(tell, extreme(node, scope), node.this, scope)
     if isinstance(node, exp.GroupConcat):
         return _concatenated(tell, node, scope)
     if isinstance(node, exp.Sum) and isinstance(node.this, (exp.Case, exp.Predicate)):
@@ -63,7 +63,7 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     return _of(tell, _ADJECTIVES[type(node)], node.this, scope)
 
 
-def extreme(tell: Teller, node: exp.Expr, scope: Scope) -> str:
+def extreme(node: exp.Expr, scope: Scope) -> str:
     """Return what the smallest or largest of such values is called."""
     is_lowest = isinstance(node, exp.Min)
     kind = kind_of(node.this, scope)
@@ -95,7 +95,7 @@ def _of(tell: Teller, adjective: str, node: exp.Expr, scope: Scope) -> Phrase:
 def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     only(node, "this", "big_int")
     what = node.this
-    if isinstance(what, exp.Star) or isinstance(what, exp.Literal):
+    if isinstance(what, (exp.Star, exp.Literal)):
         hear(tell, what)
         return Phrase(f"number of {rows(scope)}", names_head=True)
     if isinstance(what, exp.Distinct):

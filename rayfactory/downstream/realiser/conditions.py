@@ -140,7 +140,7 @@ def _comparison(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) ->
 
 def _quantity(tell: Teller, subject: Phrase, kind: type[exp.Expr], number: str) -> Clause:
     """A condition on a number of rows: "has at least 3 sales"."""
-    amounts = {
+    amounts: dict[type[exp.Expr], str] = {
         exp.EQ: "exactly", exp.GT: "more than", exp.GTE: "at least", exp.LT: "fewer than", exp.LTE: "at most",
         exp.NEQ: "other than",
     }  # fmt: skip
@@ -154,9 +154,14 @@ def _quantity(tell: Teller, subject: Phrase, kind: type[exp.Expr], number: str) 
 
 def _relation(tell: Teller, kind: type[exp.Expr], *, is_time: bool) -> str:
     if is_time and kind not in {exp.EQ, exp.NEQ}:
-        times = {exp.GT: "after", exp.LT: "before", exp.GTE: "on or after", exp.LTE: "on or before"}
+        times: dict[type[exp.Expr], str] = {
+            exp.GT: "after",
+            exp.LT: "before",
+            exp.GTE: "on or after",
+            exp.LTE: "on or before",
+        }
         return f"is {times[kind]}"
-    words = {
+    words: dict[type[exp.Expr], str] = {
         exp.EQ: "", exp.NEQ: "not", exp.GT: tell.style.greater, exp.LT: tell.style.less, exp.GTE: "at least",
         exp.LTE: "at most",
     }  # fmt: skip
@@ -281,7 +286,7 @@ def _member(tell: Teller, left: exp.Expr, inner: exp.Expr, scope: Scope, *, nega
             (key.referenced_table.casefold(), key.referenced_columns[0].casefold()),
         )
         if ends == (base, own[1].base):
-            return _having(tell, select, inside, source, scope, [left, item], negated=negated)
+            return _having(tell, inside, source, scope, [left, item], negated=negated)
         if ends == (own[1].base, base):
             found = referenced(tell.schema, own[1].base)
             assert found is not None
@@ -289,13 +294,12 @@ def _member(tell: Teller, left: exp.Expr, inner: exp.Expr, scope: Scope, *, nega
             hear(tell, left)
             hear(tell, item)
             called = found[1] if source is scope.head else f"{source.said} {found[1]}"
-            return _one(tell, select, inside, called, negated=negated)
+            return _one(tell, inside, called, negated=negated)
     return None
 
 
 def _having(
     tell: Teller,
-    select: exp.Select,
     inside: Scope,
     source: Source,
     scope: Scope,
@@ -314,7 +318,7 @@ def _having(
     return Clause(f"the {source.said} has {what}", source.said, f"has {what}", is_long=True)
 
 
-def _one(tell: Teller, select: exp.Select, inside: Scope, called: str, *, negated: bool) -> Clause:
+def _one(tell: Teller, inside: Scope, called: str, *, negated: bool) -> Clause:
     assert inside.head is not None
     mods = numbered(tell.narrowed(inside), is_plural=False)
     if not mods:
@@ -343,10 +347,10 @@ def _exists(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Cla
             hear(tell, condition)
             inside.done.add(id(condition))
         if is_child:
-            return _having(tell, select, inside, outer_source, scope, [], negated=negated)
+            return _having(tell, inside, outer_source, scope, [], negated=negated)
         outer_source.is_mentioned = True
         called = role if outer_source is scope.head else f"{outer_source.said} {role}"
-        return _one(tell, select, inside, called, negated=negated)
+        return _one(tell, inside, called, negated=negated)
     mods = numbered(tell.narrowed(inside), is_plural=False)
     what = f"no {inside.head.one}{mods}" if negated else f"{a(inside.head.one)}{mods}"
     return Clause(f"there is {what}", is_long=True)

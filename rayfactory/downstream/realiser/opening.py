@@ -184,21 +184,20 @@ def narrowed(tell: Teller, scope: Scope) -> str:
     To be asked after everything else of the SELECT has been told: a join that brings what is said elsewhere need not be
     said again.
     """
-    clauses: list[Clause] = []
-    for condition in scope.conditions:
-        if id(condition) not in scope.done:
-            clauses.append(
-                correlated(tell, condition, scope) or shared(tell, condition, scope) or tell.clause(condition, scope)
-            )
+    clauses: list[Clause] = [
+        correlated(tell, condition, scope) or shared(tell, condition, scope) or tell.clause(condition, scope)
+        for condition in scope.conditions
+        if id(condition) not in scope.done
+    ]
     for child, role, parent in scope.shared:
         parent.is_mentioned = child.is_mentioned = True
-        clauses.append(Clause(f"the {child.said} has the same {role} as the {_other(parent)}"))
+        clauses.append(Clause(f"the {child.said} has the same {role} as the {_child_of(parent)}"))
     extra = _branches(tell, scope)
     for source in scope.sources:
-        child = source.child
-        while source.is_mentioned and child is not None:
-            child.is_mentioned = True
-            child = child.child
+        below = source.child
+        while source.is_mentioned and below is not None:
+            below.is_mentioned = True
+            below = below.child
     joins: list[Clause] = []
     including: list[str] = []
     for source in scope.sources:
@@ -211,14 +210,14 @@ def narrowed(tell: Teller, scope: Scope) -> str:
             owner = "" if source.child is scope.head else f" of the {source.child.said}"
             joins.append(Clause(f"there is {a(source.said)}{owner}", adjunct=f"with {a(source.said)}{owner}"))
     for source in scope.without:
-        owner = source.child or source.anchor
+        lacking = source.child or source.anchor
         conditions = next((c for branch, c in scope.branches if branch is source), [])
         mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=False)
         what = f"no {source.said}{mods}"
-        if owner is None or owner is scope.head:
+        if lacking is None or lacking is scope.head:
             clauses.append(Clause(f"there is {what}", has=what, is_long=bool(mods)))
         else:
-            clauses.append(Clause(f"the {owner.said} has {what}", owner.said, f"has {what}", is_long=True))
+            clauses.append(Clause(f"the {lacking.said} has {what}", lacking.said, f"has {what}", is_long=True))
     text = modifiers([*joins, *clauses])
     notes = extra
     for source in scope.full:
@@ -232,7 +231,7 @@ def narrowed(tell: Teller, scope: Scope) -> str:
     return text + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _other(parent: Source) -> str:
+def _child_of(parent: Source) -> str:
     return parent.child.said if parent.child is not None else parent.said
 
 

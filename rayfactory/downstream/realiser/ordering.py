@@ -8,9 +8,9 @@ from itertools import groupby
 from sqlglot import exp
 
 from rayfactory.databases.schema import Kind
+from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Teller, only
-from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.words import listed
 
 _TIMES = frozenset({"date", "timestamp", "time"})

@@ -14,7 +14,7 @@ from rayfactory.downstream.realiser.conditions import numbered, together
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import direction, order_words, superlative
 from rayfactory.downstream.realiser.sources import Output, Scope, is_primary
-from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
+from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
 from rayfactory.downstream.realiser.windows import short_name
 from rayfactory.downstream.realiser.words import listed, plural, sentence
@@ -108,9 +108,9 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
         found.having = _having(tell, having.this, scope)
     if (qualify := select.args.get("qualify")) is not None:
         found.qualify = tell.clause(qualify.this, scope).full
-    _order(tell, order, projections, scope, found, select)
+    _order(tell, order, projections, scope, found)
     found.limit, found.offset = (_number(tell, select.args.get(name), scope) for name in ("limit", "offset"))
-    found.outputs = _outputs(tell, projections, scope, found)
+    found.outputs = _outputs(projections, scope, found)
     _rows(tell, scope, found, keys)
     return found
 
@@ -288,9 +288,7 @@ def _having(tell: Teller, condition: exp.Expr, scope: Scope) -> str:
 # -- order and limit ----------------------------------------------------------
 
 
-def _order(
-    tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr], scope: Scope, found: Told, select: exp.Select
-) -> None:
+def _order(tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr], scope: Scope, found: Told) -> None:
     if order is None:
         return
     items = []
@@ -344,9 +342,13 @@ def tail(order: str, limit: str, offset: str, *, is_sentence: bool) -> str:
     else:
         part = "only one row" if limit == "1" else f"only {limit} rows"
     if is_sentence:
-        skip = f"leave out the first {offset}, and then show " if offset else "show "
-        return f"{text}. {sentence(skip + part, '')}"
+        return f"{text}. {sentence(_skip(limit, offset) if offset else f'show {part}', '')}"
     return f"{text}, {'leaving out the first ' + offset + ' and then ' if offset else ''}{part}"
+
+
+def _skip(limit: str, offset: str) -> str:
+    rows = "row" if offset == "1" else f"{offset} rows"
+    return f"skip the first {rows} and show {f'the next {limit}' if limit else 'all the rest'}"
 
 
 # -- columns of the result ----------------------------------------------------
@@ -356,7 +358,7 @@ _LABEL = re.compile(r"\bthose | of the \w+ result\b")
 """What tells which rows are counted; it goes without saying once the number has become a column."""
 
 
-def _outputs(tell: Teller, projections: Sequence[exp.Expr], scope: Scope, found: Told) -> dict[str, Output]:
+def _outputs(projections: Sequence[exp.Expr], scope: Scope, found: Told) -> dict[str, Output]:
     outputs: dict[str, Output] = {}
     phrases = [*found.shown_keys, *found.items]
     for item, phrase in zip(projections, phrases, strict=True):
@@ -380,7 +382,7 @@ def _outputs(tell: Teller, projections: Sequence[exp.Expr], scope: Scope, found:
 # -- as a noun phrase ---------------------------------------------------------
 
 
-def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is_sentence: bool = False) -> str:
+def phrase(found: Told, form: Form = "each", *, verb: str = "", is_sentence: bool = False) -> str:
     """Return a SELECT as a noun phrase: "the name of each singer whose age is above 20, sorted by age ..".
 
     Args:
@@ -390,7 +392,7 @@ def phrase(tell: Teller, found: Told, form: Form = "each", *, verb: str = "", is
     if form == "one" and found.limit == "1" and found.best and not found.offset and not found.is_aggregate:
         mods = f" {found.mods.strip()}," if found.mods else ""
         return f"{things(found.items, is_owned=True)} of the {found.one}{mods} with the {found.best}"
-    lead, text = _core(tell, found, form)
+    lead, text = _core(found, form)
     text = f"{lead}{verb} {text}" if verb else f"{lead}{text}"
     text += found.subtotals_told
     if found.qualify:
@@ -405,12 +407,12 @@ def things(items: Sequence[Phrase], *, is_owned: bool = False) -> str:
         is_owned: "of .." follows.
     """
     parts = [(is_owned and item.short) or item.full for item in items]
-    if items and all(item.is_column for item in items):
+    if items and all(item.is_column and "'" not in item.text for item in items):
         return f"the {listed(parts)}"
     return listed([item.the for item in items])
 
 
-def _core(tell: Teller, found: Told, form: Form) -> tuple[str, str]:
+def _core(found: Told, form: Form) -> tuple[str, str]:
     """Return what groups there are, and what is shown."""
     if not found.has_rows:
         return "", things(found.items)
@@ -513,8 +515,8 @@ def question(tell: Teller, found: Told) -> str:
     if best:
         return best
     if found.is_aggregate:
-        return sentence(phrase(tell, found, verb=style.opening.lower(), is_sentence=True))
-    return sentence(phrase(tell, found, verb=style.opening, is_sentence=True))
+        return sentence(phrase(found, verb=style.opening.lower(), is_sentence=True))
+    return sentence(phrase(found, verb=style.opening, is_sentence=True))
 
 
 def _is(items: Sequence[Phrase]) -> str:
@@ -551,7 +553,7 @@ def _grouped(tell: Teller, found: Told) -> str:
 
 
 def _which_group(tell: Teller, found: Told) -> str:
-    """ "Which country has the highest number of singers?" """
+    """Return "Which country has the highest number of singers?", or "" where it is no such question."""
     if len(found.keys) == 1 and not found.shown_keys:
         return _which_owner(tell, found)
     keys = found.shown_keys
@@ -576,7 +578,7 @@ def _which_group(tell: Teller, found: Told) -> str:
 
 
 def _which_owner(tell: Teller, found: Told) -> str:
-    """ "List the name and capacity for the stadium with the highest number of concerts." """
+    """Return "List the name for the stadium with the highest number of concerts.", or "" where it is not so."""
     if found.having or found.offset or found.qualify or found.subtotals or not found.best_of_group:
         return ""
     if not found.limit.isdigit():
@@ -596,7 +598,7 @@ def _which_groups(found: Told) -> str:
 
 
 def _best(tell: Teller, found: Told) -> str:
-    """ "Of the singers whose .., what is the name of the one with the highest age?" """
+    """Return "Of the singers whose .., what is the name of the one with the highest age?", or ""."""
     if (
         not found.best
         or found.is_different
@@ -635,7 +637,7 @@ _SETS: dict[tuple[type[exp.Expr], bool], str] = {
 }
 
 
-def united(tell: Teller, node: exp.SetOperation, left: str, right: str) -> str:
+def united(node: exp.SetOperation, left: str, right: str) -> str:
     """Return two results that a set operation makes one of."""
     only(node, "this", "expression", "distinct", "order", "limit", "offset", "with_")
     how = _SETS.get((type(node), bool(node.args.get("distinct"))))
@@ -644,7 +646,7 @@ def united(tell: Teller, node: exp.SetOperation, left: str, right: str) -> str:
     return left + how.format(right)
 
 
-def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output], scope: Scope) -> str:
+def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output]) -> str:
     """Return what the result of a set operation is sorted by."""
     order = node.args.get("order")
     if order is None:
@@ -676,8 +678,3 @@ def named_outputs(outputs: dict[str, Output], names: Sequence[str]) -> dict[str,
     if len(names) != len(outputs):
         raise unsupported("an alias with other columns than the query has")
     return {name.casefold(): replace(output) for name, output in zip(names, outputs.values(), strict=True)}
-
-
-def with_condition(clause: Clause) -> str:
-    """Return a condition on groups behind their noun."""
-    return f" with {clause.has}" if clause.has else f" where {clause.full}"

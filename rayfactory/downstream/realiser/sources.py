@@ -111,13 +111,17 @@ class Scope:
 
     def own(self, node: exp.Expr) -> tuple[Source, Output] | None:
         """Return whose column an expression is, if it is one of this very SELECT."""
-        found = self.find(node.unnest()) if isinstance(node.unnest(), exp.Column) else None
+        found = self._found(node)
         return (found[1], found[2]) if found is not None and found[0] is self else None
 
     def alien(self, node: exp.Expr) -> tuple[Source, Output] | None:
         """Return whose column an expression is, if it is one of a surrounding SELECT."""
-        found = self.find(node.unnest()) if isinstance(node.unnest(), exp.Column) else None
+        found = self._found(node)
         return (found[1], found[2]) if found is not None and found[0] is not self else None
+
+    def _found(self, node: exp.Expr) -> tuple[Scope, Source, Output] | None:
+        column = node.unnest()
+        return self.find(column) if isinstance(column, exp.Column) else None
 
 
 def table_source(schema: Schema, name: str, alias: str) -> Source | None:
@@ -199,17 +203,17 @@ def link(
             if len(conditions) == len(wanted) and not any(id(c) in taken for c in conditions):
                 taken.update(map(id, conditions))
                 yield child, parent, role_of(schema, key), conditions
-        for (a, b), condition in bases.items():
-            if id(condition) in taken or parent.table is None or not is_primary(schema, b):
+        for (one, other), condition in bases.items():
+            if id(condition) in taken or parent.table is None or not is_primary(schema, other):
                 continue
-            if a == b and child.table is None:
+            if one == other and child.table is None:
                 # A derived result that carries the key itself along.
                 taken.add(id(condition))
                 yield child, parent, parent.noun, [condition]
-            elif a != b and not is_primary(schema, a) and names(a[1], parent.noun):
+            elif one != other and not is_primary(schema, one) and names(one[1], parent.noun):
                 # No key that anybody has declared, but called like one.
                 taken.add(id(condition))
-                key = ForeignKey(a[0], (a[1],), b[0], (b[1],), "inferred")
+                key = ForeignKey(one[0], (one[1],), other[0], (other[1],), "inferred")
                 yield child, parent, role_of(schema, key), [condition]
 
 

@@ -31,8 +31,8 @@ _EXTRACTED = {
     "WEEK": "week number", "DAYOFWEEK": "day of the week", "DOW": "day of the week", "HOUR": "hour",
     "MINUTE": "minute", "SECOND": "second", "DOY": "day of the year", "DAYOFYEAR": "day of the year",
 }  # fmt: skip
-_TRUNCATED = {"YEAR": "calendar year", "QUARTER": "calendar quarter", "MONTH": "calendar month", "WEEK": "calendar week",
-              "DAY": "calendar day", "HOUR": "hour"}  # fmt: skip
+_TRUNCATED = {"YEAR": "calendar year", "QUARTER": "calendar quarter", "MONTH": "calendar month",
+              "WEEK": "calendar week", "DAY": "calendar day", "HOUR": "hour"}  # fmt: skip
 _OF: dict[type[exp.Expr], str] = {
     exp.Length: "length", exp.Abs: "absolute value", exp.Ceil: "next whole number at or above",
     exp.Floor: "next whole number at or below", exp.Sqrt: "square root", exp.Year: "year",
@@ -44,6 +44,7 @@ _WRITTEN: dict[type[exp.Expr], str] = {
     exp.Initcap: "with capital initials",
 }  # fmt: skip
 _NAMED_OF = {"julianday": "Julian day", "datetime": "date and time", "typeof": "type", "weekday": "day of the week"}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 MAX_REPEATED_CHARACTERS = 40
 """A value in more characters than that is called by the name that the query gives it, where it gives one."""
 
@@ -98,7 +99,7 @@ def _column(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     if where is not scope:
         return Phrase(f"that {source.one}'s {output.words}", article=False)
     is_headed = scope.head is not None
-    if source is scope.head or source.table is None and not _is_shared(scope, output.words):
+    if source is scope.head or (source.table is None and not _is_shared(scope, output.words)):
         short = without_owner(output.words, source.noun) if source is scope.head else ""
         if any(other.words == short for other in source.outputs.values()):
             short = ""
@@ -116,7 +117,7 @@ def _is_shared(scope: Scope, words: str) -> bool:
 
 
 def _owned(owner: str, words: str) -> str:
-    last = owner.split()[-1]
+    last = owner.rsplit(maxsplit=1)[-1]
     if words == last or words.startswith(f"{last} "):
         return f"{owner}{words[len(last) :]}"
     return f"{owner} {words}"
@@ -170,7 +171,8 @@ def _star(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
 
 def _literal(tell: Teller, node: exp.Expr, _scope: Scope) -> Phrase:
     hear(tell, node)
-    return Phrase(quoted(node.name) if node.args.get("is_string") else node.name, article=False)
+    is_quoted = node.args.get("is_string") and not _DATE.fullmatch(node.name)
+    return Phrase(quoted(node.name) if is_quoted else node.name, article=False)
 
 
 def _negative(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -211,7 +213,10 @@ def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return Phrase(text, article=False, names_head=right.names_head, is_compound=True)
     # A chain of one kind needs no parentheses on its left.
     is_chain = isinstance(node.this, (exp.Add, exp.Sub)) and isinstance(node, (exp.Add, exp.Sub))
-    text = f"{left.text if is_chain else left.operand} {_OPERATORS[type(node)]} {right.operand}"
+    # "the highest price minus the lowest price", but "quantity times unit price".
+    is_spoken = right.article and not right.is_column and not right.is_compound
+    second = f"the {right.operand}" if is_spoken else right.operand
+    text = f"{left.text if is_chain else left.operand} {_OPERATORS[type(node)]} {second}"
     return Phrase(text, left.article, left.names_head or right.names_head, is_compound=True)
 
 
@@ -317,7 +322,7 @@ def _case(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
 def _substring(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     only(node, "this", "start", "length")
     inner = tell.value(node.this, scope).the
-    start, length = node.args.get("start"), node.args.get("length")
+    start, length = node.args["start"], node.args.get("length")
     if length is None:
         return Phrase(f"part of {inner} from character {tell.value(start, scope).the} on")
     first, number = tell.value(start, scope).text, tell.value(length, scope).text

@@ -80,10 +80,10 @@ def _neighbour(tell: Teller, function: exp.Expr, scope: Scope, by: str, within: 
         number = tell.value(offset, scope).text
         if number != "1":
             which = f"{number}{'th' if number not in {'2', '3'} else {'2': 'nd', '3': 'rd'}[number]} {which}"
-    text = f"{which} {inner.operand} in order of {by}{within}"
+    text = f"{which} {inner.operand} (in order of {by}{within}"
     if default is not None:
-        text += f" (or {tell.value(default, scope).the} where there is none)"
-    return Phrase(text, is_compound=True)
+        text += f"; {tell.value(default, scope).the} where there is none"
+    return Phrase(f"{text})")
 
 
 def _frame(spec: exp.Expr) -> str:
