@@ -8,7 +8,7 @@ from sqlglot import exp
 
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import order_words
-from rayfactory.downstream.realiser.sources import Scope, is_primary, referenced
+from rayfactory.downstream.realiser.sources import Scope, is_primary, referenced, together
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.words import a, plural
 
@@ -148,8 +148,11 @@ def entity(tell: Teller, key: exp.Expr, scope: Scope) -> str:
 
 def rows(scope: Scope) -> str:
     """Return what the rows of a SELECT are called."""
-    has_branches = any(source not in scope.without for source, _ in scope.branches)
-    return scope.head.many if scope.head is not None and not has_branches else "rows"
+    if any(source not in scope.without for source, _ in scope.branches):
+        return "rows"
+    if scope.head is None:
+        return plural(together(scope)) if scope.sources else "rows"
+    return scope.head.many
 
 
 def _number_of_different(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:

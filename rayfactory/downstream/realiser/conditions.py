@@ -8,7 +8,7 @@ from dataclasses import replace
 from sqlglot import exp
 
 from rayfactory.downstream.realiser.kinds import kind_of
-from rayfactory.downstream.realiser.sources import Scope, Source, conjuncts, is_primary, referenced
+from rayfactory.downstream.realiser.sources import Scope, Source, conjuncts, is_primary, referenced, together
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.words import a, is_plural, listed, plural, quoted, singular
 
@@ -278,6 +278,12 @@ def _member(tell: Teller, left: exp.Expr, inner: exp.Expr, scope: Scope, *, nega
     if yielded is None or yielded[1].base is None or yielded[0] is not inside.head or yielded[0].table is None:
         return None
     source, base = own[0], yielded[1].base
+    for condition in inside.conditions:
+        # That the key is known goes without saying.
+        test = condition.this if isinstance(condition, exp.Not) else None
+        if isinstance(test, exp.Is) and isinstance(test.expression, exp.Null) and inside.own(test.this) == yielded:
+            hear(tell, condition)
+            inside.done.add(id(condition))
     for key in tell.schema.foreign_keys:
         if len(key.columns) != 1:
             continue
@@ -354,14 +360,6 @@ def _exists(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Cla
     mods = numbered(tell.narrowed(inside), is_plural=False)
     what = f"no {inside.head.one}{mods}" if negated else f"{a(inside.head.one)}{mods}"
     return Clause(f"there is {what}", is_long=True)
-
-
-def together(scope: Scope) -> str:
-    """Return what one row of several sources that no key links is called."""
-    sources = scope.loners or scope.sources
-    if len(sources) == 2 and sources[0].noun == sources[1].noun and sources[0].said.startswith("first "):
-        return f"pair of a first and a second {sources[0].noun}"
-    return "combination of " + listed([a(source.said) for source in scope.loners or scope.sources])
 
 
 def _follows(

@@ -204,7 +204,7 @@ def narrowed(tell: Teller, scope: Scope) -> str:
         if source.child is None or source in scope.without or any(source is branch for branch, _ in scope.branches):
             continue
         if source.is_optional:
-            if source.is_mentioned:
+            if source.is_mentioned and not _is_required(scope, source):
                 including.append(source.said)
         elif not source.is_mentioned:
             owner = "" if source.child is scope.head else f" of the {source.child.said}"
@@ -235,12 +235,30 @@ def _child_of(parent: Source) -> str:
     return parent.child.said if parent.child is not None else parent.said
 
 
+def _is_required(scope: Scope, source: Source) -> bool:
+    """Return whether a condition fails where an outer join brings nothing, so that such rows are not there."""
+    for condition in scope.conditions:
+        if id(condition) in scope.done or not isinstance(condition, (exp.Binary, exp.Between, exp.In)):
+            continue
+        if isinstance(condition, (exp.Is, exp.Connector, exp.NullSafeEQ)):
+            continue
+        sides = (condition.this, condition.args.get("expression"))
+        if any(
+            (own := scope.own(side)) is not None and own[0] is source for side in sides if isinstance(side, exp.Expr)
+        ):
+            return True
+    return False
+
+
 def _branches(tell: Teller, scope: Scope) -> list[str]:
     notes = []
     for source, conditions in scope.branches:
         if source in scope.without:
             continue
         mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=True)
+        if _is_required(scope, source):
+            notes.append(f"each with all its {plural(source.one)}{mods}")
+            continue
         if source.child is not None or source.table is None:
             notes.append(f"with the {source.one}{mods}, and including those without one")
         elif mods:

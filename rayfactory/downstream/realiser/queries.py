@@ -10,10 +10,10 @@ from typing import Literal
 from sqlglot import exp
 
 from rayfactory.downstream.realiser.aggregates import entity
-from rayfactory.downstream.realiser.conditions import numbered, together
+from rayfactory.downstream.realiser.conditions import numbered
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import direction, order_words, superlative
-from rayfactory.downstream.realiser.sources import Output, Scope, is_primary
+from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, together
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
 from rayfactory.downstream.realiser.windows import short_name
@@ -417,7 +417,7 @@ def _core(found: Told, form: Form) -> tuple[str, str]:
     if not found.has_rows:
         return "", things(found.items)
     if found.is_aggregate:
-        return _aggregated(found)
+        return _aggregated(found, form)
     rows = the(found.many, is_all=not found.mods)
     if found.is_star:
         if len(found.items) == 1:
@@ -469,12 +469,22 @@ def _of_rows(found: Told) -> str:
     return f" of {rows}" if items else ""
 
 
-def _aggregated(found: Told) -> tuple[str, str]:
+def _aggregated(found: Told, form: Form) -> tuple[str, str]:
     shown = "without duplicates, " if found.is_different else ""
     rows = the(found.many, is_all=not found.mods)
     if found.shown_keys:
         keys = listed([key.full for key in found.shown_keys])
         if not found.items:
+            has = found.having.removeprefix(" with ") if found.having.startswith(" with ") else ""
+            if has and form == "all":
+                return shown, f"the {different(found.shown_keys)} that have {has}{found.mods}"
+            if has:
+                return shown, f"each {keys} that has {has}{found.mods}"
+            if found.having and form == "all":
+                return (
+                    shown,
+                    f"the {different(found.shown_keys)} of {rows}, as far as{found.having.removeprefix(' where')}",
+                )
             if found.having:
                 return shown, f"each {keys} of {rows}{found.having}"
             return "", f"the different {different(found.shown_keys)} of {rows}"

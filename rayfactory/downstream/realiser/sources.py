@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from rayfactory.databases.schema import Column, ForeignKey, Kind, Schema, Table
-from rayfactory.downstream.realiser.words import column_words, names, ordinal, plural, role, table_noun
+from rayfactory.downstream.realiser.words import a, column_words, listed, names, ordinal, plural, role, table_noun
 
 Base = tuple[str, str]
 """A column of a base table: table and column, case-folded."""
@@ -185,19 +185,19 @@ def link(
         left, right = scope.own(condition.this), scope.own(condition.expression)
         if left is None or right is None or left[0] is right[0] or left[1].base is None or right[1].base is None:
             continue
-        for a, b in ((left, right), (right, left)):
-            assert a[1].base is not None
-            assert b[1].base is not None
-            found = pairs.setdefault((id(a[0]), id(b[0])), [])
-            found.append((a[0], a[1].base, b[0], b[1].base, condition))
+        for one, other in ((left, right), (right, left)):
+            assert one[1].base is not None
+            assert other[1].base is not None
+            found = pairs.setdefault((id(one[0]), id(other[0])), [])
+            found.append((one[0], one[1].base, other[0], other[1].base, condition))
     taken: set[int] = set()
     for items in pairs.values():
         child, parent = items[0][0], items[0][2]
-        bases = {(a, b): condition for _, a, _, b, condition in items}
+        bases = {(one, other): condition for _, one, _, other, condition in items}
         for key in schema.foreign_keys:
             wanted = [
-                ((key.table.casefold(), a.casefold()), (key.referenced_table.casefold(), b.casefold()))
-                for a, b in zip(key.columns, key.referenced_columns, strict=True)
+                ((key.table.casefold(), one.casefold()), (key.referenced_table.casefold(), other.casefold()))
+                for one, other in zip(key.columns, key.referenced_columns, strict=True)
             ]
             conditions = [bases[pair] for pair in wanted if pair in bases]
             if len(conditions) == len(wanted) and not any(id(c) in taken for c in conditions):
@@ -246,3 +246,11 @@ def arrange(scope: Scope) -> None:
                         continue
                 count += 1
                 other.said = f"{ordinal(count) if scope.head is None or len(same) > 2 else 'other'} {name}"
+
+
+def together(scope: Scope) -> str:
+    """Return what one row of several sources that no key links is called."""
+    sources = scope.loners or scope.sources
+    if len(sources) == 2 and sources[0].noun == sources[1].noun and sources[0].said.startswith("first "):
+        return f"pair of a first and a second {sources[0].noun}"
+    return "combination of " + listed([a(source.said) for source in scope.loners or scope.sources])
