@@ -65,7 +65,8 @@ class StatementError(RayfactoryError):
     """One statement did not run.
 
     Attributes:
-        reason: one of `records.REJECT_REASONS`, for instance ``"error"`` or ``"timeout"``.
+        reason: one of `records.REJECT_REASONS`, for instance ``"error"`` or ``"timeout"``; or ``"unsupported"``, where
+            `downstream.realiser` has no words for it.
     """
 
     def __init__(self, reason: str, message: str) -> None:

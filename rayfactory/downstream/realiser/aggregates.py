@@ -116,7 +116,7 @@ def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         if own[0].child is not None and not own[0].is_optional and not scope.branches:
             # Each row has exactly one, so that its rows are counted.
             return Phrase(f"number of {rows(scope)}", names_head=True)
-        return Phrase(f"number of {plural(own[0].said)}")
+        return Phrase(f"number of {plural(own[0].said)}", names_head=True)
     if own is not None:
         found = referenced(tell.schema, own[1].base)
         if found is not None and own[0].table is not None:
@@ -125,7 +125,7 @@ def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
             anchor = own[0].anchor
             if anchor is not None and anchor.table is not None and found[0].referenced_table == anchor.table.name:
                 return Phrase(f"number of {plural(own[0].said)}")
-            return Phrase(f"number of {own[0].many} with {a(found[1])}", names_head=own[0] is scope.head)
+            return Phrase(f"number of {own[0].many} with {a(found[1])}", names_head=True)
     inner = tell.value(what, scope)
     return Phrase(f"number of {rows(scope)} with a known {inner.operand}", names_head=True)
 
@@ -161,13 +161,13 @@ def _number_of_different(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         if is_primary(tell.schema, own[1].base):
             hear(tell, node)
             own[0].is_mentioned = True
-            return Phrase(f"number of different {plural(own[0].one)}")
+            return Phrase(f"number of different {plural(own[0].one)}", names_head=True)
         found = referenced(tell.schema, own[1].base)
         if found is not None:
             hear(tell, node)
             own[0].is_mentioned = True
             owner = "" if own[0] is scope.head or own[0].table is None else f" of the {plural(own[0].said)}"
-            return Phrase(f"number of different {plural(found[1])}{owner}")
+            return Phrase(f"number of different {plural(found[1])}{owner}", names_head=True)
     inner = tell.value(node, scope)
     text = plural(inner.text) if not inner.is_compound and inner.article else f"values of {inner.the}"
     return Phrase(f"number of different {text}")
@@ -198,8 +198,11 @@ def _counted(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
             branch = case.args["ifs"][0]
             result = branch.args["true"]
             own = scope.own(result)
-            is_certain = isinstance(result, exp.Literal) or (own is not None and is_primary(tell.schema, own[1].base))
-            if is_certain and (own is None or own[0] is scope.head):
+            is_there = own is not None and not own[0].is_optional and not scope.full
+            is_key = own is not None and is_there and is_primary(tell.schema, own[1].base)
+            # A comparison holds only of what is known.
+            is_tested = isinstance(branch.this, (exp.Binary, exp.Between, exp.In)) and branch.this.this == result
+            if isinstance(result, exp.Literal) or is_key or (is_tested and not isinstance(branch.this, exp.Is)):
                 condition = branch.this
     if condition is None:
         return None

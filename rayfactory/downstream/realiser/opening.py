@@ -14,6 +14,7 @@ from rayfactory.downstream.realiser.sources import (
     arrange,
     conjuncts,
     link,
+    name,
     table_source,
 )
 from rayfactory.downstream.realiser.telling import Clause, Teller, hear, only, unsupported
@@ -60,6 +61,7 @@ def opened(tell: Teller, select: exp.Select, outer: Scope | None, results: Mappi
     _link(tell, scope, outer_joins)
     arrange(scope)
     _pair(select, scope)
+    name(scope)
     return scope
 
 
@@ -75,7 +77,9 @@ def _pair(select: exp.Select, scope: Scope) -> None:
         if found is not None and found[1] is head:
             return
     if len(parents) == 2:
-        head.noun = head.said = f"pair of {a(parents[0].said)} and {a(parents[1].said)}"
+        head.noun = head.said = (
+            f"pair of {a(parents[0].said or parents[0].noun)} and {a(parents[1].said or parents[1].noun)}"
+        )
 
 
 def _source(tell: Teller, item: exp.Expr, outer: Scope | None, results: Mapping[str, Derived]) -> Source:
@@ -103,11 +107,12 @@ def _result(derived: Derived, alias: str) -> Source:
 
 def _equalities(join: exp.Expr, scope: Scope, source: Source) -> Iterator[exp.Expr]:
     for column in join.args.get("using") or ():
-        name = column.name
-        other = next((s for s in scope.sources if name.casefold() in s.outputs), None)
+        other = next((s for s in scope.sources if column.name.casefold() in s.outputs), None)
         if other is None:
             raise unsupported(join)
-        yield exp.EQ(this=exp.column(name, table=other.alias), expression=exp.column(name, table=source.alias))
+        yield exp.EQ(
+            this=exp.column(column.name, table=other.alias), expression=exp.column(column.name, table=source.alias)
+        )
 
 
 def _link(tell: Teller, scope: Scope, outer_joins: list[tuple[Source, list[exp.Expr]]]) -> None:
@@ -227,7 +232,7 @@ def narrowed(tell: Teller, scope: Scope) -> str:
             f"including {others} without a matching {source.one} and {plural(source.one)} without matching {others}"
         ]
     if including:
-        notes += [f"including those without {listed([a(name) for name in including], 'or')}"]
+        notes += [f"including those without {listed([a(noun) for noun in including], 'or')}"]
     return text + (f" ({'; '.join(notes)})" if notes else "")
 
 

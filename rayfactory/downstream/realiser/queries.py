@@ -13,11 +13,11 @@ from rayfactory.downstream.realiser.aggregates import entity
 from rayfactory.downstream.realiser.conditions import numbered
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import direction, order_words, superlative
-from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, together
+from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, referenced, together
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
 from rayfactory.downstream.realiser.windows import short_name
-from rayfactory.downstream.realiser.words import listed, plural, sentence
+from rayfactory.downstream.realiser.words import a, listed, plural, sentence, without_owner
 
 Form = Literal["each", "all", "one"]
 """Which rows a noun phrase has in mind."""
@@ -94,6 +94,11 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
     again = _again(select, projections)
     texts = [item.unalias().sql() for item in projections]
     num_shown = _num_shown(keys, texts)
+    if len(keys) == 1 and any(isinstance(item.unalias(), exp.Column) for item in projections[num_shown:]):
+        # A key with what hangs on it: told of the thing that the key stands for.
+        own = scope.own(keys[0])
+        if own is not None and (is_primary(tell.schema, own[1].base) or referenced(tell.schema, own[1].base)):
+            num_shown = 0
     if num_shown:
         found.shown_keys = [_item(tell, item, scope, again, is_step=is_step) for item in projections[:num_shown]]
         found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections[num_shown:]]
@@ -149,7 +154,7 @@ def _item(tell: Teller, item: exp.Expr, scope: Scope, again: set[str], *, is_ste
     phrase = tell.value(inner, scope)
     if not isinstance(item, exp.Alias):
         return phrase
-    short = given_name(item.alias) or short_name(inner)
+    short = given_name(item.alias) or short_name(inner) or ("label" if isinstance(inner, exp.Literal) else "")
     if short and isinstance(inner, exp.Literal):
         return Phrase(short, rest=f" {phrase.text}")
     is_reused = item.alias.casefold() in again or inner.sql() in again
@@ -463,6 +468,10 @@ def _of_rows(found: Told) -> str:
     if len(items) == 1 and items[0].text.endswith(f"number of {found.head}"):
         return found.mods
     if any(item.names_head for item in items):
+        is_said = any(found.head in item.text for item in items)
+        return f" among {rows}" if found.mods or not is_said else ""
+    if found.keys and items and all(item.is_column and not item.is_plain for item in items):
+        # What is shown is told by the groups themselves.
         return f" among {rows}" if found.mods else ""
     if found.shown_keys or found.keys:
         rows = the(found.many)
@@ -490,13 +499,30 @@ def _aggregated(found: Told, form: Form) -> tuple[str, str]:
             return "", f"the different {different(found.shown_keys)} of {rows}"
         return f"{shown}for each {keys}{found.having}, ", f"{things(found.items)}{_of_rows(found)}"
     if found.keys == [found.one]:
-        return shown, f"{things(found.items)} for {found.each}{found.having}"
+        items, link = _of_key(found)
+        return shown, f"{things(items)} {link} {found.each}{found.having}"
     if found.keys and not _of_rows(found):
-        return shown, f"{things(found.items)} for each {listed(found.keys)}{found.having}"
+        items, link = _of_key(found)
+        text = f"{things(items)} {link} each {listed(found.keys)}"
+        # Only what has rows makes a group.
+        has_rows = "" if found.head in text + found.having else f" that has {a(found.one)}"
+        return shown, f"{text}{has_rows}{found.having}"
     if found.keys:
         return shown, f"{things(found.items)}{_of_rows(found)}, for each {listed(found.keys)}{found.having}"
     condition = f", only{found.having}" if found.having else ""
     return shown, f"{things(found.items)}{_of_rows(found)}{condition}"
+
+
+def _of_key(found: Told) -> tuple[list[Phrase], str]:
+    """Return what is shown, as it is called next to the only key of the groups, and what links the two."""
+    if len(found.keys) > 1:
+        return found.items, "for"
+    items = [
+        replace(item, text=(item.is_column and without_owner(item.text, found.keys[0])) or item.text)
+        for item in found.items
+    ]
+    is_owned = all(item.is_column and item != old for item, old in zip(items, found.items, strict=True))
+    return items, "of" if is_owned else "for"
 
 
 # -- as a question ------------------------------------------------------------
@@ -580,8 +606,8 @@ def _which_group(tell: Teller, found: Told) -> str:
     if not found.best_of_group or not found.limit.isdigit():
         return ""
     rest = found.mods
-    if rest and not found.best_of_group.endswith(f"number of {found.head}"):
-        rest = f" of the {found.many}"
+    if not found.best_of_group.endswith(f"number of {found.head}"):
+        rest = f" of {'the ' if rest else ''}{found.many}"
     if found.limit == "1":
         return f"Which {keys[0].text} has the {found.best_of_group}{rest}?"
     return f"Which {found.limit} {plural(keys[0].text)} have the {found.best_of_group}{rest}?"
@@ -595,9 +621,10 @@ def _which_owner(tell: Teller, found: Told) -> str:
         return ""
     rest = found.mods
     if not found.best_of_group.endswith(f"number of {found.head}"):
-        rest = f" of the {found.many}" if rest else ""
+        rest = f" of {'the ' if rest else ''}{found.many}"
     key = found.keys[0] if found.limit == "1" else f"{found.limit} {plural(found.keys[0])}"
-    return sentence(f"{tell.style.opening} {things(found.items)} for the {key} with the {found.best_of_group}{rest}")
+    items, link = _of_key(found)
+    return sentence(f"{tell.style.opening} {things(items)} {link} the {key} with the {found.best_of_group}{rest}")
 
 
 def _which_groups(found: Told) -> str:

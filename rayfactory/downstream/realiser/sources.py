@@ -185,11 +185,11 @@ def link(
         left, right = scope.own(condition.this), scope.own(condition.expression)
         if left is None or right is None or left[0] is right[0] or left[1].base is None or right[1].base is None:
             continue
-        for one, other in ((left, right), (right, left)):
-            assert one[1].base is not None
-            assert other[1].base is not None
-            found = pairs.setdefault((id(one[0]), id(other[0])), [])
-            found.append((one[0], one[1].base, other[0], other[1].base, condition))
+        for mine, theirs in ((left, right), (right, left)):
+            assert mine[1].base is not None
+            assert theirs[1].base is not None
+            found = pairs.setdefault((id(mine[0]), id(theirs[0])), [])
+            found.append((mine[0], mine[1].base, theirs[0], theirs[1].base, condition))
     taken: set[int] = set()
     for items in pairs.values():
         child, parent = items[0][0], items[0][2]
@@ -218,34 +218,35 @@ def link(
 
 
 def arrange(scope: Scope) -> None:
-    """Choose whose rows the rows are, and call every source by a name of its own."""
+    """Choose whose rows the rows are."""
     roots = [source for source in scope.sources if source.child is None and source not in scope.without]
     branch = [source for source, _ in scope.branches]
     roots = [source for source in roots if source not in branch]
     scope.head = roots[0] if len(roots) == 1 else None
     scope.loners = roots if len(roots) > 1 else []
+
+
+def name(scope: Scope) -> None:
+    """Call every source by a name of its own."""
     used: set[str] = set()
     for source in scope.sources:
-        name = source.said or source.noun
-        if source is scope.head:
-            name = source.noun
-        source.said = name
+        source.said = source.noun if source is scope.head else source.said or source.noun
     for source in scope.sources:
         same = [other for other in scope.sources if other.said == source.said and not other.is_those]
         if len(same) > 1 and source in same and source.said not in used:
-            name = source.said
-            used.add(name)
+            noun = source.said
+            used.add(noun)
             count = 0
             for other in same:
                 if other is scope.head:
                     continue
                 if other.child is not None and other.child is not scope.head and other.child not in same:
-                    candidate = f"{other.child.said} {name}"
+                    candidate = f"{other.child.said} {noun}"
                     if all(candidate != third.said for third in scope.sources):
                         other.said = candidate
                         continue
                 count += 1
-                other.said = f"{ordinal(count) if scope.head is None or len(same) > 2 else 'other'} {name}"
+                other.said = f"{ordinal(count) if scope.head is None or len(same) > 2 else 'other'} {noun}"
 
 
 def together(scope: Scope) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.aggregates import AGGREGATES, aggregate, counted_where
+from rayfactory.downstream.realiser.aggregates import AGGREGATES, aggregate, rows
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.windows import window
@@ -44,6 +44,7 @@ _WRITTEN: dict[type[exp.Expr], str] = {
     exp.Initcap: "with capital initials",
 }  # fmt: skip
 _NAMED_OF = {"julianday": "Julian day", "datetime": "date and time", "typeof": "type", "weekday": "day of the week"}
+_ORDINALS = frozenset({"first", "second", "third", "other"})
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 MAX_REPEATED_CHARACTERS = 40
 """A value in more characters than that is called by the name that the query gives it, where it gives one."""
@@ -107,7 +108,7 @@ def _column(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     if source.table is None and source.label:
         return Phrase(f"{output.words} of the {source.label}", is_column=True, is_headed=is_headed)
     owned = _owned(source.said, output.words)
-    if not is_headed and source.child is None and owned == f"{source.said} {output.words}":
+    if source.said.partition(" ")[0] in _ORDINALS and owned == f"{source.said} {output.words}":
         owned = f"{possessive(source.said)} {output.words}"
     return Phrase(owned, is_column=True, is_headed=is_headed)
 
@@ -194,7 +195,7 @@ def _word(word: str) -> Callable[[Teller, exp.Expr, Scope], Phrase]:
 
 def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     only(node, "this", "expression", "typed", "safe")
-    share = _percentage(tell, node, scope)
+    share = _percentage(tell, node, scope) if isinstance(node, (exp.Div, exp.Mul)) else None
     if share is not None:
         return share
     if isinstance(node, exp.Div) and (cast := _decimal(node.this)) is not None:
@@ -231,23 +232,42 @@ def _decimal(node: exp.Expr) -> exp.Cast | None:
 
 
 def _percentage(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
-    """Return 100 * (number where ..) / (number) as the percentage that it is."""
-    if not isinstance(node, exp.Div):
+    """Return 100 * (number where ..) / (number of all), in any order, as the percentage that it is."""
+    parts = _hundredfold(node)
+    if parts is None:
         return None
-    top, bottom = node.this.unnest(), node.expression.unnest()
-    if not (isinstance(bottom, exp.Count) and isinstance(bottom.this, exp.Star) and isinstance(top, exp.Mul)):
+    top, bottom = (tell.value(part, scope).text for part in parts)
+    every = f"number of {rows(scope)}"
+    if bottom != every or not top.startswith((f"{every} whose ", f"{every} where ")):
         return None
-    factors = [top.this.unnest(), top.expression.unnest()]
-    hundred = next((f for f in factors if isinstance(f, exp.Literal) and f.name in {"100", "100.0"}), None)
-    counted = next((f for f in factors if f is not hundred), None)
-    if isinstance(counted, exp.Cast):
-        counted = counted.this.unnest()
-    condition = counted_where(counted) if hundred is not None and counted is not None else None
-    if condition is None:
-        return None
-    clause = tell.clause(condition, scope)
     hear(tell, node)
-    return Phrase(f"percentage of {scope.head.many if scope.head else 'rows'} {clause.behind_noun}", names_head=True)
+    return Phrase(f"percentage{top.removeprefix('number')}", names_head=True)
+
+
+def _hundredfold(node: exp.Expr) -> tuple[exp.Expr, exp.Expr] | None:
+    """Return x and y of 100 * x / y, where that is no division of whole numbers."""
+    hundred: exp.Expr | None = None
+    if isinstance(node, exp.Div):
+        top, bottom = node.this.unnest(), node.expression.unnest()
+        if not isinstance(top, exp.Mul):
+            return None
+        factors = [top.this.unnest(), top.expression.unnest()]
+        hundred = next((f for f in factors if isinstance(f, exp.Literal) and f.name in {"100", "100.0"}), None)
+        counted = next((f for f in factors if f is not hundred), None)
+    else:
+        factors = [node.this.unnest(), node.expression.unnest()]
+        hundred = next((f for f in factors if isinstance(f, exp.Literal) and f.name in {"100", "100.0"}), None)
+        division = next((f for f in factors if isinstance(f, exp.Div)), None)
+        if division is None:
+            return None
+        counted, bottom = division.this.unnest(), division.expression.unnest()
+    if hundred is None or counted is None or not isinstance(bottom, exp.Count):
+        return None
+    is_exact = hundred.name == "100.0" and isinstance(node, exp.Div)
+    if isinstance(counted, exp.Cast) and _TYPES.get(counted.args["to"].this.value) == "a decimal number":
+        counted, is_exact = counted.this.unnest(), True
+    is_count = isinstance(counted, (exp.Sum, exp.Count))
+    return (counted, bottom) if is_count and is_exact else None
 
 
 def _round(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
