@@ -63,7 +63,6 @@ _PLURALS = {
     "demographics": "demographics",
     "aircraft": "aircraft",
     "data": "data",
-    "people": "people",
     "information": "information",
     "news": "news",
     "equipment": "equipment",
@@ -79,7 +78,7 @@ _PLURALS = {
     "attendance": "attendances",
     "music": "music",
 }
-_SINGULARS = {plural: singular for singular, plural in _PLURALS.items() if singular != "people"}
+_SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
 _NO_PLURAL_S = ("ss", "us", "is", "ics", "gas", "lens")
 _LINKS = frozenset("of in with by to for on from at including per after before".split())
 
@@ -227,6 +226,8 @@ def _singular_word(word: str) -> str:
     if lower.endswith("ies") and len(lower) > 4:
         return word[:-3] + "y"
     if lower.endswith(("sses", "xes", "ches", "shes", "zes")):
+        return word[:-2]
+    if lower.endswith("uses") and not lower.endswith(("ouses", "auses")) and len(lower) > 5:
         return word[:-2]
     return word[:-1]
 
