@@ -5,7 +5,8 @@ tables hang together, groups, order, limit, and the queries inside of the query;
 first, as steps. What there are no words for is refused, and so is a query of which any column or value was left unsaid.
 
 The rules stand by subject: `words` (names, plurals), `sources` (whose a column is, what keys link), `opening` (FROM and
-WHERE), `values`, `aggregates`, `windows`, `ordering`, `conditions`, and `queries`, which puts all of it together.
+WHERE), `values`, `aggregates`, `windows`, `ordering`, `conditions`; `queries` has the parts of a whole query, which
+`phrases` and `questions` put together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sqlglot import exp
 
 from rayfactory import sql as statements
 from rayfactory.databases.schema import Schema
-from rayfactory.downstream.realiser import conditions, opening, queries, values
+from rayfactory.downstream.realiser import conditions, opening, phrases, queries, questions, values
 from rayfactory.downstream.realiser.sources import Derived, Output, Scope
 from rayfactory.downstream.realiser.telling import PLAIN, Clause, Phrase, Style, only, style, unsupported
 from rayfactory.downstream.realiser.words import ordinal, sentence
@@ -85,7 +86,7 @@ class _Teller:
             raise unsupported(node)
         self._introduce(node, None)
         if isinstance(node, exp.Select):
-            text = queries.question(self, queries.told(self, node, None, is_step=False))
+            text = questions.question(self, queries.told(self, node, None, is_step=False))
         else:
             text = sentence(self._told(node, None, verb=self.style.opening.lower(), is_sentence=True)[0])
         if self.steps and text.startswith((self.style.opening, "For each")):
@@ -102,7 +103,7 @@ class _Teller:
     def clause(self, node: exp.Expr, scope: Scope, *, negated: bool = False) -> Clause:
         return conditions.clause(self, node, scope, negated=negated)
 
-    def query(self, node: exp.Expr, outer: Scope | None, form: queries.Form = "all") -> str:
+    def query(self, node: exp.Expr, outer: Scope | None, form: phrases.Form = "all") -> str:
         return self._told(node, outer, form)[0]
 
     def opened(self, select: exp.Select, outer: Scope | None) -> Scope:
@@ -132,7 +133,7 @@ class _Teller:
         self,
         node: exp.Expr,
         outer: Scope | None,
-        form: queries.Form = "each",
+        form: phrases.Form = "each",
         *,
         verb: str = "",
         is_step: bool = False,
@@ -148,7 +149,7 @@ class _Teller:
             self._introduce(node, outer)
         if isinstance(node, exp.Select):
             found = queries.told(self, node, outer, is_step=is_step)
-            text = queries.phrase(found, form, verb=verb, is_sentence=is_sentence)
+            text = phrases.phrase(found, form, verb=verb, is_sentence=is_sentence)
             return text, found.outputs, found.noun
         assert isinstance(node, exp.SetOperation)
         left, outputs, _ = self._told(node.this, outer, "all", verb=verb, is_step=is_step)
@@ -156,4 +157,4 @@ class _Teller:
         text = queries.united(node, left, right)
         order = queries.order_of_set(self, node, outputs)
         limit, offset = (queries.number_of_set(self, node, name) for name in ("limit", "offset"))
-        return text + queries.tail(order, limit, offset, is_sentence=is_sentence), outputs, "result"
+        return text + phrases.tail(order, limit, offset, is_sentence=is_sentence), outputs, "result"

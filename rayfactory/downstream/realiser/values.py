@@ -118,9 +118,11 @@ def _is_shared(scope: Scope, words: str) -> bool:
 
 
 def _owned(owner: str, words: str) -> str:
-    last = owner.rsplit(maxsplit=1)[-1]
-    if words == last or words.startswith(f"{last} "):
-        return f"{owner}{words[len(last) :]}"
+    parts = owner.split()
+    for i in range(len(parts)):
+        end = " ".join(parts[i:])
+        if words == end or words.startswith(f"{end} "):
+            return f"{owner}{words[len(end) :]}"
     return f"{owner} {words}"
 
 
