@@ -23,12 +23,12 @@ from rayfactory.downstream.realiser.telling import PLAIN, Clause, Phrase, Style,
 from rayfactory.downstream.realiser.words import ordinal, sentence
 from rayfactory.errors import StatementError
 
-__all__ = ["Question", "realise"]
+__all__ = ["Wording", "realise"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a query answers.
+class Wording:
+    """A query in words: the question that it answers.
 
     Attributes:
         text: one or more English sentences.
@@ -40,7 +40,7 @@ class Question:
     evidence: str
 
 
-def realise(sql: str, schema: Schema, seed: int = 0) -> Question:
+def realise(sql: str, schema: Schema, seed: int = 0) -> Wording:
     """Return the question that a query answers.
 
     Args:
@@ -61,7 +61,7 @@ def realise(sql: str, schema: Schema, seed: int = 0) -> Question:
         if id(node) not in teller.heard:
             raise unsupported(f"all of it: {node.sql()} was left out")
     evidence = "; ".join(f"{words} refers to {name}" for name, words in teller.notes.items())
-    return Question(text, evidence)
+    return Wording(text, evidence)
 
 
 @dataclass(slots=True)
@@ -89,12 +89,8 @@ class _Teller:
             text = questions.question(self, queries.told(self, node, None, is_step=False))
         else:
             text = sentence(self._told(node, None, verb=self.style.opening.lower(), is_sentence=True)[0])
-        if self.steps and text.startswith((self.style.opening, "For each")):
-            text = (
-                f"Then {text[0].lower()}{text[1:]}"
-                if text[0] != "F" or text[3] != " "
-                else f"Then, {text[0].lower()}{text[1:]}"
-            )
+        if self.steps and text.startswith((self.style.opening, "For each ")):
+            text = f"Then{',' if text.startswith('For each ') else ''} {text[0].lower()}{text[1:]}"
         return " ".join([*self.steps, text])
 
     def value(self, node: exp.Expr, scope: Scope) -> Phrase:
