@@ -8,9 +8,16 @@ from sqlglot import exp
 
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import order_words
-from rayfactory.downstream.realiser.sources import Scope, is_primary, referenced, together
+from rayfactory.downstream.realiser.sources import (
+    Scope,
+    Source,
+    is_in_primary,
+    is_primary,
+    referenced,
+    together,
+)
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
-from rayfactory.downstream.realiser.words import a, plural
+from rayfactory.downstream.realiser.words import a, listed, plural
 
 _ADJECTIVES: dict[type[exp.Expr], str] = {
     exp.Avg: "average",
@@ -108,24 +115,26 @@ def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         if counted is not None:
             return counted
     own = scope.own(what)
-    if own is not None and is_primary(tell.schema, own[1].base):
-        hear(tell, what)
-        own[0].is_mentioned = True
-        if own[0] is scope.head:
-            return Phrase(f"number of {own[0].many}", names_head=True)
-        if own[0].child is not None and not own[0].is_optional and not scope.branches:
-            # Each row has exactly one, so that its rows are counted.
-            return Phrase(f"number of {rows(scope)}", names_head=True)
-        return Phrase(f"number of {plural(own[0].said)}", names_head=True)
-    if own is not None:
-        found = referenced(tell.schema, own[1].base)
-        if found is not None and own[0].table is not None:
+    if own is not None and own[0].table is not None:
+        source, base = own[0], own[1].base
+        key = referenced(tell.schema, base)
+        anchor = source.anchor.table if source.anchor is not None else None
+        # Not missing, except where there is no row of the source itself.
+        is_there = is_in_primary(tell.schema, base) or (
+            key is not None and anchor is not None and key[0].referenced_table == anchor.name
+        )
+        if is_there or key is not None:
             hear(tell, what)
-            own[0].is_mentioned = True
-            anchor = own[0].anchor
-            if anchor is not None and anchor.table is not None and found[0].referenced_table == anchor.table.name:
-                return Phrase(f"number of {plural(own[0].said)}")
-            return Phrase(f"number of {own[0].many} with {a(found[1])}", names_head=True)
+            source.is_mentioned = True
+        if is_there and source.is_optional:
+            if scope.head is not None and _multiplying(scope) == [source]:
+                return Phrase(f"number of {plural(source.said)}", names_head=True)
+            return Phrase(f"number of {rows(scope)} with {a(source.said)}", names_head=True)
+        if is_there and not scope.full:
+            return Phrase(f"number of {rows(scope)}", names_head=True)
+        if key is not None:
+            owner = "" if source is scope.head else f"{source.said} "
+            return Phrase(f"number of {rows(scope)} with {a(f'{owner}{key[1]}')}", names_head=True)
     inner = tell.value(what, scope)
     return Phrase(f"number of {rows(scope)} with a known {inner.operand}", names_head=True)
 
@@ -148,11 +157,17 @@ def entity(tell: Teller, key: exp.Expr, scope: Scope) -> str:
 
 def rows(scope: Scope) -> str:
     """Return what the rows of a SELECT are called."""
-    if any(source not in scope.without for source, _ in scope.branches):
-        return "rows"
+    multiplying = _multiplying(scope)
     if scope.head is None:
-        return plural(together(scope)) if scope.sources else "rows"
+        return plural(together(scope)) if scope.sources and not multiplying else "rows"
+    if multiplying:
+        return f"combinations of {listed([a(source.said) for source in (scope.head, *multiplying)])}"
     return scope.head.many
+
+
+def _multiplying(scope: Scope) -> list[Source]:
+    """Return the sources of which an outer join may bring several for one row."""
+    return [source for source, _ in scope.branches if source.child is None and source not in scope.without]
 
 
 def _number_of_different(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -219,7 +234,7 @@ def _filtered(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     only(node, "this", "expression")
     inner = tell.value(node.this, scope)
     clause = tell.clause(node.expression.this, scope)
-    if inner.names_head:
+    if inner.text == f"number of {rows(scope)}":
         return replace(inner, text=f"{inner.text} {clause.behind_noun}")
     return replace(inner, text=f"{inner.text} (counting only {rows(scope)} {clause.behind_noun})")
 

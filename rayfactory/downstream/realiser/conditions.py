@@ -8,7 +8,15 @@ from dataclasses import replace
 from sqlglot import exp
 
 from rayfactory.downstream.realiser.kinds import kind_of
-from rayfactory.downstream.realiser.sources import Scope, Source, conjuncts, is_primary, referenced, together
+from rayfactory.downstream.realiser.sources import (
+    Scope,
+    Source,
+    as_role,
+    conjuncts,
+    is_primary,
+    referenced,
+    together,
+)
 from rayfactory.downstream.realiser.telling import Clause, Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.words import a, is_plural, listed, plural, quoted, singular
 
@@ -258,6 +266,9 @@ def _simple(inner: exp.Expr) -> exp.Select | None:
     """Return a SELECT that has nothing but tables and conditions."""
     if not isinstance(inner, exp.Select):
         return None
+    items = [inner.args.get("from_"), *(inner.args.get("joins") or ())]
+    if not all(item is not None and isinstance(item.this, exp.Table) for item in items):
+        return None
     left = [
         name
         for name, part in inner.args.items()
@@ -292,7 +303,7 @@ def _member(tell: Teller, left: exp.Expr, inner: exp.Expr, scope: Scope, *, nega
             (key.referenced_table.casefold(), key.referenced_columns[0].casefold()),
         )
         if ends == (base, own[1].base):
-            return _having(tell, inside, source, scope, [left, item], negated=negated)
+            return _having(tell, inside, source, scope, [left, item], as_role(tell.schema, key), negated=negated)
         if ends == (own[1].base, base):
             found = referenced(tell.schema, own[1].base)
             assert found is not None
@@ -310,6 +321,7 @@ def _having(
     source: Source,
     scope: Scope,
     keys: Sequence[exp.Expr],
+    role: str,
     *,
     negated: bool,
 ) -> Clause:
@@ -318,7 +330,7 @@ def _having(
     for key in keys:
         hear(tell, key)
     source.is_mentioned = True
-    what = f"no {inside.head.one}{mods}" if negated else f"{a(inside.head.one)}{mods}"
+    what = f"{f'no {inside.head.one}' if negated else a(inside.head.one)}{role}{mods}"
     if source is scope.head:
         return Clause(f"the {source.one} has {what}", has=what, is_long=bool(mods))
     return Clause(f"the {source.said} has {what}", source.said, f"has {what}", is_long=True)
@@ -353,7 +365,7 @@ def _exists(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Cla
             hear(tell, condition)
             inside.done.add(id(condition))
         if is_child:
-            return _having(tell, inside, outer_source, scope, [], negated=negated)
+            return _having(tell, inside, outer_source, scope, [], role, negated=negated)
         outer_source.is_mentioned = True
         called = role if outer_source is scope.head else f"{outer_source.said} {role}"
         return _one(tell, inside, called, negated=negated)
@@ -365,7 +377,12 @@ def _exists(tell: Teller, node: exp.Expr, scope: Scope, *, negated: bool) -> Cla
 def _follows(
     tell: Teller, select: exp.Select, inside: Scope, scope: Scope
 ) -> tuple[Source, str, list[exp.Expr], bool] | None:
-    """Return the surrounding source that a key links the head of a nested SELECT with, and whether it has the key."""
+    """Return the surrounding source that a key links the head of a nested SELECT with.
+
+    Returns:
+        The source, its role (or, where it is the parent, what `as_role` says), the conditions, and whether it is the
+        parent.
+    """
     clause_of_where = select.args.get("where")
     pairs: list[tuple[Source, tuple[str, str], tuple[str, str], exp.Expr]] = []
     for condition in conjuncts(clause_of_where.this if clause_of_where is not None else None):
@@ -391,7 +408,7 @@ def _follows(
                 for x, y in zip(key.columns, key.referenced_columns, strict=True)
             ]
             if all(end in bases for end in ends):
-                return source, "", [bases[end] for end in ends], True
+                return source, as_role(tell.schema, key), [bases[end] for end in ends], True
             if all((y, x) in bases for x, y in ends):
                 found = referenced(tell.schema, ends[0][0])
                 role = found[1] if found is not None else inside.head.one if inside.head else ""

@@ -13,7 +13,7 @@ from rayfactory.downstream.realiser.sources import (
     Source,
     arrange,
     conjuncts,
-    link,
+    links,
     name,
     table_source,
 )
@@ -118,7 +118,7 @@ def _equalities(join: exp.Expr, scope: Scope, source: Source) -> Iterator[exp.Ex
 def _link(tell: Teller, scope: Scope, outer_joins: list[tuple[Source, list[exp.Expr]]]) -> None:
     optional = [source for source, _ in outer_joins]
     equalities = [condition for condition in scope.conditions if isinstance(condition, exp.EQ)]
-    for child, parent, role, conditions in link(tell.schema, scope, equalities):
+    for child, parent, role, _, conditions in links(tell.schema, scope, equalities):
         if parent in optional or child in optional:
             continue
         if parent.child is None and not _is_above(child, parent):
@@ -130,20 +130,20 @@ def _link(tell: Teller, scope: Scope, outer_joins: list[tuple[Source, list[exp.E
     for source, conditions in outer_joins:
         rest = list(conditions)
         is_child = False
-        links: list[exp.Expr] = []
-        for child, parent, role, followed in link(tell.schema, scope, [c for c in conditions if isinstance(c, exp.EQ)]):
-            if source is parent and source.child is None:
-                source.child, source.said = child, role
-            elif source is child and not is_child:
+        followed: list[exp.Expr] = []
+        for link in links(tell.schema, scope, [c for c in conditions if isinstance(c, exp.EQ)]):
+            if source is link.parent and source.child is None:
+                source.child, source.said = link.child, link.role
+            elif source is link.child and not is_child:
                 is_child = True
-                source.anchor = parent
+                source.anchor, source.as_role = link.parent, link.as_role
             else:
                 continue
-            for condition in followed:
+            for condition in link.conditions:
                 hear(tell, condition)
-            rest = [condition for condition in rest if condition not in followed]
-            links += followed
-        missing = _missing(scope, source, links)
+            rest = [condition for condition in rest if condition not in link.conditions]
+            followed += link.conditions
+        missing = _missing(scope, source, followed)
         if missing is not None:
             _settle(tell, scope, [missing])
             scope.without.append(source)
@@ -218,7 +218,7 @@ def narrowed(tell: Teller, scope: Scope) -> str:
         lacking = source.child or source.anchor
         conditions = next((c for branch, c in scope.branches if branch is source), [])
         mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=False)
-        what = f"no {source.said}{mods}"
+        what = f"no {source.said}{source.as_role}{mods}"
         if lacking is None or lacking is scope.head:
             clauses.append(Clause(f"there is {what}", has=what, is_long=bool(mods)))
         else:
@@ -262,14 +262,15 @@ def _branches(tell: Teller, scope: Scope) -> list[str]:
             continue
         mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=True)
         if _is_required(scope, source):
-            notes.append(f"each with all its {plural(source.one)}{mods}")
+            notes.append(f"each with all its {plural(source.one)}{source.as_role}{mods}")
             continue
         if source.child is not None or source.table is None:
             notes.append(f"with the {source.one}{mods}, and including those without one")
         elif mods:
-            notes.append(f"with only those of their {plural(source.said)}{mods}, and including those without any")
+            theirs = f"{plural(source.said)}{source.as_role}"
+            notes.append(f"with only those of their {theirs}{mods}, and including those without any")
         else:
-            notes.append(f"including those without any {source.said}")
+            notes.append(f"including those without any {source.said}{source.as_role}")
     return notes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlglot import exp
 
@@ -45,8 +46,9 @@ class Source:
 
     Attributes:
         said: what one row is called here, other than any other source's.
-        parent_of: the source whose foreign key leads here.
-        key: the columns of that key.
+        child: the source whose foreign key leads here.
+        anchor: the source that its own foreign key leads to, where an outer join follows it.
+        as_role: " as bill customer", where several keys lead from it to its anchor.
         is_optional: brought by an outer join, and so may be missing.
     """
 
@@ -59,7 +61,7 @@ class Source:
     said: str = ""
     child: Source | None = None
     anchor: Source | None = None
-    key: tuple[str, ...] = ()
+    as_role: str = ""
     is_optional: bool = False
     is_mentioned: bool = False
 
@@ -71,7 +73,7 @@ class Source:
     @property
     def one(self) -> str:
         """What a row is called."""
-        return self.noun if self.is_those else self.said
+        return self.said or self.noun
 
 
 @dataclass(slots=True)
@@ -156,12 +158,21 @@ def role_of(schema: Schema, key: ForeignKey) -> str:
     return role(key.columns[0], schema.table(key.table), noun, is_same_name=is_same)
 
 
+def as_role(schema: Schema, key: ForeignKey) -> str:
+    """Return " as bill customer" for a key that is one of several between the same tables, and "" for the only one."""
+    ends = (key.table.casefold(), key.referenced_table.casefold())
+    alike = [k for k in schema.foreign_keys if (k.table.casefold(), k.referenced_table.casefold()) == ends]
+    return f" as {role_of(schema, key)}" if len(alike) > 1 else ""
+
+
 def is_primary(schema: Schema, base: Base | None) -> bool:
     """Return whether a column alone is the primary key of its table."""
-    if base is None:
-        return False
-    key = schema.table(base[0]).primary_key
-    return len(key) == 1 and key[0].casefold() == base[1]
+    return base is not None and len(schema.table(base[0]).primary_key) == 1 and is_in_primary(schema, base)
+
+
+def is_in_primary(schema: Schema, base: Base | None) -> bool:
+    """Return whether a column is part of the primary key of its table, and so never missing."""
+    return base is not None and base[1] in {name.casefold() for name in schema.table(base[0]).primary_key}
 
 
 def conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
@@ -176,10 +187,24 @@ def conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
         yield inner
 
 
-def link(
-    schema: Schema, scope: Scope, equalities: Sequence[exp.Expr]
-) -> Iterator[tuple[Source, Source, str, list[exp.Expr]]]:
-    """Yield (child, parent, role, conditions) for each foreign key that some of the equalities follow."""
+class Link(NamedTuple):
+    """A foreign key that joins two sources.
+
+    Attributes:
+        role: what the parent is called, as the child's key has it.
+        as_role: what the child is followed by where that would be left open otherwise; see `as_role`.
+        conditions: the equalities that follow the key.
+    """
+
+    child: Source
+    parent: Source
+    role: str
+    as_role: str
+    conditions: list[exp.Expr]
+
+
+def links(schema: Schema, scope: Scope, equalities: Sequence[exp.Expr]) -> Iterator[Link]:
+    """Yield each foreign key that some of the equalities follow."""
     pairs: dict[tuple[int, int], list[tuple[Source, Base, Source, Base, exp.Expr]]] = {}
     for condition in equalities:
         left, right = scope.own(condition.this), scope.own(condition.expression)
@@ -202,19 +227,19 @@ def link(
             conditions = [bases[pair] for pair in wanted if pair in bases]
             if len(conditions) == len(wanted) and not any(id(c) in taken for c in conditions):
                 taken.update(map(id, conditions))
-                yield child, parent, role_of(schema, key), conditions
+                yield Link(child, parent, role_of(schema, key), as_role(schema, key), conditions)
         for (one, other), condition in bases.items():
             if id(condition) in taken or parent.table is None or not is_primary(schema, other):
                 continue
             if one == other and child.table is None:
                 # A derived result that carries the key itself along.
                 taken.add(id(condition))
-                yield child, parent, parent.noun, [condition]
+                yield Link(child, parent, parent.noun, "", [condition])
             elif one != other and not is_primary(schema, one) and names(one[1], parent.noun):
                 # No key that anybody has declared, but called like one.
                 taken.add(id(condition))
                 key = ForeignKey(one[0], (one[1],), other[0], (other[1],), "inferred")
-                yield child, parent, role_of(schema, key), [condition]
+                yield Link(child, parent, role_of(schema, key), "", [condition])
 
 
 def arrange(scope: Scope) -> None:
@@ -232,7 +257,7 @@ def name(scope: Scope) -> None:
     for source in scope.sources:
         source.said = source.noun if source is scope.head else source.said or source.noun
     for source in scope.sources:
-        same = [other for other in scope.sources if other.said == source.said and not other.is_those]
+        same = [other for other in scope.sources if (other.said, other.is_those) == (source.said, source.is_those)]
         if len(same) > 1 and source in same and source.said not in used:
             noun = source.said
             used.add(noun)
@@ -253,5 +278,6 @@ def together(scope: Scope) -> str:
     """Return what one row of several sources that no key links is called."""
     sources = scope.loners or scope.sources
     if len(sources) == 2 and sources[0].noun == sources[1].noun and sources[0].said.startswith("first "):
-        return f"pair of a first and a second {sources[0].noun}"
-    return "combination of " + listed([a(source.said) for source in scope.loners or scope.sources])
+        is_those = sources[0].is_those
+        return f"pair of a first and a second {f'of {sources[0].many}' if is_those else sources[0].noun}"
+    return "combination of " + listed([f"one of {s.many}" if s.is_those else a(s.said) for s in sources])

@@ -106,7 +106,8 @@ def _column(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
             short = ""
         return Phrase(output.words, is_plain=source is scope.head, is_column=True, short=short, is_headed=is_headed)
     if source.table is None and source.label:
-        return Phrase(f"{output.words} of the {source.label}", is_column=True, is_headed=is_headed)
+        owner = source.label if source.said == source.noun else source.said
+        return Phrase(f"{output.words} of the {owner}", is_column=True, is_headed=is_headed)
     owned = _owned(source.said, output.words)
     if source.said.partition(" ")[0] in _ORDINALS and owned == f"{source.said} {output.words}":
         owned = f"{possessive(source.said)} {output.words}"

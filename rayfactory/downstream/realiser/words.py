@@ -80,7 +80,7 @@ _PLURALS = {
 }
 _SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
 _NO_PLURAL_S = ("ss", "us", "is", "ics", "gas", "lens")
-_LINKS = frozenset("of in with by to for on from at including per after before".split())
+_LINKS = frozenset("of in with by to for on from at as including per after before".split())
 
 
 def split(name: str) -> list[str]:
