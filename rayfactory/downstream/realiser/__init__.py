@@ -89,8 +89,8 @@ class _Teller:
             text = questions.question(self, queries.told(self, node, None, is_step=False))
         else:
             text = sentence(self._told(node, None, verb=self.style.opening.lower(), is_sentence=True)[0])
-        if self.steps and text.startswith((self.style.opening, "For each ")):
-            text = f"Then{',' if text.startswith('For each ') else ''} {text[0].lower()}{text[1:]}"
+        if self.steps and text.startswith((self.style.opening, "For each ", "Among ")):
+            text = f"Then{'' if text.startswith(self.style.opening) else ','} {text[0].lower()}{text[1:]}"
         return " ".join([*self.steps, text])
 
     def value(self, node: exp.Expr, scope: Scope) -> Phrase:

@@ -73,13 +73,25 @@ def _pair(select: exp.Select, scope: Scope) -> None:
     parents = [source for source in scope.sources if source.child is head and not source.is_optional]
     keys = {id(part) for condition in scope.conditions if id(condition) in scope.done for part in condition.walk()}
     for column in select.find_all(exp.Column):
-        found = scope.find(column) if id(column) not in keys else None
+        if id(column) in keys or _is_nested(column, select):
+            continue
+        found = scope.find(column)
         if found is not None and found[1] is head:
             return
     if len(parents) == 2:
         head.noun = head.said = (
             f"pair of {a(parents[0].said or parents[0].noun)} and {a(parents[1].said or parents[1].noun)}"
         )
+
+
+def _is_nested(column: exp.Column, select: exp.Select) -> bool:
+    """Return whether a column belongs to a table of a SELECT inside of this one."""
+    inner = column.find_ancestor(exp.Select)
+    while inner is not None and inner is not select:
+        if any(table.alias_or_name.casefold() == column.table.casefold() for table in inner.find_all(exp.Table)):
+            return True
+        inner = inner.find_ancestor(exp.Select)
+    return False
 
 
 def _source(tell: Teller, item: exp.Expr, outer: Scope | None, results: Mapping[str, Derived]) -> Source:

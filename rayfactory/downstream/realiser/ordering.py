@@ -27,7 +27,7 @@ def order_words(tell: Teller, items: Sequence[exp.Expr], scope: Scope, values: S
         assert isinstance(item, exp.Ordered)
         only(item, "this", "desc", "nulls_first")
         phrase = values[i] if values else tell.value(item.this, scope)
-        way = _way(tell, item, kind_of(item.this, scope))
+        way = ways(tell, item, kind_of(item.this, scope))
         is_plain = len(items) > 1 and not item.args.get("desc")
         told.append((phrase.text, way[1] if is_plain else " ".join(filter(None, way))))
     parts = []
@@ -38,7 +38,7 @@ def order_words(tell: Teller, items: Sequence[exp.Expr], scope: Scope, values: S
     return ", then by ".join(parts)
 
 
-def _way(tell: Teller, item: exp.Expr, kind: Kind) -> tuple[str, str]:
+def ways(tell: Teller, item: exp.Expr, kind: Kind) -> tuple[str, str]:
     """Return the direction, and where missing values go if that is not the database's own way."""
     is_descending = bool(item.args.get("desc"))
     way = direction(tell, kind, is_descending=is_descending)

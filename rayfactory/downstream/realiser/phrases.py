@@ -113,6 +113,8 @@ def of_rows(found: Told) -> str:
     """Return what aggregates are of: " of the singers whose ..", or what is left to be said of counted rows."""
     items = found.items
     rows = the(found.many, is_all=not found.mods)
+    if found.is_having_of_some:
+        return ""
     if len(items) == 1 and items[0].text.endswith(f"number of {found.head}"):
         return found.mods
     if any(item.names_head for item in items):
@@ -145,7 +147,8 @@ def _aggregated(found: Told, form: Form) -> tuple[str, str]:
             if found.having:
                 return shown, f"each {keys} of {rows}{found.having}"
             return "", f"the different {different(found.shown_keys)} of {rows}"
-        return f"{shown}for each {keys}{found.having}, ", f"{things(found.items)}{of_rows(found)}"
+        lead = f"among {rows}, for each" if found.is_having_of_some else "for each"
+        return f"{shown}{lead} {keys}{found.having}, ", things(found.items) + of_rows(found)
     if found.keys == [found.one]:
         items, link = of_key(found)
         return shown, f"{things(items)} {link} {found.each}{found.having}"
@@ -157,6 +160,8 @@ def _aggregated(found: Told, form: Form) -> tuple[str, str]:
         return shown, f"{text}{has_rows}{found.having}"
     if found.keys:
         return shown, f"{things(found.items)}{of_rows(found)}, for each {listed(found.keys)}{found.having}"
+    if form != "each" and not found.having and found.is_number_of_all:
+        return shown, f"the number of all {found.head}"
     condition = f", only{found.having}" if found.having else ""
     return shown, f"{things(found.items)}{of_rows(found)}{condition}"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.aggregates import entity
+from rayfactory.downstream.realiser.aggregates import entity, rows
 from rayfactory.downstream.realiser.conditions import numbered
 from rayfactory.downstream.realiser.kinds import kind_of
-from rayfactory.downstream.realiser.ordering import direction, order_words, superlative
+from rayfactory.downstream.realiser.ordering import order_words, superlative, ways
 from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, referenced, together
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
@@ -63,6 +63,16 @@ class Told:
     outputs: dict[str, Output] = field(default_factory=dict)
     noun: str = ""
 
+    @property
+    def is_having_of_some(self) -> bool:
+        """Whether the groups are chosen by some of the rows, so that these have to be said before."""
+        return bool(self.having and self.mods and self.shown_keys and self.items)
+
+    @property
+    def is_number_of_all(self) -> bool:
+        """Whether it is a number of rows of which nothing is said, which stands beside others' conditions."""
+        return not self.mods and [item.text for item in self.items] == [f"number of {self.head}"]
+
 
 # -- the parts ----------------------------------------------------------------
 
@@ -106,7 +116,7 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
     found.is_star = any(isinstance(item.unalias(), exp.Star) or item.is_star for item in projections)
     found.subtotals_told = _subtotals(tell, found, scope)
     if having is not None:
-        found.having = _having(tell, having.this, scope)
+        found.having = _having(tell, having.this, scope, keys)
     if (qualify := select.args.get("qualify")) is not None:
         found.qualify = tell.clause(qualify.this, scope).full
     _order(tell, order, projections, scope, found)
@@ -235,8 +245,12 @@ def _subtotals(tell: Teller, found: Told, scope: Scope) -> str:
     text = ""
     for kind, sets in found.subtotals:
         names = [listed([tell.value(key, scope).text for key in keys]) for keys in sets]
-        if kind is exp.Rollup:
-            text += f", with subtotals step by step up to the grand total over {names[0]}"
+        if kind is not exp.GroupingSets and len(sets[0]) == 1:
+            text += f", with subtotals over all values of {names[0]}"
+        elif kind is exp.Rollup:
+            last, *others = (tell.value(key, scope).text for key in reversed(sets[0]))
+            steps = [f"first over all values of {last}", *(f"then over those of {other} too" for other in others)]
+            text += f", with subtotals step by step ({', '.join(steps)})"
         elif kind is exp.Cube:
             text += f", with subtotals over every combination of {names[0]}"
         else:
@@ -262,11 +276,16 @@ def _independent(tell: Teller, keys: list[exp.Expr], projections: Sequence[exp.E
     return rest
 
 
-def _resolved(key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope) -> exp.Expr:
-    """Return what a number or a name in GROUP BY or ORDER BY stands for."""
+def _resolved(
+    key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope, *, is_order: bool = False
+) -> exp.Expr:
+    """Return what a number or a name in GROUP BY or ORDER BY stands for.
+
+    A name is first of all a column of the tables in GROUP BY, and one of the result in ORDER BY.
+    """
     if isinstance(key, exp.Literal) and key.name.isdigit() and 0 < int(key.name) <= len(projections):
         return projections[int(key.name) - 1].unalias()
-    if isinstance(key, exp.Column) and not key.table and scope.own(key) is None:
+    if isinstance(key, exp.Column) and not key.table and (is_order or scope.own(key) is None):
         return scope.names.get(key.name.casefold(), key)
     return key
 
@@ -281,9 +300,19 @@ def _bare(text: str) -> str:
     return text.casefold().replace('"', "")
 
 
-def _having(tell: Teller, condition: exp.Expr, scope: Scope) -> str:
+def _having(tell: Teller, condition: exp.Expr, scope: Scope, keys: Sequence[exp.Expr]) -> str:
     found = tell.clause(condition, scope)
-    return f" with {found.has}" if found.has else f" where {found.full}"
+    if not found.has:
+        return f" where {found.full}"
+    # A customer without any sale is no group of the sales.
+    is_of_things = any(
+        own is not None and (is_primary(tell.schema, own[1].base) or referenced(tell.schema, own[1].base))
+        for own in map(scope.own, keys)
+    )
+    is_of_rows = found.subject == f"number of {rows(scope)}"
+    if is_of_things and is_of_rows and found.has.startswith(("at most ", "fewer than ", "other than ")):
+        return f" with at least one but {found.has}"
+    return f" with {found.has}"
 
 
 # -- order and limit ----------------------------------------------------------
@@ -296,11 +325,11 @@ def _order(tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr]
     for item in order.expressions:
         hear(tell, item)
         copy = item.copy()
-        copy.set("this", _resolved(item.this, projections, scope).copy())
+        copy.set("this", _resolved(item.this, projections, scope, is_order=True).copy())
         items.append((item, copy))
     phrases = []
     for item, _ in items:
-        named = _resolved(item.this, projections, scope)
+        named = _resolved(item.this, projections, scope, is_order=True)
         name = item.this.name if isinstance(item.this, exp.Column) and named is not item.this else ""
         if not name:
             name = next((p.alias for p in projections if isinstance(p, exp.Alias) and p.this == named), "")
@@ -311,7 +340,7 @@ def _order(tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr]
         phrases.append(phrase)
     copies = [copy for _, copy in items]
     found.order = order_words(tell, copies, scope, phrases)
-    if len(items) == 1:
+    if len(items) == 1 and not ways(tell, items[0][0], "other")[1]:
         is_descending = bool(items[0][0].args.get("desc"))
         kind = kind_of(copies[0].this, scope)
         word = superlative(kind, is_descending=is_descending)
@@ -375,7 +404,8 @@ def united(node: exp.SetOperation, left: str, right: str) -> str:
     how = _SETS.get((type(node), bool(node.args.get("distinct"))))
     if how is None:
         raise unsupported(node)
-    return left + how.format(right)
+    is_nested = isinstance(node.expression.unnest(), exp.SetOperation)
+    return left + how.format(f"({right})" if is_nested else right)
 
 
 def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output]) -> str:
@@ -386,6 +416,7 @@ def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output
     parts = []
     columns = list(outputs.values())
     for item in order.expressions:
+        only(item, "this", "desc", "nulls_first")
         hear(tell, item)
         key = item.this
         if isinstance(key, exp.Literal) and key.name.isdigit() and 0 < int(key.name) <= len(columns):
@@ -394,7 +425,7 @@ def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output
             output = outputs[key.name.casefold()]
         else:
             raise unsupported(item)
-        parts.append(f"{output.words} {direction(tell, output.kind, is_descending=bool(item.args.get('desc')))}")
+        parts.append(" ".join(filter(None, (output.words, *ways(tell, item, output.kind)))))
     return ", then by ".join(parts)
 
 

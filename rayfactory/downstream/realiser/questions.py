@@ -22,7 +22,8 @@ def question(tell: Teller, found: Told) -> str:
             return asked
         if found.shown_keys and found.items and is_bare and style.is_asked:
             keys = listed([key.full for key in found.shown_keys])
-            return f"For each {keys}{found.having}, what {_is(found.items)} {things(found.items)}{of_rows(found)}?"
+            asked = f"what {_is(found.items)} {things(found.items)}{of_rows(found)}?"
+            return sentence(f"{_among(found)}for each {keys}{found.having}, {asked}", "")
         if found.shown_keys and found.items:
             return _grouped(tell, found)
         if found.shown_keys and found.having and is_bare and style.is_asked and len(found.shown_keys) == 1:
@@ -66,8 +67,12 @@ def _grouped(tell: Teller, found: Told) -> str:
     end += tail(found.order, found.limit, found.offset, is_sentence=True)
     opening = tell.style.opening
     if tell.style.is_group_first:
-        return f"For each {keys}{found.having}, {opening.lower()} {shown}{end}."
-    return f"{opening} each {keys}{found.having} with {shown}{end}."
+        return sentence(f"{_among(found)}for each {keys}{found.having}, {opening.lower()} {shown}{end}")
+    return sentence(f"{_among(found)}{opening.lower()} each {keys}{found.having} with {shown}{end}")
+
+
+def _among(found: Told) -> str:
+    return f"among {the(found.many)}, " if found.is_having_of_some else ""
 
 
 def _which_group(tell: Teller, found: Told) -> str:

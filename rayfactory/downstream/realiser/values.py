@@ -212,7 +212,9 @@ def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         hear(tell, node)
         return replace(told, text=f"{told.text} (as a decimal number)")
     left, right = tell.value(node.this, scope), tell.value(node.expression, scope)
-    if isinstance(node, exp.Mul) and not left.article and re.fullmatch(r"-?[\d.]+", left.text):
+    if isinstance(node, exp.Mul) and _is_number(right) and not _is_number(left):
+        left, right = right, left
+    if isinstance(node, exp.Mul) and _is_number(left):
         text = f"{left.text} times {('the ' if right.article else '') + right.operand}"
         return Phrase(text, article=False, names_head=right.names_head, is_compound=True)
     # A chain of one kind needs no parentheses on its left.
@@ -221,7 +223,13 @@ def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     is_spoken = right.article and not right.is_column and not right.is_compound
     second = f"the {right.operand}" if is_spoken else right.operand
     text = f"{left.text if is_chain else left.operand} {_OPERATORS[type(node)]} {second}"
+    if node.args.get("typed") and _is_whole(node.this, scope) and _is_whole(node.expression, scope):
+        text += " (without the remainder)"
     return Phrase(text, left.article, left.names_head or right.names_head, is_compound=True)
+
+
+def _is_number(phrase: Phrase) -> bool:
+    return not phrase.article and re.fullmatch(r"-?[\d.]+", phrase.text) is not None
 
 
 def _decimal(node: exp.Expr) -> exp.Cast | None:
@@ -229,9 +237,32 @@ def _decimal(node: exp.Expr) -> exp.Cast | None:
     inner = node.unnest() if isinstance(node, exp.Paren) else node
     if isinstance(inner, exp.Mul):
         return _decimal(inner.this) or _decimal(inner.expression)
-    if isinstance(inner, exp.Cast) and _TYPES.get(inner.args["to"].this.value) == "a decimal number":
-        return inner
-    return None
+    return inner if _is_decimal(inner) and isinstance(inner, exp.Cast) else None
+
+
+def _is_decimal(node: exp.Expr) -> bool:
+    """Return whether it is a cast to decimal numbers, and to as many decimals as there are."""
+    if not isinstance(node, exp.Cast):
+        return False
+    return _TYPES.get(node.args["to"].this.value) == "a decimal number" and not node.args["to"].expressions
+
+
+def _is_whole(node: exp.Expr, scope: Scope) -> bool:
+    """Return whether all values are whole numbers, as far as it is plain."""
+    node = node.unnest()
+    if isinstance(node, exp.Literal):
+        return not node.is_string and node.name.isdigit()
+    if isinstance(node, exp.Column):
+        found = scope.find(node)
+        return found is not None and found[2].kind == "integer"
+    if isinstance(node, exp.Case):
+        results = [branch.args["true"] for branch in node.args["ifs"]] + [node.args.get("default")]
+        return all(isinstance(r, exp.Null) or _is_whole(r, scope) for r in results if r is not None)
+    if isinstance(node, (exp.Add, exp.Sub, exp.Mul)):
+        return _is_whole(node.this, scope) and _is_whole(node.expression, scope)
+    if isinstance(node, (exp.Sum, exp.Min, exp.Max)):
+        return isinstance(node.this, exp.Predicate) or _is_whole(node.this, scope)
+    return isinstance(node, (exp.Count, exp.CountIf, exp.Length))
 
 
 def _percentage(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
@@ -267,7 +298,7 @@ def _hundredfold(node: exp.Expr) -> tuple[exp.Expr, exp.Expr] | None:
     if hundred is None or counted is None or not isinstance(bottom, exp.Count):
         return None
     is_exact = hundred.name == "100.0" and isinstance(node, exp.Div)
-    if isinstance(counted, exp.Cast) and _TYPES.get(counted.args["to"].this.value) == "a decimal number":
+    if isinstance(counted, exp.Cast) and _is_decimal(counted):
         counted, is_exact = counted.this.unnest(), True
     is_count = isinstance(counted, (exp.Sum, exp.Count))
     return (counted, bottom) if is_count and is_exact else None
@@ -288,13 +319,20 @@ def _cast(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     if kind not in _TYPES:
         raise unsupported(node)
     hear(tell, node.args["to"])
+    sizes = [size.name for size in node.args["to"].expressions]
+    words = _TYPES[kind]
+    if sizes and words == "a decimal number":
+        number = sizes[1] if len(sizes) > 1 else "0"
+        words = f"a number with {number} decimal{'' if number == '1' else 's'}"
+    elif sizes:
+        raise unsupported(node)
     if isinstance(node.this, exp.Literal) and node.this.is_string and kind in {"DATE", "TIMESTAMP"}:
         hear(tell, node.this)
         return Phrase(node.this.name, article=False)
     inner = tell.value(node.this, scope)
     if isinstance(node.this, exp.TimeToStr) and _TYPES[kind] == "a whole number":
         return inner
-    return Phrase(f"{inner.operand} as {_TYPES[kind]}", inner.article, inner.names_head, is_compound=True)
+    return Phrase(f"{inner.operand} as {words}", inner.article, inner.names_head, is_compound=True)
 
 
 # -- functions ----------------------------------------------------------------

@@ -49,7 +49,9 @@ def window(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     if isinstance(function, (exp.FirstValue, exp.LastValue)):
         which = "first" if isinstance(function, exp.FirstValue) else "last"
         inner = tell.value(function.this, scope)
-        over = f", {_frame(spec)}," if spec is not None else ""
+        # By itself a frame ends at the current row, and with it its last value.
+        is_so_far = spec is None and which == "last" and by
+        over = f", {_frame(spec)}," if spec is not None else ", so far," if is_so_far else ""
         return Phrase(f"{which} {inner.operand}{over} in order of {by}{within}", is_compound=True)
     inner = tell.value(function, scope)
     text = inner.operand
