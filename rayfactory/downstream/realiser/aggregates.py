@@ -53,6 +53,9 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return Phrase(f"{how}{tell.value(node.expression, scope).text} quantile of {tell.value(node.this, scope).the}")
     if isinstance(node, exp.Grouping):
         return Phrase(f"mark whether {tell.value(node.expressions[0], scope).the} is summed up", is_compound=True)
+    some = _of_some(tell, node, scope)
+    if some is not None:
+        return some
     if isinstance(node, exp.Count):
         return _count(tell, node, scope)
     if isinstance(node, exp.CountIf):
@@ -68,6 +71,25 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
             return counted
     only(node, "this")
     return _of(tell, _ADJECTIVES[type(node)], node.this, scope)
+
+
+def _of_some(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
+    """Return an aggregate of CASE WHEN condition THEN value END, or with ELSE 0 in a sum, as one of some of the rows."""
+    case = node.this
+    if not isinstance(node, (exp.Sum, exp.Avg, exp.Min, exp.Max)) or not isinstance(case, exp.Case):
+        return None
+    default = case.args.get("default")
+    is_zero = isinstance(node, exp.Sum) and isinstance(default, exp.Literal) and default.name == "0"
+    if case.this is not None or len(case.args["ifs"]) != 1 or not (is_zero or default is None):
+        return None
+    branch = case.args["ifs"][0]
+    if isinstance(branch.args["true"], exp.Literal):
+        return None
+    inner = aggregate(tell, type(node)(this=branch.args["true"].copy()), scope)
+    clause = tell.clause(branch.this, scope)
+    hear(tell, case)
+    where_none = ", or 0 where there are none" if is_zero else ""
+    return replace(inner, text=f"{inner.text} (counting only {rows(scope)} {clause.behind_noun}{where_none})")
 
 
 def extreme(node: exp.Expr, scope: Scope) -> str:
@@ -91,8 +113,9 @@ def _of(tell: Teller, adjective: str, node: exp.Expr, scope: Scope) -> Phrase:
     text = inner.operand
     if adjective.endswith(" of") and inner.article and not inner.is_compound:
         text = f"the {text}"
-    elif text.startswith(f"{adjective} "):
-        text = f"combined {text}" if adjective == "total" else f"{adjective} of the {text}"
+    elif f" {adjective} " in f" {text} ":
+        is_combined = adjective == "total" and text.startswith("total ")
+        text = f"combined {text}" if is_combined else f"{adjective} of the {text}"
         return Phrase(text, names_head=inner.names_head)
     elif isinstance(node, exp.Binary) and inner.is_compound:
         return Phrase(f"{adjective} of {inner.text}", names_head=inner.names_head, is_compound=True)

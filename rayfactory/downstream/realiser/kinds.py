@@ -16,7 +16,7 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
     if isinstance(node, exp.Column):
         found = scope.find(node)
         if found is not None:
-            return "other" if _holds_numbers(found[2]) else found[2].kind
+            return _kind_of_text(found[2]) if found[2].kind == "text" else found[2].kind
         named = scope.names.get(node.name.casefold())
         return kind_of(named, scope) if named is not None and named is not node else "other"
     if isinstance(node, (exp.Alias, exp.Max, exp.Min, exp.Coalesce, exp.Filter, exp.FirstValue, exp.LastValue)):
@@ -34,6 +34,9 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
     if isinstance(node, exp.Case):
         results = {kind_of(branch.args["true"], scope) for branch in node.args["ifs"]}
         return results.pop() if len(results) == 1 else "other"
+    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select) and len(node.this.expressions) == 1:
+        is_number = isinstance(node.this.expressions[0].unalias(), (exp.Count, exp.Sum, exp.Avg))
+        return "real" if is_number else "other"
     if isinstance(node, exp.Literal):
         return "text" if node.is_string else "real"
     numbers = (exp.AggFunc, exp.Binary, exp.Round, exp.Neg, exp.Rank, exp.DenseRank, exp.RowNumber, exp.Ntile, exp.Abs)
@@ -42,9 +45,10 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
     return "other"
 
 
-def _holds_numbers(output: Output) -> bool:
-    """Return whether a column of text holds numbers, so that its order is no alphabetical one."""
-    if output.kind != "text" or output.column is None:
-        return False
-    examples = [str(value) for value in output.column.profile.examples]
-    return bool(examples) and all(re.fullmatch(r"[-+]?[\d.,:/%]+", example) for example in examples)
+def _kind_of_text(output: Output) -> Kind:
+    """Return what a column of text holds: dates, whose order as texts is that of time, or numbers, where it is neither."""
+    examples = [str(value) for value in output.column.profile.examples] if output.column is not None else []
+    if examples and all(re.fullmatch(r"\d{4}-\d\d-\d\d([ T][\d:.]+)?", example) for example in examples):
+        return "date"
+    is_number = examples and all(re.fullmatch(r"[-+]?[\d.,:/%]+", example) for example in examples)
+    return "other" if is_number else "text"

@@ -137,15 +137,16 @@ def _aggregated(found: Told, form: Form) -> tuple[str, str]:
             has = found.having.removeprefix(" with ") if found.having.startswith(" with ") else ""
             if has and form == "all":
                 return shown, f"the {different(found.shown_keys)} that have {has}{found.mods}"
+            article = "the" if form == "one" else "each"
             if has:
-                return shown, f"each {keys} that has {has}{found.mods}"
+                return shown, f"{article} {keys} that has {has}{found.mods}"
             if found.having and form == "all":
                 return (
                     shown,
                     f"the {different(found.shown_keys)} of {rows}, as far as{found.having.removeprefix(' where')}",
                 )
             if found.having:
-                return shown, f"each {keys} of {rows}{found.having}"
+                return shown, f"{article} {keys} of {rows}{found.having}"
             return "", f"the different {different(found.shown_keys)} of {rows}"
         lead = f"among {rows}, for each" if found.is_having_of_some else "for each"
         return f"{shown}{lead} {keys}{found.having}, ", things(found.items) + of_rows(found)
@@ -159,7 +160,10 @@ def _aggregated(found: Told, form: Form) -> tuple[str, str]:
         has_rows = "" if found.head in text + found.having else f" that has {a(found.one)}"
         return shown, f"{text}{has_rows}{found.having}"
     if found.keys:
-        return shown, f"{things(found.items)}{of_rows(found)}, for each {listed(found.keys)}{found.having}"
+        shown_items, of, groups = things(found.items), of_rows(found), f"for each {listed(found.keys)}{found.having}"
+        if of.startswith(" among "):
+            return shown, f"{shown_items} {groups},{of}"
+        return shown, f"{shown_items}{of}, {groups}"
     if form != "each" and not found.having and found.is_number_of_all:
         return shown, f"the number of all {found.head}"
     condition = f", only{found.having}" if found.having else ""

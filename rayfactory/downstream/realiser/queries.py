@@ -117,6 +117,8 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
     found.subtotals_told = _subtotals(tell, found, scope)
     if having is not None:
         found.having = _having(tell, having.this, scope, keys)
+        if found.shown_keys:
+            _define_first(found)
     if (qualify := select.args.get("qualify")) is not None:
         found.qualify = tell.clause(qualify.this, scope).full
     _order(tell, order, projections, scope, found)
@@ -313,6 +315,15 @@ def _having(tell: Teller, condition: exp.Expr, scope: Scope, keys: Sequence[exp.
     if is_of_things and is_of_rows and found.has.startswith(("at most ", "fewer than ", "other than ")):
         return f" with at least one but {found.has}"
     return f" with {found.has}"
+
+
+def _define_first(found: Told) -> None:
+    """Say what a name stands for where it comes first: behind the groups, and not where it is shown."""
+    for i, item in enumerate(found.items):
+        pattern = rf"\b{re.escape(item.text)}\b"
+        if item.definition and re.search(pattern, found.having):
+            found.having = re.sub(pattern, lambda _, item=item: item.full, found.having, count=1)
+            found.items[i] = replace(item, definition="")
 
 
 # -- order and limit ----------------------------------------------------------

@@ -12,7 +12,7 @@ from rayfactory.downstream.realiser.aggregates import AGGREGATES, aggregate, row
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.windows import window
-from rayfactory.downstream.realiser.words import listed, possessive, quoted, split, without_owner
+from rayfactory.downstream.realiser.words import listed, possessive, quoted, split, tidy, without_owner
 
 _OPERATORS: dict[type[exp.Expr], str] = {exp.Add: "plus", exp.Sub: "minus", exp.Mul: "times", exp.Div: "divided by"}
 _TYPES = {
@@ -156,7 +156,7 @@ def _named(tell: Teller, named: exp.Expr, name: str, scope: Scope) -> Phrase:
 def given_name(name: str) -> str:
     """Return the words of a name that the query gives, or "" where it is none to be spoken."""
     parts = split(name)
-    return " ".join(parts) if len("".join(parts)) > 2 and any(len(part) > 2 for part in parts) else ""
+    return tidy(parts) if len("".join(parts)) > 2 and any(len(part) > 2 for part in parts) else ""
 
 
 def _star(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -470,7 +470,7 @@ def _named_function(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
 
 def _scalar(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     text = tell.query(node, scope, "one")
-    return Phrase(text.removeprefix("the "), article=text.startswith("the "))
+    return Phrase(text.removeprefix("the "), article=text.startswith("the "), is_headed=False)
 
 
 def _tuple(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:

@@ -46,7 +46,8 @@ _SPOKEN = {
 """Short forms that names of columns have, and what a person says."""
 _CAPITALS = frozenset("am pm gmt id sku url uid gdp tv dvd cd isbn ip sql api ssn vat usa uk us fifa uefa".split())
 _KEY_WORDS = frozenset("id ids sk key code uid uuid fk no number num api ref".split())
-_TABLE_WORDS = frozenset("dim tbl tab table fact".split())
+_TABLE_WORDS = frozenset("dim tbl tab table fact ref".split())
+_VERBS = frozenset("is has was can".split())
 
 _PLURALS = {
     "person": "people",
@@ -96,10 +97,10 @@ def split(name: str) -> list[str]:
         folded = part.casefold()
         if folded in _CAPITALS or re.fullmatch(r"[a-z]\d+", folded) or _is_acronym(part, name):
             found.append(part.upper())
+        elif found[-1:] == ["num"]:
+            found[-1:] = ["number", *([] if folded == "of" else ["of"]), *_SPOKEN.get(folded, folded).split()]
         else:
-            found += _SPOKEN.get(folded, folded).split()
-    if found[:1] == ["number"] and len(found) > 1 and found[1] != "of" and name.casefold().startswith("num"):
-        found.insert(1, "of")
+            found += [folded] if folded == "num" else _SPOKEN.get(folded, folded).split()
     return found
 
 
@@ -120,19 +121,30 @@ def _is_acronym(part: str, name: str) -> bool:
 def column_words(table: Table, column: Column) -> str:
     """Return what a column is called in a sentence, without the prefix that all columns of the table share."""
     described = column.description.strip().rstrip(".")
-    if 0 < len(described) <= 40 and described.count(" ") <= 4 and not re.search(r"[.;:,?!\"'`=_<>]", described):
-        return " ".join(split(described if " " in described else described.lower()))
+    is_short = 0 < len(described) <= 40 and described.count(" ") <= 4
+    if is_short and not re.search(r"[.;:,?!\"'`=_<>]", described) and described.casefold() != column.name.casefold():
+        return _as_noun(split(described), column)
     prefix = _prefix(table)
     name = column.name[len(prefix) :] if prefix and len(column.name) > len(prefix) else column.name
-    parts = split(name)
-    if column.kind in {"date", "timestamp"} and len(parts) > 1 and parts[-1] in {"on", "at"}:
-        return f"{'-'.join(parts)} {'date' if column.kind == 'date' else 'time'}"
+    return _as_noun(split(name), column)
+
+
+def _as_noun(parts: Sequence[str], column: Column) -> str:
+    """Return a column's words, with a noun where they have none: sold-on date, is-official flag, directed-by name."""
+    hyphened = "-".join(parts)
+    if len(parts) > 1 and column.kind in {"date", "timestamp"} and parts[-1] in {"on", "at"}:
+        return f"{hyphened} {'date' if column.kind == 'date' else 'time'}"
+    if len(parts) > 1 and parts[0] in _VERBS:
+        return f"{hyphened} flag"
+    if len(parts) > 1 and parts[-1] == "by" and column.kind == "text":
+        return f"{hyphened} name"
     return tidy(parts)
 
 
 def tidy(parts: Sequence[str]) -> str:
     """Return words put together as they are said: am pm -> AM/PM."""
     text = " ".join(parts).replace("AM PM", "AM/PM").replace("including ship tax", "including shipping and tax")
+    text = re.sub(r"\bdep\b(?=.* count\b)", "dependent", text).replace("cume dist", "cumulative share")
     return re.sub(r"including ship\b", "including shipping", text)
 
 
