@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.conditions import correlated, modifiers, numbered, shared
+from rayfactory.downstream.realiser.clauses import modifiers, numbered
+from rayfactory.downstream.realiser.keys import correlated, shared
 from rayfactory.downstream.realiser.sources import (
     Derived,
     Scope,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from sqlglot import exp
 
 from rayfactory.downstream.realiser.aggregates import entity, rows
-from rayfactory.downstream.realiser.conditions import numbered
+from rayfactory.downstream.realiser.clauses import numbered
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import order_words, superlative, ways
 from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, referenced, together
@@ -278,9 +278,7 @@ def _independent(tell: Teller, keys: list[exp.Expr], projections: Sequence[exp.E
     return rest
 
 
-def _resolved(
-    key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope, *, is_order: bool = False
-) -> exp.Expr:
+def _resolved(key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope, *, is_order: bool = False) -> exp.Expr:
     """Return what a number or a name in GROUP BY or ORDER BY stands for.
 
     A name is first of all a column of the tables in GROUP BY, and one of the result in ORDER BY.

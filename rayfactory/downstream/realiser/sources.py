@@ -149,6 +149,11 @@ def referenced(schema: Schema, base: Base | None) -> tuple[ForeignKey, str] | No
     return None
 
 
+def referenced_base(key: ForeignKey) -> Base:
+    """Return the column that a key of one column leads to."""
+    return key.referenced_table.casefold(), key.referenced_columns[0].casefold()
+
+
 def role_of(schema: Schema, key: ForeignKey) -> str:
     """Return what the row is called that a foreign key leads to, as the key's columns have it."""
     noun = table_noun(key.referenced_table)

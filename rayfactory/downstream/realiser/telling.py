@@ -148,7 +148,7 @@ class Teller(Protocol):
         """Return what the FROM clause of a SELECT brings into sight."""
 
     def narrowed(self, scope: Scope) -> str:
-        """Return what joins and WHERE say of the rows, to stand behind their noun; see `conditions.numbered`."""
+        """Return what joins and WHERE say of the rows, to stand behind their noun; see `clauses.numbered`."""
 
 
 def hear(tell: Teller, node: exp.Expr) -> None:
