@@ -74,7 +74,7 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
 
 
 def _of_some(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
-    """Return an aggregate of CASE WHEN condition THEN value END, or with ELSE 0 in a sum, as one of some of the rows."""
+    """Return an aggregate of CASE WHEN .. THEN value END, or with ELSE 0 in a sum, as one of some of the rows."""
     case = node.this
     if not isinstance(node, (exp.Sum, exp.Avg, exp.Min, exp.Max)) or not isinstance(case, exp.Case):
         return None

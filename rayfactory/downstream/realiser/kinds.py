@@ -46,7 +46,7 @@ def kind_of(node: exp.Expr, scope: Scope) -> Kind:
 
 
 def _kind_of_text(output: Output) -> Kind:
-    """Return what a column of text holds: dates, whose order as texts is that of time, or numbers, where it is neither."""
+    """Return what a column of text holds: dates, whose order is the same as texts, or numbers, where it is another."""
     examples = [str(value) for value in output.column.profile.examples] if output.column is not None else []
     if examples and all(re.fullmatch(r"\d{4}-\d\d-\d\d([ T][\d:.]+)?", example) for example in examples):
         return "date"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -149,6 +150,10 @@ class Teller(Protocol):
 
     def narrowed(self, scope: Scope) -> str:
         """Return what joins and WHERE say of the rows, to stand behind their noun; see `clauses.numbered`."""
+
+
+Rule = Callable[[Teller, exp.Expr, Scope], Phrase]
+"""Puts one kind of value into words."""
 
 
 def hear(tell: Teller, node: exp.Expr) -> None:
