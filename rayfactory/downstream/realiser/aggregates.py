@@ -53,41 +53,34 @@ def aggregate(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         return Phrase(f"{how}{tell.value(node.expression, scope).text} quantile of {tell.value(node.this, scope).the}")
     if isinstance(node, exp.Grouping):
         return Phrase(f"mark whether {tell.value(node.expressions[0], scope).the} is summed up", is_compound=True)
-    some = _of_some(tell, node, scope)
-    if some is not None:
-        return some
+    counted = _counted(tell, node, scope) or _of_some(tell, node, scope)
+    if counted is not None:
+        return counted
     if isinstance(node, exp.Count):
         return _count(tell, node, scope)
     if isinstance(node, exp.CountIf):
-        return _number_where(tell, tell.clause(node.this, scope), scope)
+        return _number_where(tell.clause(node.this, scope), scope)
     if isinstance(node, (exp.Min, exp.Max)):
         only(node, "this")
         return _of(tell, extreme(node, scope), node.this, scope)
     if isinstance(node, exp.GroupConcat):
         return _concatenated(tell, node, scope)
-    if isinstance(node, exp.Sum) and isinstance(node.this, (exp.Case, exp.Predicate)):
-        counted = _counted(tell, node, scope)
-        if counted is not None:
-            return counted
     only(node, "this")
     return _of(tell, _ADJECTIVES[type(node)], node.this, scope)
 
 
 def _of_some(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
-    """Return an aggregate of CASE WHEN .. THEN value END, or with ELSE 0 in a sum, as one of some of the rows."""
-    case = node.this
-    if not isinstance(node, (exp.Sum, exp.Avg, exp.Min, exp.Max)) or not isinstance(case, exp.Case):
+    """Return an aggregate of CASE WHEN .. THEN value END, in a sum with ELSE 0 too, as one of some of the rows."""
+    branch = _branch(node.this) if isinstance(node, (exp.Sum, exp.Avg, exp.Min, exp.Max, exp.Count)) else None
+    if branch is None:
         return None
-    default = case.args.get("default")
+    condition, value, default = branch
     is_zero = isinstance(node, exp.Sum) and isinstance(default, exp.Literal) and default.name == "0"
-    if case.this is not None or len(case.args["ifs"]) != 1 or not (is_zero or default is None):
+    if isinstance(value, exp.Literal) or not (is_zero or default is None):
         return None
-    branch = case.args["ifs"][0]
-    if isinstance(branch.args["true"], exp.Literal):
-        return None
-    inner = aggregate(tell, type(node)(this=branch.args["true"].copy()), scope)
-    clause = tell.clause(branch.this, scope)
-    hear(tell, case)
+    inner = aggregate(tell, type(node)(this=value.copy()), scope)
+    clause = tell.clause(condition, scope)
+    hear(tell, node)
     where_none = ", or 0 where there are none" if is_zero else ""
     return replace(inner, text=f"{inner.text} (counting only {rows(scope)} {clause.behind_noun}{where_none})")
 
@@ -133,18 +126,16 @@ def _count(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         if len(what.expressions) != 1:
             raise unsupported(node)
         return _number_of_different(tell, what.expressions[0], scope)
-    if isinstance(what, (exp.Case, exp.If)):
-        counted = _counted(tell, node, scope)
-        if counted is not None:
-            return counted
     own = scope.own(what)
     if own is not None and own[0].table is not None:
         source, base = own[0], own[1].base
         key = referenced(tell.schema, base)
         anchor = source.anchor.table if source.anchor is not None else None
         # Not missing, except where there is no row of the source itself.
-        is_there = is_in_primary(tell.schema, base) or (
-            key is not None and anchor is not None and key[0].referenced_table == anchor.name
+        is_there = (
+            is_in_primary(tell.schema, base)
+            or (own[1].column is not None and not own[1].column.nullable)
+            or (key is not None and anchor is not None and key[0].referenced_table == anchor.name)
         )
         if is_there or key is not None:
             hear(tell, what)
@@ -211,45 +202,45 @@ def _number_of_different(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     return Phrase(f"number of different {text}")
 
 
-def counted_where(node: exp.Expr) -> exp.Expr | None:
-    """Return the condition of SUM(CASE WHEN condition THEN 1 ELSE 0 END), or None."""
-    if not isinstance(node, exp.Sum) or not isinstance(node.this, exp.Case):
+def _branch(node: exp.Expr) -> tuple[exp.Expr, exp.Expr, exp.Expr | None] | None:
+    """Return condition, value and ELSE of a CASE with one branch, or of an IIF; ELSE NULL is none."""
+    if isinstance(node, exp.If):
+        condition, value, default = node.this, node.args["true"], node.args.get("false")
+    elif isinstance(node, exp.Case) and node.this is None and len(node.args["ifs"]) == 1:
+        branch = node.args["ifs"][0]
+        condition, value, default = branch.this, branch.args["true"], node.args.get("default")
+    else:
         return None
-    case = node.this
-    default = case.args.get("default")
-    if case.this is not None or len(case.args["ifs"]) != 1 or not isinstance(default, exp.Literal):
-        return None
-    branch = case.args["ifs"][0]
-    is_count = branch.args["true"].sql() == "1" and default.sql() == "0"
-    return branch.this if is_count else None
+    return condition, value, None if isinstance(default, exp.Null) else default
 
 
 def _counted(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
     """Return a sum of ones and zeros, or a count of what is there only under a condition, as the number it is."""
     condition: exp.Expr | None = None
-    if isinstance(node, exp.Sum):
-        condition = node.this if isinstance(node.this, exp.Predicate) else counted_where(node)
-    elif isinstance(node, exp.Count) and isinstance(node.this, exp.Case):
-        case = node.this
-        is_bare = case.args.get("default") is None or isinstance(case.args["default"], exp.Null)
-        if case.this is None and len(case.args["ifs"]) == 1 and is_bare:
-            branch = case.args["ifs"][0]
-            result = branch.args["true"]
-            own = scope.own(result)
-            is_there = own is not None and not own[0].is_optional and not scope.full
-            is_key = own is not None and is_there and is_primary(tell.schema, own[1].base)
-            # A comparison holds only of what is known.
-            is_tested = isinstance(branch.this, (exp.Binary, exp.Between, exp.In)) and branch.this.this == result
-            if isinstance(result, exp.Literal) or is_key or (is_tested and not isinstance(branch.this, exp.Is)):
-                condition = branch.this
+    branch = _branch(node.this)
+    if isinstance(node, exp.Sum) and isinstance(node.this, exp.Predicate):
+        condition = node.this
+    elif isinstance(node, exp.Sum) and branch is not None:
+        test, result, default = branch
+        is_count = result.sql() == "1" and isinstance(default, exp.Literal) and default.sql() == "0"
+        condition = test if is_count else None
+    elif isinstance(node, exp.Count) and branch is not None and branch[2] is None:
+        test, result, _ = branch
+        own = scope.own(result)
+        is_there = own is not None and not own[0].is_optional and not scope.full
+        is_key = own is not None and is_there and is_primary(tell.schema, own[1].base)
+        # A comparison holds only of what is known.
+        is_tested = isinstance(test, (exp.Binary, exp.Between, exp.In)) and test.this == result
+        if isinstance(result, exp.Literal) or is_key or (is_tested and not isinstance(test, exp.Is)):
+            condition = test
     if condition is None:
         return None
     clause = tell.clause(condition, scope)
     hear(tell, node)
-    return _number_where(tell, clause, scope)
+    return _number_where(clause, scope)
 
 
-def _number_where(_tell: Teller, clause: Clause, scope: Scope) -> Phrase:
+def _number_where(clause: Clause, scope: Scope) -> Phrase:
     return Phrase(f"number of {rows(scope)} {clause.behind_noun}", names_head=True)
 
 

@@ -28,6 +28,7 @@ def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         # CAST(x AS REAL) / y only keeps the division from dropping the remainder.
         hear(tell, cast.args["to"])
         plain = node.copy()
+        plain.set("typed", False)
         inner = _decimal(plain.this)
         assert inner is not None
         inner.replace(inner.this)
@@ -142,7 +143,8 @@ def _cast(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     if kind not in _TYPES:
         raise unsupported(node)
     hear(tell, node.args["to"])
-    sizes = [size.name for size in node.args["to"].expressions]
+    # SQLite takes no notice of a type's size.
+    sizes = [size.name for size in node.args["to"].expressions] if tell.schema.dialect != "sqlite" else []
     words = _TYPES[kind]
     if sizes and words == "a decimal number":
         number = sizes[1] if len(sizes) > 1 else "0"

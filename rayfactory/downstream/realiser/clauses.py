@@ -31,7 +31,10 @@ def about(subject: Phrase, predicate: str, *, is_long: bool = False) -> Clause:
 def joined(parts: Sequence[Clause], kind: type[exp.Expr]) -> str:
     """Return conditions with "either .. or .." or "both .. and .." around them, which leaves no doubt what belongs."""
     word, link = ("either", "or") if kind is exp.Or else ("both", "and")
-    return f"{word} {listed([part.full for part in parts], link)}"
+    texts = [part.full for part in parts]
+    if len(texts) == 2 and ", " not in texts[0]:
+        return f"{word} {texts[0]} {link} {texts[1]}"
+    return f"{word} {listed(texts, link)}"
 
 
 def modifiers(clauses: Sequence[Clause]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlglot import exp
 
 from rayfactory.downstream.realiser.clauses import about, numbered
-from rayfactory.downstream.realiser.sources import Scope, Source, as_role, conjuncts, referenced, together
+from rayfactory.downstream.realiser.sources import Scope, Source, as_role, conjuncts, in_role, referenced, together
 from rayfactory.downstream.realiser.telling import Clause, Teller, hear
 from rayfactory.downstream.realiser.words import a
 
@@ -91,7 +91,8 @@ def _having(
     for key in keys:
         hear(tell, key)
     source.is_mentioned = True
-    what = f"{f'no {inside.head.one}' if negated else a(inside.head.one)}{role}{mods}"
+    one = in_role(inside.head.one, role, mods)
+    what = f"no {one}" if negated else a(one)
     if source is scope.head:
         return Clause(f"the {source.one} has {what}", has=what, is_long=bool(mods))
     return Clause(f"the {source.said} has {what}", source.said, f"has {what}", is_long=True)

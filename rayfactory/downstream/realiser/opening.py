@@ -14,6 +14,7 @@ from rayfactory.downstream.realiser.sources import (
     Source,
     arrange,
     conjuncts,
+    in_role,
     links,
     name,
     table_source,
@@ -231,7 +232,7 @@ def narrowed(tell: Teller, scope: Scope) -> str:
         lacking = source.child or source.anchor
         conditions = next((c for branch, c in scope.branches if branch is source), [])
         mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=False)
-        what = f"no {source.said}{source.as_role}{mods}"
+        what = f"no {in_role(source.said, source.as_role, mods)}"
         if lacking is None or lacking is scope.head:
             clauses.append(Clause(f"there is {what}", has=what, is_long=bool(mods)))
         else:
@@ -275,15 +276,15 @@ def _branches(tell: Teller, scope: Scope) -> list[str]:
             continue
         mods = numbered(_of_branch(tell, scope, source, conditions), is_plural=True)
         if _is_required(scope, source):
-            notes.append(f"each with all its {plural(source.one)}{source.as_role}{mods}")
+            notes.append(f"each with all its {in_role(plural(source.one), source.as_role, mods)}")
             continue
         if source.child is not None or source.table is None:
             notes.append(f"with the {source.one}{mods}, and including those without one")
         elif mods:
-            theirs = f"{plural(source.said)}{source.as_role}"
-            notes.append(f"with only those of their {theirs}{mods}, and including those without any")
+            theirs = in_role(plural(source.said), source.as_role, mods)
+            notes.append(f"with only those of their {theirs}, and including those without any")
         else:
-            notes.append(f"including those without any {source.said}{source.as_role}")
+            notes.append(f"including those without any {in_role(source.said, source.as_role)}")
     return notes
 
 

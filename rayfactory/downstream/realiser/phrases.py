@@ -137,16 +137,17 @@ def _aggregated(found: Told, form: Form) -> tuple[str, str]:
             has = found.having.removeprefix(" with ") if found.having.startswith(" with ") else ""
             if has and form == "all":
                 return shown, f"the {different(found.shown_keys)} that have {has}{found.mods}"
-            article = "the" if form == "one" else "each"
             if has:
-                return shown, f"{article} {keys} that has {has}{found.mods}"
+                return shown, f"{'the' if form == 'one' else 'each'} {keys} that has {has}{found.mods}"
             if found.having and form == "all":
                 return (
                     shown,
                     f"the {different(found.shown_keys)} of {rows}, as far as{found.having.removeprefix(' where')}",
                 )
+            if found.having and form == "one":
+                return shown, f"the {keys}, among {rows},{found.having}"
             if found.having:
-                return shown, f"{article} {keys} of {rows}{found.having}"
+                return f"{shown}among {rows}, ", f"each {keys}{found.having}"
             return "", f"the different {different(found.shown_keys)} of {rows}"
         lead = f"among {rows}, for each" if found.is_having_of_some else "for each"
         return f"{shown}{lead} {keys}{found.having}, ", things(found.items) + of_rows(found)

@@ -318,9 +318,9 @@ def _having(tell: Teller, condition: exp.Expr, scope: Scope, keys: Sequence[exp.
 def _define_first(found: Told) -> None:
     """Say what a name stands for where it comes first: behind the groups, and not where it is shown."""
     for i, item in enumerate(found.items):
-        pattern = rf"\b{re.escape(item.text)}\b"
-        if item.definition and re.search(pattern, found.having):
-            found.having = re.sub(pattern, lambda _, item=item: item.full, found.having, count=1)
+        place = re.search(rf"\b{re.escape(item.text)}\b", found.having)
+        if item.definition and place is not None:
+            found.having = f"{found.having[: place.start()]}{item.full}{found.having[place.end() :]}"
             found.items[i] = replace(item, definition="")
 
 

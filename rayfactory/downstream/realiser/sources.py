@@ -48,7 +48,7 @@ class Source:
         said: what one row is called here, other than any other source's.
         child: the source whose foreign key leads here.
         anchor: the source that its own foreign key leads to, where an outer join follows it.
-        as_role: " as bill customer", where several keys lead from it to its anchor.
+        as_role: "as bill customer", where several keys lead from it to its anchor.
         is_optional: brought by an outer join, and so may be missing.
     """
 
@@ -164,10 +164,17 @@ def role_of(schema: Schema, key: ForeignKey) -> str:
 
 
 def as_role(schema: Schema, key: ForeignKey) -> str:
-    """Return " as bill customer" for a key that is one of several between the same tables, and "" for the only one."""
+    """Return "as bill customer" for a key that is one of several between the same tables, and "" for the only one."""
     ends = (key.table.casefold(), key.referenced_table.casefold())
     alike = [k for k in schema.foreign_keys if (k.table.casefold(), k.referenced_table.casefold()) == ends]
-    return f" as {role_of(schema, key)}" if len(alike) > 1 else ""
+    return f"as {role_of(schema, key)}" if len(alike) > 1 else ""
+
+
+def in_role(noun: str, role: str, mods: str = "") -> str:
+    """Return a noun with what `as_role` says and with what is said of it: "web sale (as bill customer) whose .."."""
+    if not role:
+        return noun + mods
+    return f"{noun} ({role}){mods}" if mods else f"{noun} {role}"
 
 
 def is_primary(schema: Schema, base: Base | None) -> bool:

@@ -93,14 +93,16 @@ def split(name: str) -> list[str]:
         parts = name.replace("_", " ").split()
         return [_cased(part, name) for part in parts]
     found: list[str] = []
-    for part in _PARTS.findall(name) or [name]:
+    parts = _PARTS.findall(name) or [name]
+    for i, part in enumerate(parts):
         folded = part.casefold()
         if folded in _CAPITALS or re.fullmatch(r"[a-z]\d+", folded) or _is_acronym(part, name):
             found.append(part.upper())
-        elif found[-1:] == ["num"]:
-            found[-1:] = ["number", *([] if folded == "of" else ["of"]), *_SPOKEN.get(folded, folded).split()]
         else:
-            found += [folded] if folded == "num" else _SPOKEN.get(folded, folded).split()
+            found += _SPOKEN.get(folded, folded).split()
+        is_of = folded == "num" or (folded == "number" and len(found) == 1)
+        if is_of and i + 1 < len(parts) and parts[i + 1].casefold() != "of":
+            found.append("of")
     return found
 
 
