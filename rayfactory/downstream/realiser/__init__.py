@@ -5,8 +5,9 @@ tables hang together, groups, order, limit, and the queries inside of the query;
 first, as steps. What there are no words for is refused, and so is a query of which any column or value was left unsaid.
 
 The rules stand by subject: `words` (names, plurals), `sources` (whose a column is, what keys link), `opening` (FROM and
-WHERE), `values`, `aggregates`, `windows`, `ordering`, `conditions`; `queries` has the parts of a whole query, which
-`phrases` and `questions` put together.
+WHERE), `keys` (equalities that follow one), `values` with `calculations`, `functions`, `aggregates` and `windows`,
+`ordering`, `conditions` with `nested` and `clauses`; `queries` has the parts of a whole query, which `phrases` and
+`questions` put together. `telling` is what they pass to each other.
 """
 
 from __future__ import annotations

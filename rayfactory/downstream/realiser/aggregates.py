@@ -106,7 +106,7 @@ def _of(tell: Teller, adjective: str, node: exp.Expr, scope: Scope) -> Phrase:
     text = inner.operand
     if adjective.endswith(" of") and inner.article and not inner.is_compound:
         text = f"the {text}"
-    elif f" {adjective} " in f" {text} ":
+    elif inner.article and f" {adjective} " in f" {text} ":
         is_combined = adjective == "total" and text.startswith("total ")
         text = f"combined {text}" if is_combined else f"{adjective} of the {text}"
         return Phrase(text, names_head=inner.names_head)
@@ -241,7 +241,7 @@ def _counted(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase | None:
 
 
 def _number_where(clause: Clause, scope: Scope) -> Phrase:
-    return Phrase(f"number of {rows(scope)} {clause.behind_noun}", names_head=True)
+    return Phrase(f"number of {rows(scope)} {clause.behind_noun}", names_head=True, is_compound=True)
 
 
 def _filtered(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
@@ -249,7 +249,7 @@ def _filtered(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     inner = tell.value(node.this, scope)
     clause = tell.clause(node.expression.this, scope)
     if inner.text == f"number of {rows(scope)}":
-        return replace(inner, text=f"{inner.text} {clause.behind_noun}")
+        return _number_where(clause, scope)
     return replace(inner, text=f"{inner.text} (counting only {rows(scope)} {clause.behind_noun})")
 
 

@@ -35,9 +35,10 @@ def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
         told = tell.value(plain, scope)
         hear(tell, node)
         return replace(told, text=f"{told.text} (as a decimal number)")
-    left, right = tell.value(node.this, scope), tell.value(node.expression, scope)
-    if isinstance(node, exp.Mul) and _is_number(right) and not _is_number(left):
-        left, right = right, left
+    first, last = node.this, node.expression
+    if isinstance(node, exp.Mul) and isinstance(last, exp.Literal) and not last.is_string:
+        first, last = last, first
+    left, right = tell.value(first, scope), _last(last, tell.value(last, scope))
     if isinstance(node, exp.Mul) and _is_number(left):
         text = f"{left.text} times {('the ' if right.article else '') + right.operand}"
         return Phrase(text, article=False, names_head=right.names_head, is_compound=True)
@@ -50,6 +51,12 @@ def _calculation(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     if node.args.get("typed") and _is_whole(node.this, scope) and _is_whole(node.expression, scope):
         text += " (without the remainder)"
     return Phrase(text, left.article, left.names_head or right.names_head, is_compound=True)
+
+
+def _last(node: exp.Expr, phrase: Phrase) -> Phrase:
+    """Return an operand as it stands last: the conditions of a number of rows need no parentheses there."""
+    is_count = phrase.names_head and not isinstance(node.unnest(), exp.Binary)
+    return replace(phrase, is_compound=False) if is_count else phrase
 
 
 def _is_number(phrase: Phrase) -> bool:
@@ -79,9 +86,15 @@ def _is_whole(node: exp.Expr, scope: Scope) -> bool:
     if isinstance(node, exp.Column):
         found = scope.find(node)
         return found is not None and found[2].kind == "integer"
-    if isinstance(node, exp.Case):
-        results = [branch.args["true"] for branch in node.args["ifs"]] + [node.args.get("default")]
-        return all(isinstance(r, exp.Null) or _is_whole(r, scope) for r in results if r is not None)
+    if isinstance(node, (exp.Case, exp.If)):
+        branches = node.args["ifs"] if isinstance(node, exp.Case) else [node]
+        results = [branch.args["true"] for branch in branches]
+        results.append(node.args.get("default" if isinstance(node, exp.Case) else "false") or exp.Null())
+        return all(isinstance(result, exp.Null) or _is_whole(result, scope) for result in results)
+    if isinstance(node, exp.Cast):
+        return _TYPES.get(node.args["to"].this.value) == "a whole number"
+    if isinstance(node, exp.Neg):
+        return _is_whole(node.this, scope)
     if isinstance(node, (exp.Add, exp.Sub, exp.Mul)):
         return _is_whole(node.this, scope) and _is_whole(node.expression, scope)
     if isinstance(node, (exp.Sum, exp.Min, exp.Max)):

@@ -84,8 +84,13 @@ class Scope:
         head: whose rows the rows are; None where they are combinations of several sources.
         names: what the query itself calls its columns, case-folded.
         known: what has been given a name, by the text of its expression.
-        notes: what joins say of the rows.
         done: conditions, by identity, that the joins say already.
+        conditions: those of WHERE and of inner joins.
+        loners: the sources that no key links, where there are several.
+        full: what full joins bring.
+        without: what outer joins bring, of rows for which they bring nothing.
+        branches: what outer joins bring besides, each with its conditions.
+        shared: (child, role, parent): a child that has the same parent as another.
     """
 
     sources: list[Source]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rayfactory.databases.schema import Column, Table
 
@@ -221,8 +221,7 @@ def plural(noun: str) -> str:
     return _at_noun(noun, lambda word: _plural_word(_singular_word(word)))
 
 
-def _at_noun(phrase: str, change: object) -> str:
-    assert callable(change)
+def _at_noun(phrase: str, change: Callable[[str], str]) -> str:
     words = phrase.split(" ")
     i = next((i for i, word in enumerate(words) if word in _LINKS and i > 0), len(words)) - 1
     words[i] = change(words[i])
