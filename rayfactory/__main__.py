@@ -157,6 +157,11 @@ def run(config: Config, command: str) -> int:
 
             export.run(config)
             return 0
+        case "translate":
+            from rayfactory.downstream import translate
+
+            print(shown(translate.run(config)))
+            return 0
         case "evaluate_text2sql":
             from rayfactory.downstream import evaluate
 

@@ -364,6 +364,31 @@ class EvaluationConfig:
 
 
 @dataclass
+class TranslationConfig:
+    """How `task=translate` finds questions for the queries of a pool. Nothing here changes what a run writes."""
+
+    # Who writes them: `rule`, `local` or `strong`; `auto`: the local model where it has a name, else the strong one
+    # where that has one, else the rule.
+    model: str = "auto"
+    # Who says whether a question and a query belong together; `auto`: whoever writes.
+    verifier: str = "auto"
+    # File of questions with their queries, as Spider's or BIRD's train.json, of which a model is shown those with the
+    # most similar queries. Empty: none.
+    examples: str = ""
+    # How many. Source: SQL-Factory, section 5.3.1.
+    num_examples: int = 5
+    # Of the sampling of questions; the verifier does not sample.
+    temperature: float = 0.3
+    # Whether a query that does not fit its question is cut down to what the question asks.
+    simplify: bool = True
+    # Share of the queries, beside the first 64, with which the verifier is asked about one pair that is known to be
+    # right and one that is known to be wrong.
+    control_share: float = 0.05
+    # Whether all ends where these show that the verifier cannot tell.
+    stop_at_bad_verifier: bool = True
+
+
+@dataclass
 class ClusteringConfig:
     """How `task=cluster_queries` tunes and judges an encoder. Nothing here changes what a run writes."""
 
@@ -416,9 +441,11 @@ class Config:
     display: DisplayConfig = field(default_factory=DisplayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    translation: TranslationConfig = field(default_factory=TranslationConfig)
     # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `report` shows
-    # what a pool is like, `compare` puts some side by side, `export` hands one to another tool, `evaluate_text2sql`
-    # says how well a model answers questions, `cluster_queries` tunes an encoder and says how well it clusters.
+    # what a pool is like, `compare` puts some side by side, `export` hands one to another tool, `translate` finds
+    # questions for its queries, `evaluate_text2sql` says how well a model answers questions, `cluster_queries` tunes an
+    # encoder and says how well it clusters.
     task: str = "generate"
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000
@@ -433,13 +460,15 @@ class Config:
     max_cost_usd: float | None = None
     # Of `task=export`: `jsonl`, `csv`, `sql`, `huggingface`, `bird`, `spider`, `alpaca`, `sharegpt` or `workload`.
     format: str = "jsonl"
-    # The folder that an export, a report or a comparison is written to. Empty: exports/<format> or report in the run's,
-    # or compare, evaluation or clustering where the command is given. An export's must not be there.
+    # The folder that an export, a report or a comparison is written to. Empty: exports/<format>, report or translation
+    # in the run's, or compare, evaluation or clustering where the command is given. An export's must not be there.
     output: str = ""
     # How rows are divided into train and test: `none`, or so that a `skeleton` or a `database` is in one of the two.
     split: str = "none"
     # Share of the rows that go to test.
     test_share: float = 0.1
+    # Whether an export has the queries that `task=translate` found questions for, with these, and no others.
+    questions: bool = False
     # Of `task=compare`: run directories, and files of queries (JSON, JSON lines, CSV, SQL), two or more.
     runs: list[str] = field(default_factory=list)
     # SQL dialect of those files: `duckdb`, `sqlite`, `postgres` or `mysql`.

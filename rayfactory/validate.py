@@ -20,6 +20,7 @@ TASKS = {
     "report": "show what a pool is like: a page that opens offline, and its figures as JSON",
     "compare": "put runs, and files of queries, side by side: runs=[runs/a,peer.jsonl]",
     "export": "hand the pool of a run to another tool: format=jsonl, csv, sql, huggingface, ..",
+    "translate": "find a question for each query of a pool, and keep the pairs that hold",
     "evaluate_text2sql": "score a text-to-SQL model, or predictions of one, on Spider or BIRD",
     "cluster_queries": "tune an encoder with a pool, and judge it on labelled queries",
 }
@@ -30,8 +31,8 @@ FORMATS = {
     "csv": "the same for a spreadsheet, with nothing that it would calculate",
     "sql": "a .sql file a query, and run.py, which runs them",
     "huggingface": "a dataset folder with its card",
-    "bird": "BIRD's JSON; the questions are empty",
-    "spider": "Spider's JSON; the questions are empty",
+    "bird": "BIRD's JSON; the questions are empty without questions=true",
+    "spider": "Spider's JSON; the questions are empty without questions=true",
     "alpaca": "LLaMA-Factory: schema in, query out; name the benchmark too",
     "sharegpt": "the same as conversations",
     "workload": "one query a skeleton with its weight, for tuning a database",
@@ -117,6 +118,9 @@ RULES: dict[str, Rule] = {
     "cluster.index_gpu_memory_gb": NOT_NEGATIVE,
     "display.interval_s": POSITIVE,
     "evaluation.timeout_s": POSITIVE,
+    "translation.num_examples": POSITIVE,
+    "translation.temperature": Rule(lambda value: 0 <= value <= 2, "between 0 and 2"),
+    "translation.control_share": SHARE,
     "clustering.positives": POSITIVE,
     "clustering.max_pairs": POSITIVE,
     "clustering.epochs": POSITIVE,
@@ -200,6 +204,8 @@ def validate(config: Config) -> None:
     _one_of("dialect", config.dialect, DIALECTS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
     _one_of("clustering.dialect", config.clustering.dialect, DIALECTS)
+    _one_of("translation.model", config.translation.model, ("auto", "rule", *SLOTS))
+    _one_of("translation.verifier", config.translation.verifier, ("auto", "rule", *SLOTS))
     _one_of("evaluation.rule", config.evaluation.rule, ("auto", "bird", "spider"))
     _one_of("evaluation.model", config.evaluation.model, SLOTS)
     _one_of("evaluation.prompt", config.evaluation.prompt, TEXT_TO_SQL_PROMPTS)

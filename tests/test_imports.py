@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rayfactory"
 # Each room may import itself and what stands left of it.
 LAW = (
     "shown", "errors", "files", "bucket", "records", "sql", "config", "validate", "compose", "databases", "tools", "models", "agents", "identity",
-    "segments", "manifests", "pool_copy", "pool",
+    "segments", "manifests", "pool_copy", "pool", "translation",
     "reports", "analysis", "cluster", "rounds", "standing", "factory", "runs", "exports", "downstream", "__main__",
 )  # fmt: skip
 

@@ -153,10 +153,10 @@ def player(config: Config, agent: str) -> Player | None:
     """Return the model that plays an agent, behind this run's gateway, or None where the agent keeps to its rule."""
     if getattr(config.models, agent).model == "rule":
         return None
-    return player_of(config, agent, _through_gateway(), Prompts())
+    return player_of(config, agent, through_gateway(), Prompts())
 
 
-def _through_gateway() -> Complete:
+def through_gateway() -> Complete:
     """Return the gateway of this run as agents know it: a function.
 
     The gateway is found by its name; a handle among an actor's arguments would have to be kept for its restarts.

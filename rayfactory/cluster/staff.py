@@ -126,7 +126,7 @@ class Staff:
         import ray
 
         agent, shared = self._kinds[kind]
-        actor: Any = ray.remote(_with_shared(agent, shared))
+        actor: Any = ray.remote(with_shared(agent, shared))
         options = _STATELESS | ({"max_concurrency": CALLS_AT_ONCE} if kind in AUTHORS else {})
         place = self._workplaces.options(number) if kind in OPENING_DATABASES else {}
         return actor.options(name=f"{kind}-{number}{again}", **(options | place)).remote(self._config)
@@ -161,7 +161,7 @@ class Staff:
             self.encoders[node_id] = encoder
 
 
-def _with_shared(agent: type, shared: list[Any]) -> type:
+def with_shared(agent: type, shared: list[Any]) -> type:
     """Return the agent's class with the last arguments of its constructor taken out of the object store.
 
     The actor fetches them itself, when it is restarted too. As plain arguments Ray would complain of them.

@@ -20,6 +20,7 @@ from rayfactory.pool_copy import beside, local
 from rayfactory.reports.working import console, working
 from rayfactory.runs import open_databases
 from rayfactory.shown import shown
+from rayfactory.translation import FOLDER
 
 EXPORTS = "exports"
 """Folder of a run directory that exports go to where none is named."""
@@ -50,7 +51,7 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Ma
     """Export the pool of a run; return the folder, and the rows in each split.
 
     Args:
-        config: its `run_dir`, `format`, `output`, `split`, `test_share` and `seed` count.
+        config: its `run_dir`, `format`, `output`, `split`, `test_share`, `questions` and `seed` count.
         on_progress: called with how many queries are read.
     """
     run_dir = local(config.run_dir, Path(config.data_dir))
@@ -58,17 +59,28 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Ma
     if identity is None:
         raise RunDirError(f"there is no run in run_dir={config.run_dir!r}; name the folder of a run that was started")
     name = config.format if config.split == "none" else f"{config.format}-{config.split}"
+    name += "-questions" if config.questions else ""
     out = Path(config.output) if config.output else beside(config.run_dir) / EXPORTS / name
     if out.exists():
         raise RunDirError(f"{str(out)!r} is there already, and stays as it is; remove it, or name another with output=")
-    rows = Rows(run_dir, config.split, config.test_share, config.seed, on_progress)
+    questions = beside(config.run_dir) / FOLDER if config.questions else None
+    rows = Rows(run_dir, config.split, config.test_share, config.seed, on_progress, questions)
     try:
+        if not len(rows) and config.questions:
+            raise RunDirError(f"no query of run_dir={config.run_dir!r} has a question; find some with task=translate")
         if not len(rows):
             raise RunDirError(f"the run in {config.run_dir!r} has no rows yet; export it when it has some")
         format_type = FORMATS[config.format]
         schemas = _schemas(config, rows.databases) if format_type.needs_schemas else {}
         source = Source(
-            identity, read_summary(run_dir), schemas, rows.models, rows.splits, rows.num_skeletons, config.split
+            identity,
+            read_summary(run_dir),
+            schemas,
+            rows.models,
+            rows.splits,
+            rows.num_skeletons,
+            config.split,
+            config.questions,
         )
         _write(out, rows, partial(format_type, source=source))
     finally:

@@ -28,6 +28,7 @@ class Source:
         splits: rows in each split that has some.
         num_skeletons: different ones among all rows.
         split: how rows were divided, one of `validate.SPLITS`.
+        has_questions: whether the rows have questions.
     """
 
     identity: Mapping[str, Any]
@@ -37,6 +38,7 @@ class Source:
     splits: Mapping[str, int]
     num_skeletons: int
     split: str
+    has_questions: bool = False
 
 
 class Format(ABC):

@@ -89,11 +89,11 @@ class SQLFiles(Format):
 class HuggingFace(Format):
     """A dataset folder: Parquet for each split, and a card that is filled from the run."""
 
-    _SCHEMA = pa.schema([*R_SCHEMA, pa.field("skeleton", pa.string()), pa.field("split", pa.string())])
-
     def __init__(self, folder: Path, source: Source) -> None:
         super().__init__(folder, source)
         (folder / "data").mkdir()
+        more = ("question", "evidence") if source.has_questions else ()
+        self._schema = pa.schema([*R_SCHEMA, *(pa.field(name, pa.string()) for name in (*more, "skeleton", "split"))])
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self._writers: dict[str, pq.ParquetWriter] = {}
 
@@ -106,8 +106,8 @@ class HuggingFace(Format):
 
     def _flush(self, split: str) -> None:
         if split not in self._writers:
-            self._writers[split] = pq.ParquetWriter(self.folder / "data" / f"{split}.parquet", self._SCHEMA)
-        self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), self._SCHEMA))
+            self._writers[split] = pq.ParquetWriter(self.folder / "data" / f"{split}.parquet", self._schema)
+        self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), self._schema))
 
     def close(self) -> None:
         """Write the last groups and the card."""
@@ -164,10 +164,13 @@ def card(source: Source) -> str:
         for name in ("executability", "non_empty_rate", "mean_similarity", "table_gini", "cost_usd")
         if isinstance(summary.get(name), (int, float))
     )
+    with_questions = source.has_questions
+    own = "its question, its evidence, its SQL" if with_questions else "its SQL"
+    without = "" if with_questions else "The queries have no questions in natural language. "
     text = f"""\
 ---
 language:
-- code
+- {"en" if with_questions else "code"}
 task_categories:
 - text-generation
 tags:
@@ -192,14 +195,14 @@ configs:
 |---|---|
 {counts}
 
-Rows are divided by: {source.split}. Each row has its SQL, its database, how many rows it returned, the features that \
+Rows are divided by: {source.split}. Each row has {own}, its database, how many rows it returned, the features that \
 were counted, its similarity to the rest when it was admitted, and where it is from (round, team, model, seeds).
 
 | figure of the run | value |
 |---|---|
 {figures}
 
-The queries have no questions in natural language. The data of {benchmark} is under its own licence.
+{without}The data of {benchmark} is under its own licence.
 """
     return shown(text)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayfactory import sql
+from rayfactory import sql, translation
 from rayfactory.analysis.structure import digest
 from rayfactory.errors import StatementError
 from rayfactory.pool import connect
@@ -29,7 +29,7 @@ class Row:
     """One query of the pool on its way out.
 
     Attributes:
-        values: every column of table R by name.
+        values: every column of table R by name, and `question` and `evidence` where it is exported with them.
         skeleton: 16 hex digits that stand for its skeleton: the query without names and constants.
         split: ``train`` or ``test``.
         weight: how many queries of the pool have its skeleton.
@@ -50,6 +50,8 @@ class Rows:
         test_share: of the rows, in [0, 1]: as many whole groups go to the test split as fit into it.
         seed: decides which groups.
         on_progress: called with how many skeletons are known.
+        questions: folder of a translation: only queries with a question that holds are exported, each as it belongs to
+            its question, with the columns ``question`` and ``evidence``. None: all of them, without.
 
     Attributes:
         databases: rows of each database.
@@ -61,14 +63,29 @@ class Rows:
     """
 
     def __init__(
-        self, run_dir: Path, split: str, test_share: float, seed: int, on_progress: Callable[[int], None]
+        self,
+        run_dir: Path,
+        split: str,
+        test_share: float,
+        seed: int,
+        on_progress: Callable[[int], None],
+        questions: Path | None = None,
     ) -> None:
         # What an open connection shows stays as it is, whatever the run does.
         self._pool = connect(run_dir)
+        self._source = "R"
+        if questions is not None:
+            translation.connect(questions, self._pool)
+            anew = ", ".join(f'Q."{name}" AS "{name}"' for name in translation.OF_THE_QUERY)
+            self._source = (
+                f"(SELECT R.* REPLACE ({anew}), Q.question, Q.evidence FROM R JOIN Q USING (query_id) "
+                "WHERE Q.reason IS NULL)"
+            )
         self.databases: Counter[str] = Counter(
-            dict(self._pool.sql("SELECT database, count(*) FROM R GROUP BY database").fetchall())
+            dict(self._pool.sql(f"SELECT database, count(*) FROM {self._source} GROUP BY database").fetchall())
         )
-        self.models = [str(model) for (model,) in self._pool.sql("SELECT DISTINCT model FROM R ORDER BY 1").fetchall()]
+        models = self._pool.sql(f"SELECT DISTINCT model FROM {self._source} ORDER BY 1").fetchall()
+        self.models = [str(model) for (model,) in models]
         self._skeletons = _skeletons(self._values("sql, dialect"), on_progress)
         self._sizes = Counter(self._skeletons)
         self._by = split
@@ -98,7 +115,8 @@ class Rows:
 
     def _values(self, columns: str) -> Iterator[pa.RecordBatch]:
         # A cursor of its own, so that two may be read at a time.
-        yield from self._pool.cursor().sql(f"SELECT {columns} FROM R ORDER BY query_id").to_arrow_reader(ROWS_AT_ONCE)
+        found = self._pool.cursor().sql(f"SELECT {columns} FROM {self._source} ORDER BY query_id")
+        yield from found.to_arrow_reader(ROWS_AT_ONCE)
 
 
 def chosen(groups: Counter[str], share: float, seed: int) -> frozenset[str]:

@@ -20,7 +20,7 @@ from rayfactory.models.schema_text import describe
 
 
 class _Benchmark(PerSplit):
-    """The files of a benchmark for text-to-SQL: its questions, which nobody has asked yet, and its gold queries.
+    """The files of a benchmark for text-to-SQL: its questions, as far as they are known, and its gold queries.
 
     They have what the benchmark's own have and nothing else, for the programs that read those; where each row is from
     is in `provenance.jsonl`.
@@ -59,20 +59,21 @@ class _Benchmark(PerSplit):
 
 
 class BIRD(_Benchmark):
-    """BIRD's dev.json, with empty questions, and dev_gold.sql."""
+    """BIRD's dev.json and dev_gold.sql; the questions are empty where none are exported."""
 
     head, between, end = "[\n", ",\n", "\n]"
 
     def question(self, row: Row) -> str:
         """Return an entry, laid out as BIRD's are."""
         values = row.values
-        about = {"question_id": values["query_id"], "db_id": values["database"], "question": "", "evidence": ""}
-        entry = {**about, "difficulty": difficulty(values), "sql": values["sql"]}
+        about = {"question_id": values["query_id"], "db_id": values["database"]}
+        asked = {name: values.get(name, "") for name in ("question", "evidence")}
+        entry = {**about, **asked, "difficulty": difficulty(values), "sql": values["sql"]}
         return textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False), "  ")
 
 
 class Spider(_Benchmark):
-    """Spider's train_spider.json, with empty questions and without its parsed form, and dev_gold.sql."""
+    """Spider's train_spider.json, without its parsed form, and dev_gold.sql; without questions as BIRD."""
 
     head, between, end = "[\n", ",\n", "\n]\n"
 
@@ -80,7 +81,11 @@ class Spider(_Benchmark):
         """Return an entry on a line."""
         words = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+(?:\.\d+)?|[^\w\s]", row.values["sql"])
         about = {"db_id": row.values["database"], "query": row.values["sql"], "query_toks": words}
-        return to_json({**about, "question": "", "question_toks": []})
+        question = row.values.get("question", "")
+        # Spider has no evidence: what one has to know is part of its questions.
+        if row.values.get("evidence"):
+            question += f" ({row.values['evidence']})"
+        return to_json({**about, "question": question, "question_toks": re.findall(r"\w+|[^\w\s]", question)})
 
 
 def on_one_line(query: str, dialect: str) -> str:
@@ -108,7 +113,7 @@ def on_one_line(query: str, dialect: str) -> str:
 
 
 class _LLaMAFactory(JSONArray):
-    """A dataset of LLaMA-Factory: schema in, query out."""
+    """A dataset of LLaMA-Factory: schema in, and the question where it is exported with it; query out."""
 
     needs_schemas = True
     about: ClassVar[dict[str, Any]]
@@ -121,7 +126,13 @@ class _LLaMAFactory(JSONArray):
     def asked(self, row: Row) -> tuple[str, str]:
         """Return the instruction, and what it is about: the tables of the query."""
         text = self._schema_text(row.values["database"], tuple(row.values["tables"]))
-        return f"Write one {row.values['dialect']} query over these tables.", text
+        question, evidence = (row.values.get(name, "") for name in ("question", "evidence"))
+        if not question:
+            return f"Write one {row.values['dialect']} query over these tables.", text
+        note = f"\nNote: {evidence}" if evidence else ""
+        return f"Answer the question with one {row.values['dialect']} query over these tables.", (
+            f"{text}{note}\nQuestion: {question}"
+        )
 
     def _described(self, database: str, tables: tuple[str, ...]) -> str:
         found = describe(self.source.schemas[database], tables)

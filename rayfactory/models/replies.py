@@ -132,7 +132,7 @@ def queries(reply: str, *, truncated: bool = False) -> list[str]:
     Args:
         truncated: whether the reply was cut off; a last statement that nothing ends is then left out.
     """
-    text = _spoken(reply)
+    text = spoken(reply)
     found = [statement for _, statement in _tagged(text)]
     if not found:
         plain = _TAG_ALONE.sub("\n", text)
@@ -156,7 +156,7 @@ def corrections(reply: str, num_queries: int, *, truncated: bool = False) -> dic
 
     The number in a statement's tag says which it is; where not every tag has one, the order does.
     """
-    numbered = _tagged(_spoken(reply))
+    numbered = _tagged(spoken(reply))
     found = queries(reply, truncated=truncated)
     numbers = [number for number, _ in numbered][: len(found)]
     if len(numbers) == len(found) and all(number is not None for number in numbers):
@@ -172,7 +172,7 @@ def corrections(reply: str, num_queries: int, *, truncated: bool = False) -> dic
 
 def state(reply: str) -> State | None:
     """Return the state that a reply decides on, or None where it does not say or contradicts itself."""
-    text = _spoken(reply)
+    text = spoken(reply)
     names = [name for match in _STATE.finditer(text) for name in match.groups() if name] or _STATE_WORD.findall(text)
     named = {_state_of(name) for name in names}
     return named.pop() if len(named) == 1 else None
@@ -211,7 +211,7 @@ def seed_sets(reply: str, ids: Collection[int], num_requests: int) -> list[tuple
 
 def advice(reply: str) -> str:
     """Return a reply as a few plain sentences on one line: no markup, no control characters, at most 400 characters."""
-    text = _MARK_LIKE.sub(" ", _TAG_LIKE.sub(" ", _spoken(reply))).replace("```", " ")
+    text = _MARK_LIKE.sub(" ", _TAG_LIKE.sub(" ", spoken(reply))).replace("```", " ")
     lines = [_strip_marker(line.strip()) for line in text.splitlines()]
     words = "".join(c if is_seen(c) else " " for c in " ".join(lines)).replace("**", "").split()
     # Once more: what stood between the parts of a mark may have gone meanwhile.
@@ -226,7 +226,7 @@ def advice(reply: str) -> str:
 # -- the parts of a reply -----------------------------------------------------
 
 
-def _spoken(reply: str) -> str:
+def spoken(reply: str) -> str:
     """Return a reply without what the model thought aloud and without marks of its chat template."""
     pieces: list[str] = []
     start, thinking = 0, False
@@ -496,7 +496,7 @@ def _sets(reply: str, num_requests: int, read: Callable[[str], list[T]]) -> list
     """Return what each line of a reply chooses, by the number before it or else in order, each choice once."""
     chosen: dict[int, tuple[T, ...]] = {}
     unnumbered: list[tuple[T, ...]] = []
-    text = _spoken(reply)
+    text = spoken(reply)
     for line in _ARRAY_END.split(text) if text.lstrip().startswith("[") else text.split("\n"):
         if not line or line.isspace():
             continue
