@@ -167,6 +167,11 @@ def run(config: Config, command: str) -> int:
 
             print(shown(evaluate.run(config)))
             return 0
+        case "train_text2sql":
+            from rayfactory.downstream import train_text2sql
+
+            print(shown(train_text2sql.run(config)))
+            return 0
         case "cluster_queries":
             from rayfactory.downstream import cluster_queries
 

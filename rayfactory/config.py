@@ -414,6 +414,56 @@ class ClusteringConfig:
 
 
 @dataclass
+class TrainingConfig:
+    """How `task=train_text2sql` tunes a model. Nothing here changes what a run writes.
+
+    Source of the recipe: SQL-Factory, section 5.3.2.
+    """
+
+    # Files of questions with their queries, as Spider or BIRD has them. Empty: what `task=translate` wrote in the run's
+    # folder, translation/pairs.json.
+    questions: list[str] = field(default_factory=list)
+    # The model to begin with: a folder or a name on the model hub; `packaged`: the 270M model that a package carries.
+    model: str = "packaged"
+    # How it is asked, as `evaluation.prompt`: it has to be asked so afterwards too.
+    prompt: str = "plain"
+    # `ray` trains here; `llamafactory` writes a folder that LLaMA-Factory trains with by the same recipe.
+    trainer: str = "ray"
+    # Processes that train together; 0: one for each GPU of the cluster, and without any GPU a single one with the CPUs
+    # of its node.
+    workers: int = 0
+    # Times that each question is learnt from.
+    epochs: int = 3
+    # Questions of a step, over all workers.
+    batch_size: int = 256
+    # Of these, questions about one database that come together, at most; they share one reading of its schema, which is
+    # most of the work. 1: chance alone decides which questions a step has, as in the paper, and each is read by itself.
+    together: int = 16
+    # Rate at the end of the warm-up, which takes this share of the training; it falls to 0 as a cosine does.
+    learning_rate: float = 3e-5
+    warmup_share: float = 0.05
+    # AdamW.
+    weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    # Length that the gradient of a step is cut to.
+    max_grad_norm: float = 1.0
+    # Tokens of a question with its prompt and query; a longer one is left out. Of a row of several questions too.
+    max_tokens: int = 4096
+    # Hours that the steps may take; null: no limit. The learning rate then goes by the time that has passed, where that
+    # is the larger share.
+    max_hours: float | None = None
+    # What is multiplied in, while the weights that are tuned are fp32: `fp32`; `bf16`, on a GPU or a CPU that has it
+    # (AVX512-BF16 or AMX); or `auto`: bf16 where there is.
+    precision: str = "auto"
+    # Whether weights are divided among the workers (FSDP), for a model that does not fit into one GPU.
+    shard: bool = False
+    # Whether what layers give is worked out again instead of being kept: a third slower, and of far less memory.
+    recompute: bool = False
+
+
+@dataclass
 class DisplayConfig:
     """What a person sees while it runs."""
 
@@ -442,10 +492,11 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     translation: TranslationConfig = field(default_factory=TranslationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `report` shows
     # what a pool is like, `compare` puts some side by side, `export` hands one to another tool, `translate` finds
-    # questions for its queries, `evaluate_text2sql` says how well a model answers questions, `cluster_queries` tunes an
-    # encoder and says how well it clusters.
+    # questions for its queries, `train_text2sql` tunes a model with those, `evaluate_text2sql` says how well one answers
+    # questions, `cluster_queries` tunes an encoder and says how well it clusters.
     task: str = "generate"
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000
@@ -460,8 +511,9 @@ class Config:
     max_cost_usd: float | None = None
     # Of `task=export`: `jsonl`, `csv`, `sql`, `huggingface`, `bird`, `spider`, `alpaca`, `sharegpt` or `workload`.
     format: str = "jsonl"
-    # The folder that an export, a report or a comparison is written to. Empty: exports/<format>, report or translation
-    # in the run's, or compare, evaluation or clustering where the command is given. An export's must not be there.
+    # The folder that an export, a report, a comparison, a translation or a tuned model is written to. Empty:
+    # exports/<format>, report, translation, model or llamafactory in the run's, or compare, evaluation or clustering
+    # where the command is given. An export's must not be there.
     output: str = ""
     # How rows are divided into train and test: `none`, or so that a `skeleton` or a `database` is in one of the two.
     split: str = "none"

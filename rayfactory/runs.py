@@ -54,7 +54,7 @@ from rayfactory.validate import has_price, used_slots
 _NOT_IN_IDENTITY = (
     *("target", "max_candidates", "max_cost_usd", "run_dir", "data_dir", "task", "cluster", "display"),
     *("format", "output", "split", "test_share", "runs", "dialect", "encoders", "evaluation", "clustering"),
-    *("translation", "questions"),
+    *("translation", "questions", "training"),
 )
 
 # Of a model: where it is, what it costs, and how it is asked. What it is asked and what it may reply stay in.

@@ -22,6 +22,7 @@ TASKS = {
     "export": "hand the pool of a run to another tool: format=jsonl, csv, sql, huggingface, ..",
     "translate": "find a question for each query of a pool, and keep the pairs that hold",
     "evaluate_text2sql": "score a text-to-SQL model, or predictions of one, on Spider or BIRD",
+    "train_text2sql": "tune a text-to-SQL model with questions and their queries",
     "cluster_queries": "tune an encoder with a pool, and judge it on labelled queries",
 }
 """What a run can do, by the name that `task=` takes."""
@@ -53,6 +54,9 @@ TEXT_TO_SQL_PROMPTS = {
     "qwen2.5-coder": "as the Qwen2.5-Coder models are asked in their own evaluation on Spider and BIRD",
 }
 """How a model is asked for the query that answers a question, by the names of the templates in `prompts/downstream`."""
+
+TRAINERS = ("ray", "llamafactory")
+"""Who tunes a model, by the name that `training.trainer=` takes."""
 
 DISPLAY_MODES = ("auto", "panel", "lines", "none")
 
@@ -129,6 +133,20 @@ RULES: dict[str, Rule] = {
     "clustering.warmup_share": SHARE,
     "clustering.scale": POSITIVE,
     "clustering.max_tokens": POSITIVE,
+    "training.model": FILLED,
+    "training.workers": NOT_NEGATIVE,
+    "training.epochs": POSITIVE,
+    "training.batch_size": POSITIVE,
+    "training.together": POSITIVE,
+    "training.learning_rate": POSITIVE,
+    "training.warmup_share": SHARE,
+    "training.weight_decay": NOT_NEGATIVE,
+    "training.adam_beta1": Rule(lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    "training.adam_beta2": Rule(lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    "training.adam_epsilon": POSITIVE,
+    "training.max_grad_norm": POSITIVE,
+    "training.max_tokens": POSITIVE,
+    "training.max_hours": POSITIVE,
     "target": POSITIVE,
     # The range that every random generator takes.
     "seed": Rule(lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),
@@ -209,6 +227,9 @@ def validate(config: Config) -> None:
     _one_of("evaluation.rule", config.evaluation.rule, ("auto", "bird", "spider"))
     _one_of("evaluation.model", config.evaluation.model, SLOTS)
     _one_of("evaluation.prompt", config.evaluation.prompt, TEXT_TO_SQL_PROMPTS)
+    _one_of("training.prompt", config.training.prompt, TEXT_TO_SQL_PROMPTS)
+    _one_of("training.trainer", config.training.trainer, TRAINERS)
+    _one_of("training.precision", config.training.precision, ("auto", "fp32", "bf16"))
     _validate_method(config.models)
     if config.models.method == "learnedsqlgen" and not config.profile.content:
         raise ConfigError(

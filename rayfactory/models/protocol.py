@@ -47,10 +47,7 @@ def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str,
     """Return the body of a request, as JSON-compatible data."""
     body: dict[str, Any] = {
         "model": config.name,
-        "messages": [
-            {"role": "system", "content": encodable(prompt.system)},
-            {"role": "user", "content": encodable(prompt.user)},
-        ],
+        "messages": messages_of(prompt),
         config.max_tokens_field: prompt.max_tokens,
         "temperature": prompt.temperature,
         "top_p": prompt.top_p,
@@ -61,6 +58,14 @@ def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str,
     if config.constrained and prompt.grammar:
         body["structured_outputs"] = {"grammar": prompt.grammar}
     return body
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, str]]:
+    """Return the messages of a prompt, which the endpoint's chat template makes a text of."""
+    return [
+        {"role": "system", "content": encodable(prompt.system)},
+        {"role": "user", "content": encodable(prompt.user)},
+    ]
 
 
 def read_completion(content: bytes, config: ModelConfig) -> tuple[Completion, bool]:
