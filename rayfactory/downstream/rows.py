@@ -34,6 +34,9 @@ OTHER_DATABASE = "of a database that is not there"
 UNREADABLE = "the query would not be read"
 """Why a question is left out."""
 
+_WRITTEN = 4
+"""What a token of a completion takes of a row's room: it has a logit for each word of the vocabulary."""
+
 _AT_ONCE = 256
 """Prompts that become tokens together."""
 
@@ -282,17 +285,15 @@ def _rows(examples: Examples, plan: Plan, numbers: Sequence[int]) -> list[Row]:
     if plan.together == 1:
         return [Row((number,)) for number in numbers]
     open_rows: dict[int, list[int]] = {}
-    lengths: dict[int, int] = {}
     rows = []
     for number in numbers:
-        example = examples.each[number]
-        beginning = example.beginning
-        length = lengths.get(beginning, len(examples.beginnings[beginning])) + len(example.tokens)
-        if beginning in open_rows and length > plan.max_tokens:
+        beginning = examples.each[number].beginning
+        row = Row((*open_rows.get(beginning, ()), number))
+        num_written = sum(examples.each[each].num_written for each in row.examples)
+        is_full = _length(examples, row) > plan.max_tokens or num_written > plan.max_tokens // _WRITTEN
+        if beginning in open_rows and is_full:
             rows.append(Row(tuple(open_rows.pop(beginning))))
-            length = examples.num_tokens(example)
         open_rows.setdefault(beginning, []).append(number)
-        lengths[beginning] = length
     return rows + [Row(tuple(each)) for each in open_rows.values()]
 
 

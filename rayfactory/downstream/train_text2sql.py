@@ -188,6 +188,7 @@ def _train(
         "tokens_per_second": round(figures["num_tokens"] / max(figures["seconds"], 1e-9), 1),
         "tokens_of_queries": figures["num_written"],
         "workers": figures["workers"],
+        "device": figures["device"],
         "bf16": figures["bf16"],
         "loss": _thinned(figures["curve"]),
         "settings": about,
@@ -392,6 +393,7 @@ def evaluation_command(config: Config, out: Path, found: Mapping[str, Any]) -> s
         f"evaluation.prompt={config.training.prompt}",
         "models.local.name=text2sql",
         f"models.local.serving.weights={out}",
+        f"models.local.serving.device={found['device']}",
         *window,
     ]
     return f"python -m rayfactory {shlex.join(words)}"

@@ -47,7 +47,13 @@ def make_model(folder: Path, kind: str = "gemma3_text", dtype: torch.dtype = tor
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     settings = AutoConfig.for_model(
-        kind, **_SIZES, **_WINDOWS.get(kind, {}), vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0
+        kind,
+        **_SIZES,
+        **_WINDOWS.get(kind, {}),
+        vocab_size=len(tokenizer),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
     )
     AutoModelForCausalLM.from_config(settings, dtype=dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
