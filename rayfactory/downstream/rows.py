@@ -168,7 +168,7 @@ def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Sa
     return Examples(tuple(beginnings), tuple(examples)), is_short
 
 
-def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+def _common_length(prompts: Sequence[list[int]]) -> int:
     """Return how many tokens all prompts begin with, leaving each one at least."""
     # What the least and the greatest of them have in common, all have.
     first, last = min(prompts), max(prompts)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed
@@ -179,7 +179,8 @@ class _Tuner(Trainer):
             use_cpu=not tuning.on_gpu,
             gradient_checkpointing=config.recompute,
             ddp_find_unused_parameters=False,
-            fsdp=True if config.shard else None,
+            # The type that it has is that of an older form.
+            fsdp=cast("Any", True if config.shard else None),
             save_strategy="no",
             save_total_limit=2,
             logging_steps=1,
@@ -197,7 +198,7 @@ class _Tuner(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return what sets the learning rate of each step."""
         del num_training_steps
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.schedule)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(cast("Any", optimizer or self.optimizer), self.schedule)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -246,7 +247,7 @@ class _Tuner(Trainer):
             write_durably(self.tuning.folder / f"checkpoint-{self.state.global_step}" / _WHOLE, b"")
 
 
-class _Keeper(TrainerCallback):  # type: ignore[misc]
+class _Keeper(TrainerCallback):
     """Keeps checkpoints and time, and tells how far a training is."""
 
     def __init__(self, tuner: _Tuner) -> None:
@@ -344,7 +345,7 @@ def _attended_by_blocks(
     del module, about
     per_group = query_BHTD.shape[1] // key_BGTD.shape[1]
     found = []
-    for block, sees in zip(query_BHTD.split(_BLOCK, 2), attention_mask[0, 0].split(_BLOCK), strict=True):
+    for block, sees in zip(torch.split(query_BHTD, _BLOCK, 2), torch.split(attention_mask[0, 0], _BLOCK), strict=True):
         seen = sees.any(0).nonzero()[:, 0]
         key, value = (each[:, :, seen].repeat_interleave(per_group, 1) for each in (key_BGTD, value_BGTD))
         found.append(F.scaled_dot_product_attention(block, key, value, sees[:, seen][None, None], scale=scaling))

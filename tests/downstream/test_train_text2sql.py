@@ -227,12 +227,14 @@ def test_a_row_costs_what_its_examples_cost_alone(tmp_path, kind, on_gpu):
         labels = tokens.clone()
         labels[0, : -example.num_written] = -100
         reference = reference + alone(input_ids=tokens, labels=labels).loss * example.num_written
-    reference.backward()  # type: ignore[no-untyped-call]
+    reference.backward()
     model = load(str(folder), on_gpu=on_gpu)
     loss = loss_of(model, examples, Row((0, 1, 2, 3)))
     loss.backward()
     assert math.isclose(loss.item(), reference.item(), rel_tol=1e-5)
     for (name, found), wanted in zip(model.named_parameters(), alone.parameters(), strict=True):
+        assert found.grad is not None
+        assert wanted.grad is not None
         assert torch.allclose(found.grad, wanted.grad, rtol=1e-3, atol=1e-4 * float(wanted.grad.abs().max())), name
     spare = loss_of(model, examples, Row((0,), counts=False))
     assert spare.item() == 0
