@@ -43,6 +43,9 @@ MODEL, FIGURES, PROGRESS = "model", "figures.json", "progress"
 _CHECKPOINTS = 20
 """Of a training: after so many parts of it, it can be gone on with."""
 
+_TELL_EVERY_S = 15.0
+"""Where a step takes long, a person hears of its rows as often as this."""
+
 _WHOLE = "whole"
 """Is in a checkpoint that is complete."""
 
@@ -164,6 +167,7 @@ class _Tuner(Trainer):
         self.schedule = Schedule(len(steps), config.warmup_share, config.max_hours and config.max_hours * 3600)
         self._steps, self._rank = steps, rank
         self._begun = 0.0
+        self._told_at = 0.0
         arguments = TrainingArguments(
             output_dir=str(tuning.folder),
             max_steps=len(steps),
@@ -219,6 +223,8 @@ class _Tuner(Trainer):
                     loss = loss_of(model, self.tuning.examples, row) * (self.args.world_size / step.num_written)
                 self.accelerator.backward(loss)
             total += loss.detach()
+            if self._told_at + _TELL_EVERY_S < time.monotonic():
+                self.tell(f"step {self.state.global_step + 1}: {number + 1} of its {len(rows)} rows are read")
         self.schedule.num_tokens += step.num_tokens
         self.schedule.num_written += step.num_written
         return total
@@ -227,6 +233,12 @@ class _Tuner(Trainer):
         """Return 0: nobody asks."""
         del inputs
         return 0
+
+    def tell(self, text: str) -> None:
+        """Let a person know how far the training is."""
+        if self._rank == 0:
+            self._told_at = time.monotonic()
+            replace_file(self.tuning.folder / PROGRESS, text.encode())
 
     def start_the_clock(self) -> None:
         """Go on from the seconds that a checkpoint has."""
@@ -287,7 +299,7 @@ class _Keeper(TrainerCallback):
             text = f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}, {share:.0%}"
             if state.global_step > self._first + 1:
                 text += f", {elapsed * (1 - share) / share / 60:,.0f} min to go"
-            replace_file(tuner.tuning.folder / PROGRESS, text.encode())
+            tuner.tell(text)
 
 
 def loss_of(model: Any, examples: Examples, row: Row) -> torch.Tensor:
