@@ -495,8 +495,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     # What to do: `generate` grows a pool, `preview` tells of it before, `download` fetches a benchmark, `report` shows
     # what a pool is like, `compare` puts some side by side, `export` hands one to another tool, `translate` finds
-    # questions for its queries, `train_text2sql` tunes a model with those, `evaluate_text2sql` says how well one answers
-    # questions, `cluster_queries` tunes an encoder and says how well it clusters.
+    # questions for its queries, `train_text2sql` tunes a model with those, `evaluate_text2sql` says how well a model
+    # answers questions, `cluster_queries` tunes an encoder and says how well it clusters.
     task: str = "generate"
     # Rows that R ends with, exactly; null: until the pool is saturated.
     target: int | None = 1000

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,24 +91,31 @@ def test_rules_put_every_query_into_words(pool, tmp_path, elsewhere):
     assert re.search(r"translated with another seed: 0, not 1; .* output=", refused.stderr)
 
 
-def test_models_write_verify_and_cut_down(pool, tmp_path, elsewhere):
-    """Each query gets its own question; where that asks for less the query is cut down, run and verified again."""
+@pytest.fixture(scope="module")
+def translated(pool, elsewhere):
+    """Translate with models, where it is kept if none is named; return the script that they went by."""
     folder, schema, queries = pool
     examples = [
         {"db_id": "bank", "question": f"Who is number {i}?", "query": f"SELECT name FROM client WHERE id = {i}"}
         for i in range(7)
     ]
-    (tmp_path / "train.json").write_text(json.dumps(examples), encoding="utf-8")
+    (folder / "train.json").write_text(json.dumps(examples), encoding="utf-8")
     script = ScriptedModels(schema, queries)
-    out = tmp_path / "out"
     with serving(reply=script) as server:
-        more = models(server, f"translation.examples={tmp_path / 'train.json'}", "translation.num_examples=3")
-        done = run(command(folder, out, *more), elsewhere)
+        more = models(server, f"translation.examples={folder / 'train.json'}", "translation.num_examples=3")
+        done = run(["task=translate", *words(folder, *more)], elsewhere)
         assert done.returncode == 0, done.stderr
-        found = figures(out)
         asked = dict(script.asked)
-        assert run(command(folder, out, *more), elsewhere).returncode == 0
+        assert run(["task=translate", *words(folder, *more)], elsewhere).returncode == 0
         assert dict(script.asked) == asked
+    return script
+
+
+def test_models_write_verify_and_cut_down(pool, translated):
+    """Each query gets its own question; where that asks for less the query is cut down, run and verified again."""
+    folder, _, queries = pool
+    out = folder / "run" / "translation"
+    found = figures(out)
     rows = translation.read(out).to_pylist()
     assert [row["query_id"] for row in rows] == list(range(NUM_QUERIES))
     kept = [row for row in rows if row["reason"] is None]
@@ -124,39 +132,25 @@ def test_models_write_verify_and_cut_down(pool, tmp_path, elsewhere):
     assert found["control"]["fault"] == ""
     assert found["control"]["right"]["said_yes"] == 1
     assert found["control"]["wrong"]["said_yes"] == 0
-    assert asked["translation"] == NUM_QUERIES
-    assert all(text.count("SELECT name FROM client WHERE id") == 3 for text in script.prompts["translation"])
-    assert all("Table " in text for texts in script.prompts.values() for text in texts)
+    assert translated.asked["translation"] == NUM_QUERIES
+    assert all(text.count("SELECT name FROM client WHERE id") == 3 for text in translated.prompts["translation"])
+    assert all("Table " in text for texts in translated.prompts.values() for text in texts)
     assert found["cost_usd"] == pytest.approx(sum(row["cost_usd"] for row in rows))
     assert found["cost_usd"] > 0
 
 
-@pytest.mark.parametrize(
-    ("says", "fault"),
-    [
-        ("VERDICT: yes", "it says yes whatever it is asked"),
-        ("I compared both.\nVERDICT: no", "it says no whatever it is asked"),
-        ("The weather is nice today.", "it says neither yes nor no"),
-    ],
-)
-def test_verifier_that_cannot_tell_ends_the_translation(pool, tmp_path, elsewhere, says, fault):
+def test_verifier_that_cannot_tell_ends_the_translation(pool, tmp_path, elsewhere):
+    """What it says is on the page too, for whoever goes on all the same."""
     folder, schema, queries = pool
     out = tmp_path / "out"
-    with serving(reply=ScriptedModels(schema, queries, says)) as server:
-        more = models(server)
-        refused = run(command(folder, out, *more), elsewhere)
-        assert refused.returncode == 2
-        assert fault in refused.stderr
-        assert "translation.stop_at_bad_verifier=false" in refused.stderr
-        assert fault in figures(out)["control"]["fault"]
-        assert figures(out)["translated"] < NUM_QUERIES
-        if says != "VERDICT: yes":
-            return
-        # Whoever wants it all the same is told on the page.
-        done = run(command(folder, out, *more, "translation.stop_at_bad_verifier=false"), elsewhere)
-        assert done.returncode == 0, done.stderr
-    assert figures(out)["translated"] == NUM_QUERIES
-    assert fault in (out / "translation.md").read_text(encoding="utf-8")
+    with serving(reply=ScriptedModels(schema, queries, "I compared both.\nVERDICT: yes")) as server:
+        refused = run(command(folder, out, *models(server)), elsewhere)
+    assert refused.returncode == 2
+    assert "it says yes whatever it is asked" in refused.stderr
+    assert "translation.stop_at_bad_verifier=false" in refused.stderr
+    assert figures(out)["translated"] < NUM_QUERIES
+    page = (out / "translation.md").read_text(encoding="utf-8")
+    assert "**The verifier cannot be trusted:** it says yes whatever it is asked" in page
 
 
 def test_budget_ends_it_and_a_larger_one_goes_on(pool, tmp_path, elsewhere):
@@ -194,16 +188,18 @@ def test_rules_do_not_verify_what_a_model_writes(pool, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("num_queries", "num_kills"), [(NUM_QUERIES, 2), pytest.param(1_000, 8, marks=pytest.mark.slow)]
+    ("num_queries", "num_kills"), [(NUM_QUERIES, 1), pytest.param(1_000, 8, marks=pytest.mark.slow)]
 )
-def test_kills_and_faults_pay_for_nothing_twice(tmp_path, num_queries, num_kills):
+def test_kills_and_faults_pay_for_nothing_twice(pool, translated, tmp_path, num_queries, num_kills):
     """The driver is killed at moments spread over the work, and every eighth request fails: the pairs are the same."""
     schema = make_pool(tmp_path, num_queries)
     script = ScriptedModels(schema, queries_of(tmp_path))
     rng = random.Random(1)
     with serving(reply=script, fault_share=0.125, delay_s=0.05, seed=2) as server:
         server.keep_requests = False
-        line = [sys.executable, "-m", "rayfactory", *command(tmp_path, tmp_path / "out", *models(server))]
+        # A reply that never ends is a fault too.
+        patience = "models.local.timeout_s=3"
+        line = [sys.executable, "-m", "rayfactory", *command(tmp_path, tmp_path / "out", *models(server), patience)]
         for kill in range(1, num_kills + 1):
             with subprocess.Popen(
                 line, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -226,20 +222,22 @@ def test_kills_and_faults_pay_for_nothing_twice(tmp_path, num_queries, num_kills
     assert len(deliveries) >= len(replied)
     # A reply that lay unread when a kill fell is the one way to a second.
     assert sum(times - 1 for times in deliveries.values()) <= killed.total() + late.total()
-    with serving(reply=ScriptedModels(schema, queries_of(tmp_path))) as server:
-        quiet = [sys.executable, "-m", "rayfactory", *command(tmp_path, tmp_path / "quiet", *models(server))]
-        subprocess.run(quiet, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-    assert translation.read(tmp_path / "out").equals(translation.read(tmp_path / "quiet"))
+    undisturbed = pool[0] / "run" / "translation"
+    if num_queries != NUM_QUERIES:
+        undisturbed = tmp_path / "quiet"
+        with serving(reply=script) as server:
+            quiet = [sys.executable, "-m", "rayfactory", *command(tmp_path, undisturbed, *models(server))]
+            subprocess.run(quiet, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    assert rows_of(tmp_path / "out") == rows_of(undisturbed)
 
 
-def test_export_has_the_questions(pool, tmp_path, elsewhere, capsys):
+def rows_of(out):
+    return translation.read(out).drop_columns(["execution_ms"]).to_pylist()
+
+
+def test_export_has_the_questions(pool, translated, tmp_path, capsys):
     """Only what has a question, with it, in the forms that text-to-SQL models are trained with."""
-    folder, schema, queries = pool
-    assert main(["task=export", *words(folder, f"output={tmp_path / 'none'}", "questions=true")]) == 2
-    assert "find some with task=translate" in capsys.readouterr().err
-    with serving(reply=ScriptedModels(schema, queries)) as server:
-        done = run(["task=translate", *words(folder, *models(server))], elsewhere)
-        assert done.returncode == 0, done.stderr
+    folder = pool[0]
     kept = [row for row in translation.read(folder / "run" / "translation").to_pylist() if row["reason"] is None]
     assert any(row["is_simplified"] for row in kept)
     for name in ("bird", "spider"):
@@ -256,3 +254,9 @@ def test_export_has_the_questions(pool, tmp_path, elsewhere, capsys):
     table = pq.read_table(out / "data" / "train.parquet")
     assert table["question"].to_pylist() == [row["question"] for row in kept]
     assert table["row_count"].to_pylist() == [row["row_count"] for row in kept]
+    run_without = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("translation"))
+    assert (
+        main(["task=export", *words(folder, f"output={tmp_path / 'none'}", "questions=true", f"run_dir={run_without}")])
+        == 2
+    )
+    assert "find some with task=translate" in capsys.readouterr().err
