@@ -169,6 +169,7 @@ def chat(served):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_sharded_model_answers(chat):
     """Two ranks give a reply together, with an account of its tokens; at temperature 0 the same one again."""
     replies = [chat("SELECT", max_tokens=24, temperature=0) for _ in range(2)]
@@ -180,6 +181,7 @@ def test_sharded_model_answers(chat):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_key_to_the_hub_stays_in_the_environment(served):
     """A replica has it; no log and no runtime environment, which Ray shows, does."""
     import ray
@@ -205,6 +207,7 @@ def content_of(path):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_sampling_follows_the_request(chat):
     """The same seed samples the same reply, another seed another one."""
     texts = [chat("SELECT", max_tokens=24, temperature=1, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
@@ -213,6 +216,7 @@ def test_sampling_follows_the_request(chat):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_grammar_decides_what_is_written(chat):
     """With a grammar in EBNF, even random weights write what it allows."""
     grammar = 'root ::= "SELECT " column (", " column){0,3} " FROM t"\ncolumn ::= [a-c] [0-9]{2}'
@@ -224,6 +228,7 @@ def test_grammar_decides_what_is_written(chat):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_check_for_grammars_passes_on_vllm(served, tmp_path):
     """The question that tells whether an endpoint decodes by a grammar, put to one that does."""
     said: list[str] = []
@@ -234,6 +239,7 @@ def test_check_for_grammars_passes_on_vllm(served, tmp_path):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_common_beginning_is_computed_once(chat):
     """The second of two prompts that begin alike finds most of it in the cache, and its account says so."""
     schema = "CREATE TABLE t (a INTEGER, b INTEGER);" * 16
@@ -243,6 +249,7 @@ def test_common_beginning_is_computed_once(chat):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_more_requests_than_a_replica_takes_wait(chat):
     """Three times as many requests as `max_ongoing_requests` all get their reply."""
     with ThreadPoolExecutor(48) as pool:
@@ -252,6 +259,7 @@ def test_more_requests_than_a_replica_takes_wait(chat):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
     """The message says what it was waiting for; nothing of it stays, and the model beside it goes on."""
     from ray import serve
@@ -269,6 +277,7 @@ def test_start_that_takes_too_long_is_given_up(served, weights, tmp_path):
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_replica_that_dies_and_its_return_are_said(served, tmp_path, monkeypatch):
     """A run hears of it while it goes on, and each change once; Ray Serve starts another replica.
 
@@ -294,6 +303,7 @@ def test_replica_that_dies_and_its_return_are_said(served, tmp_path, monkeypatch
 
 @needs_vllm
 @needs_two_cpus
+@pytest.mark.slow
 def test_last_run_that_leaves_ends_the_app(served, chat, tmp_path):
     """A run that comes while the model starts waits for it, and keeps it when the run that started it has left. Where it
     is killed, the app waits for the next.

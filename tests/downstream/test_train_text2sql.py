@@ -346,7 +346,9 @@ def test_a_training_ends_with_its_time(tmp_path):
         (["training.max_hours=0"], "has to be greater than 0"),
     ],
 )
-def test_what_is_wrong_is_said(place, capsys, more, message):
+def test_what_is_wrong_is_said(place, capsys, monkeypatch, more, message):
+    # Where there is no network, the hub is asked again and again.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(words(place, *more, out="none")) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (place / "none").exists()
