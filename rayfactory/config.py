@@ -386,6 +386,8 @@ class TranslationConfig:
     control_share: float = 0.05
     # Whether all ends where these show that the verifier cannot tell.
     stop_at_bad_verifier: bool = True
+    # Of an export with questions: the folder of the translation that it has them from. Empty: translation in the run's.
+    folder: str = ""
 
 
 @dataclass

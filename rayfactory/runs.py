@@ -147,7 +147,7 @@ def _run(config: Config, command: str, copy: Copy | None) -> int:
             # Ray puts a handler for SIGTERM of its own in place when it starts; ours comes after it.
             with (
                 connected(config.cluster, key_variables(config)) as session,
-                _interrupted_by_sigterm(),
+                interrupted_by_sigterm(),
                 monitor.showing(),
                 models_served(config, monitor.say, copy) as served,
             ):
@@ -478,7 +478,7 @@ def _is_written(pool: Pool, reason: StopReason, target: int | None) -> bool:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """Treat SIGTERM, which a scheduler sends before it takes a machine away, like Ctrl-C."""
 
     def interrupt(_signum: int, _frame: object) -> None:

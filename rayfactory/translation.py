@@ -1,16 +1,15 @@
 """The questions of a pool: table Q in Parquet, in a folder of its own, added to a block of queries at a time.
 
-A block is a file, named after the first and the last query in it, that is there in full or not at all. What was
-translated is never done again; blocks become larger files as they follow each other.
+A block is a file, named after the first and the last query in it and how many there are, that is there in full or not
+at all. What was translated is never done again; blocks become larger files as they follow each other.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,9 @@ REASONS: dict[str, str] = {
 }
 """Why a query has no question, with what it means."""
 
+FOR_NOW = frozenset({"unanswered", "too_long"})
+"""The reasons that are no reasons the next time: such queries are in no table, and are left to do."""
+
 Q_SCHEMA = pa.schema(
     [
         pa.field("query_id", pa.int64(), nullable=False),
@@ -64,7 +66,7 @@ Q_SCHEMA = pa.schema(
 that is known to be right, and of one that is known to be wrong; NULL where it was not asked.
 """
 
-_FILE = re.compile(r"(\d+)-(\d+)\.parquet")
+_FILE = re.compile(r"(\d+)-(\d+)-\d+\.parquet")
 
 
 class Translation:
@@ -78,34 +80,34 @@ class Translation:
         self.folder = folder
         self._blocks = folder / "Q"
         self._blocks.mkdir(exist_ok=True)
-        known = sorted(_files(self._blocks), key=lambda each: (each[0], -each[1]))
-        end = -1
-        for _, last, path in known:
-            if last <= end:
-                path.unlink()  # of a larger one that it has become part of
-            end = max(end, last)
+        # What has become part of a larger file is in both of them until nobody can be reading it any more.
+        there: set[int] = set()
+        sizes = {path: (pq.read_metadata(path).num_rows, path.name) for *_, path in _files(self._blocks)}
+        for path in sorted(sizes, key=lambda path: sizes[path], reverse=True):
+            ids = set(pq.read_table(path, columns=["query_id"], use_threads=False)["query_id"].to_pylist())
+            if ids <= there:
+                path.unlink()
+            there |= ids
 
-    def done(self) -> pa.Table:
-        """Return table Q as it is."""
-        return read(self.folder)
+    def done(self, columns: Sequence[str] = ("query_id",)) -> pa.Table:
+        """Return columns of table Q as it is."""
+        return read(self.folder, columns)
 
     def commit(self, rows: pa.Table) -> None:
-        """Add a block: rows of `Q_SCHEMA` with consecutive queries of the pool, in order."""
-        ids = rows["query_id"]
-        self._write(ids[0].as_py(), ids[-1].as_py(), rows)
+        """Add rows of `Q_SCHEMA`, in the order of the pool; queries that have one already stay as they are."""
+        if len(rows):
+            self._write(rows)
 
     def compact(self, first: int, last: int) -> None:
-        """Make one file of the blocks between two queries."""
+        """Make one file of those between two queries. They stay until the translation is opened again."""
         files = sorted((each for each in _files(self._blocks) if first <= each[0] and each[1] <= last), key=_place)
-        if len(files) < 2:
-            return
-        whole = pa.concat_tables([pq.read_table(path, schema=Q_SCHEMA, use_threads=False) for *_, path in files])
-        self._write(files[0][0], files[-1][1], whole)
-        for *_, path in files:
-            path.unlink()
+        if len(files) > 1:
+            tables = [pq.read_table(path, schema=Q_SCHEMA, use_threads=False) for *_, path in files]
+            self._write(pa.concat_tables(tables).sort_by("query_id"))
 
-    def _write(self, first: int, last: int, rows: pa.Table) -> None:
-        path = self._blocks / f"{first}-{last}.parquet"
+    def _write(self, rows: pa.Table) -> None:
+        ids = rows["query_id"]
+        path = self._blocks / f"{ids[0]}-{ids[-1]}-{len(rows)}.parquet"
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink)
         try:
@@ -118,20 +120,21 @@ class Translation:
 
 
 @contextmanager
-def opened(folder: Path, settings: Mapping[str, Any]) -> Iterator[Translation]:
+def opened(folder: Path, settings: Mapping[str, Any], journal: Path) -> Iterator[Translation]:
     """Open the translation in a folder, which is made where it does not exist, for the length of a with statement.
 
     Args:
         folder: of the translation.
         settings: what makes its questions others.
+        journal: folder of what was asked of its models. As long as nothing was, and nothing is translated, settings may
+            change.
 
     Raises:
         RunDirError: it was made with other settings, is being written by another process, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "settings.json"
-        lock = path.open("a+b")
+        lock = (folder / "lock").open("ab")
     except OSError as error:
         raise RunDirError(
             f"{str(folder)!r} cannot be written: {error.strerror or error}; name another folder with output="
@@ -143,39 +146,46 @@ def opened(folder: Path, settings: Mapping[str, Any]) -> Iterator[Translation]:
             raise RunDirError(
                 f"another process translates into {str(folder)!r}; wait for it, or name another folder with output="
             ) from None
-        lock.seek(0)
-        _check(folder, lock.read(), settings)
-        if not lock.seek(0, os.SEEK_END):
-            lock.write(json.dumps(settings, indent=1).encode() + b"\n")
-            lock.flush()
-            os.fsync(lock.fileno())
+        # As they are once they were written.
+        settings = json.loads(json.dumps(settings))
+        known = settings_of(folder)
+        has_begun = any(_files(folder / "Q")) or any(path.stat().st_size for path in journal.glob("*"))
+        if known != settings and has_begun:
+            names = sorted(name for name in {*known, *settings} if known.get(name) != settings.get(name))
+            raise RunDirError(
+                f"{str(folder)!r} was translated with another {', '.join(names)}: {known.get(names[0])!r}, not "
+                f"{settings.get(names[0])!r}; set that as it was to go on, or name another folder with output="
+            )
+        if known != settings:
+            replace_file(folder / "settings.json", (json.dumps(settings, indent=1) + "\n").encode())
         yield Translation(folder)
 
 
-def _check(folder: Path, content: bytes, settings: Mapping[str, Any]) -> None:
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Return what a translation was made with; nothing where there is none."""
     try:
-        known = json.loads(content) if content else settings
-    except ValueError:
-        known = {}
-    # As they are once they were written.
-    settings = json.loads(json.dumps(settings))
-    if known != settings:
-        names = sorted(name for name in {*known, *settings} if known.get(name) != settings.get(name))
-        raise RunDirError(
-            f"{str(folder)!r} was translated with another {', '.join(names)}: {known.get(names[0])!r}, not "
-            f"{settings.get(names[0])!r}; set that as it was to go on, or name another folder with output="
-        )
+        found: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
-def read(folder: Path) -> pa.Table:
-    """Return table Q of a translation, in the order of the pool; without rows where there is none yet.
+def read(folder: Path, columns: Sequence[str] = Q_SCHEMA.names) -> pa.Table:
+    """Return columns of table Q of a translation, in the order of the pool; without rows where there is none yet.
 
     Raises:
         RunDirError: a file of it cannot be read.
     """
     connection = connect(folder)
     try:
-        return connection.sql("SELECT * FROM Q ORDER BY query_id").to_arrow_table().cast(Q_SCHEMA)
+        names = ", ".join(f'"{name}"' for name in columns)
+        found = connection.sql(f"SELECT {names} FROM Q ORDER BY query_id").to_arrow_table()
+        return found.cast(pa.schema([Q_SCHEMA.field(name) for name in columns]))
+    except duckdb.Error as error:
+        raise RunDirError(
+            f"the translation in {str(folder)!r} cannot be read ({error}); remove the file that is damaged, and its "
+            "queries are translated again"
+        ) from None
     finally:
         connection.close()
 

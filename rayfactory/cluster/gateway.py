@@ -17,7 +17,9 @@ from typing import Any
 from rayfactory.agents.player import Player, player_of
 from rayfactory.bucket.journal_copy import Mirror
 from rayfactory.bucket.store import take_variables, variables
+from rayfactory.cluster.losses import as_own
 from rayfactory.config import Config, ModelConfig, Slot
+from rayfactory.errors import RayfactoryError
 from rayfactory.models.chat import Chat, ChatStatus
 from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
 from rayfactory.models.endpoint import keys_at_hand, needs_key, take_keys
@@ -167,7 +169,11 @@ def through_gateway() -> Complete:
     _relay_warnings(gateway.tell.remote)
 
     async def complete(slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
-        completion: Completion = await gateway.complete.remote(slot, key, prompt)
+        try:
+            completion: Completion = await gateway.complete.remote(slot, key, prompt)
+        except RayfactoryError as error:
+            # Ray's own form of it has a traceback for a message.
+            raise as_own(error, "a model could not be asked") from None
         return completion
 
     return complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import threading
@@ -80,6 +81,7 @@ def flow(
                     if isinstance(found, RayfactoryError):
                         raise found
                     del left[number]
+                    losses = Losses()  # it gets on
                     yield found
         except ray.exceptions.RayError as error:
             pause_s = losses.pause_s(error)
@@ -111,6 +113,14 @@ def _by_value(actor: type) -> type:
     return Actor
 
 
+def num_cpus() -> int:
+    """Return the CPUs of the cluster, at least 1. Ray has to be connected."""
+    import ray
+
+    whole: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(whole.get("CPU", 0)))
+
+
 def share(value: Any) -> Any:
     """Put a value where actors on every node find it; return what stands for it."""
     import ray
@@ -125,10 +135,18 @@ class Asked:
         models: the slots in use; none: there is nothing to ask.
         journal: folder of the journal.
         max_cost_usd: what may be spent; None: no limit.
+        on_status: called with what is known of the models, from another thread, about twice a second.
     """
 
-    def __init__(self, models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None) -> None:
+    def __init__(
+        self,
+        models: Mapping[Slot, ModelConfig],
+        journal: Path,
+        max_cost_usd: float | None,
+        on_status: Callable[[ChatStatus], None],
+    ) -> None:
         self._models = models
+        self._on_status = on_status
         self._gateway = start_gateway(models, journal, max_cost_usd) if models else None
         self._ended = threading.Event()
         self.status: ChatStatus | None = None
@@ -143,6 +161,7 @@ class Asked:
             # A gateway that is lost is started again; the next call asks it.
             with suppress(ray.exceptions.RayError):
                 self.status = ray.get(ask_status(self._gateway, self._models), timeout=_CLOSE_S)
+                self._on_status(self.status)
 
     def close(self) -> None:
         """Write what is still open to the journal, and let go of the models."""
@@ -157,9 +176,14 @@ class Asked:
 
 
 @contextmanager
-def asked(models: Mapping[Slot, ModelConfig], journal: Path, max_cost_usd: float | None) -> Iterator[Asked]:
+def asked(
+    models: Mapping[Slot, ModelConfig],
+    journal: Path,
+    max_cost_usd: float | None,
+    on_status: Callable[[ChatStatus], None],
+) -> Iterator[Asked]:
     """Have models answer for the length of a with statement; the arguments are those of `Asked`."""
-    found = Asked(models, journal, max_cost_usd)
+    found = Asked(models, journal, max_cost_usd, on_status)
     try:
         yield found
     finally:
@@ -176,13 +200,17 @@ def running_on(workers: Workers) -> Callable[[str, str, Execution], Any]:
         nonlocal turn
         turn += 1
         (worker,) = workers.share(turn, [database])
-        work = [(database, sql, examined)]
-        try:
-            (executed,) = await worker.execute.remote(work)
-        except ray.exceptions.RayActorError as error:
-            logger.warning("a worker was lost with a statement, which is left out: %s", error)
-            return Execution("crashed", "the worker that ran it was lost", examined.text)
-        found: Execution = executed
-        return found
+        losses = Losses()
+        while True:
+            try:
+                (executed,) = await worker.execute.remote([(database, sql, examined)])
+            except ray.exceptions.RayActorError as error:
+                pause_s = losses.pause_s(error)
+                if pause_s is None:
+                    return Execution("crashed", "the worker that ran it was lost again and again", examined.text)
+                await asyncio.sleep(pause_s)
+                continue
+            found: Execution = executed
+            return found
 
     return run

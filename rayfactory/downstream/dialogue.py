@@ -31,10 +31,15 @@ MAX_REVIEW_CHARACTERS = 1_000
 
 _QUESTION = re.compile(r"<question>(.*?)(?:</question>|(?=<evidence>)|\Z)", re.IGNORECASE | re.DOTALL)
 _EVIDENCE = re.compile(r"<evidence>(.*?)(?:</evidence>|\Z)", re.IGNORECASE | re.DOTALL)
+_WHOLE = re.compile(r"</question>\s*(?:<evidence>.*?</evidence>|\Z)", re.IGNORECASE | re.DOTALL)
 _NAMED = re.compile(r"^[\s*#_>-]*(question|evidence|external knowledge)[\s*_]*:[\s*_]*", re.IGNORECASE | re.MULTILINE)
 _VERDICT = re.compile(
-    r"\b(?:verdict|answer|decision|conclusion|judge?ment)\b[\s*_`\"'>]*(?:is\b)?\s*[:=-]?[\s*_`\"'<\[(]*(yes|no)\b",
+    r"\bverdict\b[\s*_`\"'>]*(?:is\b)?\s*[:：=-]?[\s*_`\"'<\[(]*(yes|no)\b(?!\s*(?:or|/|\|)\s*(?:yes|no)\b)",
     re.IGNORECASE,
+)
+_OTHERWISE = re.compile(
+    r"\b(?:answer|decision|conclusion|judge?ment)\b(?:\s+is\b)?\s*[:：=-]?[\s*_`\"'{]*(?:\\boxed\{)?(yes|no)[\s*_`\"'.!}]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _ALONE = re.compile(r"[\s*_`\"'>.\[(]*(yes|no)[\s*_`\"'<.!\])]*", re.IGNORECASE)
 _NOTHING = re.compile(
@@ -106,20 +111,27 @@ class Asking:
 
 
 def _sql(sql: str) -> str:
+    # Of half a query nobody can say what it does.
+    if len(sql) > MAX_SQL_CHARACTERS:
+        raise ConfigError(f"a query of {len(sql)} characters is not asked about, but those of {MAX_SQL_CHARACTERS}")
     return query_text(sql, MAX_SQL_CHARACTERS)
 
 
 def _texts(wording: Wording) -> dict[str, object]:
+    if max(len(wording.text), len(wording.evidence)) > MAX_QUESTION_CHARACTERS:
+        raise ConfigError(f"a question of more than {MAX_QUESTION_CHARACTERS} characters is not asked about")
     evidence = quoted(wording.evidence, MAX_EVIDENCE_CHARACTERS) if wording.evidence else ""
     return {"question": quoted(wording.text, MAX_QUESTION_CHARACTERS), "evidence": evidence}
 
 
-def wording_in(reply: str) -> Wording | None:
-    """Return the question in a reply, with its evidence; None where there is none.
+def wording_in(reply: str, *, truncated: bool = False) -> Wording | None:
+    """Return the question in a reply, with its evidence; None where there is none, or a part of it may be missing.
 
     Read are the tags that were asked for, and lines that begin with their names. What a model thought aloud is none.
     """
     text = replies.spoken(reply)
+    if truncated and not _WHOLE.search(text):
+        return None
     if found := _QUESTION.search(text):
         noted = _EVIDENCE.search(text)
         question, evidence = found[1], noted[1] if noted else ""
@@ -141,7 +153,7 @@ def wording_in(reply: str) -> Wording | None:
 def verdict_in(reply: str) -> Verdict:
     """Return what a verifier decided: the last time in the form that was asked for, or in a last line of one word."""
     text = replies.spoken(reply).strip()
-    named = _VERDICT.findall(text)
+    named = _VERDICT.findall(text) or _OTHERWISE.findall(text)
     if named:
         return "yes" if named[-1].lower() == "yes" else "no"
     alone = _ALONE.fullmatch(text.rpartition("\n")[2])

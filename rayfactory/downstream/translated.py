@@ -14,10 +14,15 @@ import duckdb
 import pyarrow as pa
 
 from rayfactory.analysis.report import write
-from rayfactory.downstream.control import Control
+from rayfactory.downstream.control import MIN_PAIRS, Control
+from rayfactory.downstream.translator import RULES
+from rayfactory.errors import RunDirError
 from rayfactory.exports.text_to_sql import difficulty
 from rayfactory.models.chat import read_books
 from rayfactory.translation import REASONS, connect
+
+COUNTED = ("reason", "is_simplified", "control_right", "control_wrong")
+"""The columns of table Q that are counted."""
 
 PAIRS = "pairs.json"
 """What is trained with: the pairs that hold, in the form of BIRD's questions."""
@@ -71,7 +76,7 @@ def finish(
     tallies = Tallies()
     connection = connect(out)
     try:
-        tallies.add(connection.sql("SELECT * FROM Q").to_arrow_table())
+        tallies.add(connection.sql(f"SELECT {', '.join(COUNTED)} FROM Q").to_arrow_table())
         _write_pairs(out / PAIRS, connection)
         rejected = connection.sql(
             "SELECT reason, database, question, sql, detail FROM Q WHERE reason IS NOT NULL "
@@ -91,6 +96,7 @@ def finish(
         "verifier": verifier,
         "control": tallies.control.to_json(),
         "cost_usd": round(sum(row["cost_usd"] for row in books), 6),
+        "unconfirmed_usd": round(sum(row["unconfirmed_usd"] for row in books), 6),
         "models": books,
         "stopped": stopped,
         "examples_of_rejects": rejected.to_pylist(),
@@ -100,9 +106,24 @@ def finish(
 
 
 def _write_pairs(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    """Write the pairs that hold as BIRD's questions are, one on each line."""
+    """Write the pairs that hold as BIRD's questions are, one on each line.
+
+    Raises:
+        RunDirError: the file cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
+    try:
+        _write_to(beside, connection)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise RunDirError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}; make room, and give the same command again"
+        ) from None
+
+
+def _write_to(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    with path.open("w", encoding="utf-8") as file:
         begins = "[\n"
         for batch in connection.sql("SELECT * FROM Q WHERE reason IS NULL ORDER BY query_id").to_arrow_reader(2_000):
             for row in batch.to_pylist():
@@ -117,7 +138,6 @@ def _write_pairs(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
                 file.write(begins + json.dumps(entry, ensure_ascii=False))
                 begins = ",\n"
         file.write("\n]\n" if begins != "[\n" else "[]\n")
-    beside.replace(path)
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -129,7 +149,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         (
             f"{found['kept']:,} of {found['translated']:,} queries have a question that holds ({share:.1%}); "
             f"{found['simplified']:,} of them were cut down to what it asks. Written by {found['model']}, verified by "
-            f"{found['verifier']}. ${found['cost_usd']:.2f} was paid."
+            f"{found['verifier']}. ${found['cost_usd']:.2f} was paid"
+            + (f", and at most ${found['unconfirmed_usd']:.2f} more." if found["unconfirmed_usd"] else ".")
         ),
     ]
     if found["translated"] < found["queries"]:
@@ -145,6 +166,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         asked = row["yes"] + row["no"] + row["unclear"]
         said = f"{row['yes']} ({row['said_yes']:.1%}; {low:.1%} to {high:.1%})" if asked else "0"
         lines.append(f"| {name} ({asked}) | {said} | {row['no']} | {row['unclear']} |")
+    if found["verifier"] != RULES and not control["is_controlled"]:
+        lines += ["", f"That is too little to know the verifier by: {MIN_PAIRS} pairs of each kind are needed."]
     if control["fault"]:
         lines += ["", f"**The verifier cannot be trusted:** {control['fault']}."]
     return "\n".join([*lines, ""])

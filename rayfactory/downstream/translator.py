@@ -7,7 +7,7 @@ Source: SQL-Factory, section 5.3.1.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -19,7 +19,7 @@ from rayfactory.downstream.questions import Question
 from rayfactory.downstream.realiser import Wording, realise
 from rayfactory.errors import CompletionError, ConfigError, StatementError
 from rayfactory.models import replies
-from rayfactory.models.completion import CallKey, Complete, Prompt
+from rayfactory.models.completion import CallKey, Complete, Completion, Prompt
 from rayfactory.records import Execution
 from rayfactory.tools.execution import examine
 from rayfactory.translation import OF_THE_QUERY, Q_SCHEMA
@@ -80,11 +80,6 @@ class _Case:
     query: Query
     schema: Schema
     cost_usd: float = 0.0
-    values: dict[str, Any] = field(default_factory=dict)
-    is_simplified: bool = False
-
-    def __post_init__(self) -> None:
-        self.values = dict(self.query.values)
 
 
 class Translator:
@@ -128,32 +123,33 @@ class Translator:
         """
         case = _Case(query, self._schemas[query.values["database"]])
         wording, reason, detail = Wording("", ""), None, ""
+        values: Mapping[str, Any] = query.values
         try:
             wording = await self._worded(case)
-            verdict, review = await self._verified(case, wording)
+            verdict, review = await self._verified(case, query.values, wording)
             if verdict == "no" and self._settings.simplify and self._writer is not None:
-                verdict, review = await self._simplified(case, wording, review)
+                # What does not hold in the end is told of the pool's own query.
+                simpler = await self._simplified(case, wording, review)
+                values, verdict = (simpler, "yes") if simpler is not None else (values, verdict)
             if verdict != "yes":
                 raise _Left("not_aligned" if verdict == "no" else "no_verdict", review)
         except _Left as left:
             reason, detail = left.reason, left.detail[:MAX_DETAIL_CHARACTERS]
         right, wrong = await self._controlled(case)
-        # What did not hold is told of the pool's own query.
-        told = case.values if reason is None else query.values
         row = {
             "query_id": query.query_id,
             "reason": reason,
             "detail": detail,
             "question": wording.text,
             "evidence": wording.evidence,
-            "is_simplified": case.is_simplified and reason is None,
+            "is_simplified": values is not query.values,
             "model": _name(self._writer),
             "verifier": _name(self._verifier),
             "control_right": right,
             "control_wrong": wrong,
             "cost_usd": case.cost_usd,
         }
-        return {name: row[name] if name in row else told[name] for name in Q_SCHEMA.names}
+        return {name: row[name] if name in row else values[name] for name in Q_SCHEMA.names}
 
     async def _worded(self, case: _Case) -> Wording:
         values = case.query.values
@@ -168,72 +164,78 @@ class Translator:
         )
         # A reply without a question is not the end: the second one is another.
         for attempt in range(2):
-            wording = wording_in(await self._ask(case, self._writer, "translation", prompt, attempt))
+            reply = await self._ask(case, self._writer, "translation", prompt, attempt)
+            wording = wording_in(reply.text, truncated=_is_cut(reply))
             if wording is not None:
                 return wording
-        raise _Left("unreadable", "")
+        raise _Left("unreadable", reply.text.strip())
 
-    async def _verified(self, case: _Case, wording: Wording, attempt: int = 0) -> tuple[Verdict, str]:
-        """Return whether question and query belong together, and what the verifier says of it."""
+    async def _verified(
+        self, case: _Case, values: Mapping[str, Any], wording: Wording, attempt: int = 0, agent: str = "verification"
+    ) -> tuple[Verdict, str]:
+        """Return whether question and query belong together, and what the verifier says of it.
+
+        Args:
+            case: that it is about.
+            values: of the query.
+            wording: the question.
+            attempt: which one it is of this agent in this case.
+            agent: who asks, as the ledger books it.
+        """
         if self._verifier is None:
-            return self._by_rule(case, wording), "the rules would write another question"
-        sql, tables = case.values["sql"], case.values["tables"]
-        reply = await self._judged(case, self._verifier, "verification", (sql, tables, wording), attempt)
+            try:
+                holds = realise(values["sql"], case.schema, self._seed_of(case)) == wording
+            except StatementError as error:
+                return "unclear", str(error)
+            return ("yes", "") if holds else ("no", "the rules would write another question")
+        prompt = _fitting(
+            lambda asking: asking.verdict(case.schema, values["tables"], values["sql"], wording), self._verifier
+        )
+        reply = (await self._ask(case, self._verifier, agent, prompt, attempt)).text
         return verdict_in(reply), review_in(reply)
 
-    async def _judged(
-        self, case: _Case, verifier: Voice, agent: str, pair: tuple[str, Sequence[str], Wording], attempt: int
-    ) -> str:
-        sql, tables, wording = pair
-        prompt = _fitting(lambda asking: asking.verdict(case.schema, tables, sql, wording), verifier)
-        return await self._ask(case, verifier, agent, prompt, attempt)
-
-    def _by_rule(self, case: _Case, wording: Wording) -> Verdict:
-        try:
-            return "yes" if realise(case.values["sql"], case.schema, self._seed_of(case)) == wording else "no"
-        except StatementError:
-            return "unclear"
-
-    async def _simplified(self, case: _Case, wording: Wording, review: str) -> tuple[Verdict, str]:
-        """Cut the query down to its question; return the verdict on what came of it, or that of before."""
+    async def _simplified(self, case: _Case, wording: Wording, review: str) -> Mapping[str, Any] | None:
+        """Cut a query down to its question; return the values of what came of it, or None where that does not hold."""
         assert self._writer is not None
         values = case.query.values
-        prompt = _fitting(
-            lambda asking: asking.simpler(case.schema, values["tables"], values["sql"], wording, review), self._writer
-        )
-        found = replies.queries(await self._ask(case, self._writer, "simplification", prompt))
-        if not found:
-            return "no", review
-        examined = examine(found[0], values["dialect"])
-        if examined.reason is not None or examined.canonical == examine(values["sql"], values["dialect"]).canonical:
-            return "no", review
-        if {name.casefold() for name in examined.tables} - {name.casefold() for name in values["tables"]}:
-            return "no", review  # it is to do less
-        executed = await self._run_sql(values["database"], found[0], examined)
-        if executed.reason is not None:
-            return "no", review
-        case.values |= _of(found[0], executed)
-        case.is_simplified = True
-        return await self._verified(case, wording, 1)
+        try:
+            prompt = _fitting(
+                lambda asking: asking.simpler(case.schema, values["tables"], values["sql"], wording, review),
+                self._writer,
+            )
+            reply = await self._ask(case, self._writer, "simplification", prompt)
+            found = replies.queries(reply.text, truncated=_is_cut(reply))
+            if not found:
+                return None
+            examined = examine(found[0], values["dialect"])
+            if examined.reason is not None or examined.canonical == examine(values["sql"], values["dialect"]).canonical:
+                return None
+            if {name.casefold() for name in examined.tables} - {name.casefold() for name in values["tables"]}:
+                return None  # it is to do less
+            executed = await self._run_sql(values["database"], found[0], examined)
+            if executed.reason is not None:
+                return None
+            simpler = {**values, **_of(found[0], executed)}
+            verdict, _ = await self._verified(case, simpler, wording, 1)
+        except _Left:
+            # That the query as it is does not hold is known, whatever could not be asked.
+            return None
+        return simpler if verdict == "yes" else None
 
     async def _controlled(self, case: _Case) -> tuple[Verdict | None, Verdict | None]:
         """Return what the verifier says of a right and of a wrong pair over the query; None where it is not asked."""
-        query_id, values = case.query.query_id, case.query.values
-        if query_id >= ALWAYS_CONTROLLED and not self._is_drawn(query_id):
+        query = case.query
+        if query.query_id >= ALWAYS_CONTROLLED and not self._is_drawn(query.query_id):
             return None, None
-        pairs = pairs_over(values["sql"], case.schema, self._seed_of(case))
+        pairs = pairs_over(query.values["sql"], case.schema, self._seed_of(case))
         if pairs is None:
             return None, None
-        verdicts: list[Verdict] = []
+        verdicts: list[Verdict | None] = []
         for attempt, wording in enumerate(pairs):
-            if self._verifier is None:
-                verdicts.append(self._by_rule(_Case(case.query, case.schema), wording))
-                continue
-            pair = values["sql"], values["tables"], wording
             try:
-                verdicts.append(verdict_in(await self._judged(case, self._verifier, "control", pair, attempt)))
+                verdicts.append((await self._verified(case, query.values, wording, attempt, "control"))[0])
             except _Left:
-                return None, None
+                verdicts.append(None)
         return verdicts[0], verdicts[1]
 
     def _is_drawn(self, query_id: int) -> bool:
@@ -244,7 +246,7 @@ class Translator:
         # Not 0, with which all questions are worded alike.
         return 1 + (self._seed * 1_000_003 + case.query.query_id) % (2**31 - 1)
 
-    async def _ask(self, case: _Case, voice: Voice, agent: str, prompt: Prompt, attempt: int = 0) -> str:
+    async def _ask(self, case: _Case, voice: Voice, agent: str, prompt: Prompt, attempt: int = 0) -> Completion:
         query_id = case.query.query_id
         key = CallKey(self._seed, agent, query_id // QUERIES_IN_A_ROUND, query_id, attempt)
         try:
@@ -252,7 +254,11 @@ class Translator:
         except CompletionError as error:
             raise _Left("unanswered", str(error)) from None
         case.cost_usd += completion.cost_usd
-        return completion.text
+        return completion
+
+
+def _is_cut(reply: Completion) -> bool:
+    return reply.finish_reason == "length"
 
 
 def _fitting(make: Callable[[Asking], Prompt], voice: Voice) -> Prompt:

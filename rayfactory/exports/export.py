@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rayfactory.config import Config
 from rayfactory.databases.schema import Schema
@@ -20,7 +21,7 @@ from rayfactory.pool_copy import beside, local
 from rayfactory.reports.working import console, working
 from rayfactory.runs import open_databases
 from rayfactory.shown import shown
-from rayfactory.translation import FOLDER
+from rayfactory.translation import FOLDER, settings_of
 
 EXPORTS = "exports"
 """Folder of a run directory that exports go to where none is named."""
@@ -63,7 +64,7 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Ma
     out = Path(config.output) if config.output else beside(config.run_dir) / EXPORTS / name
     if out.exists():
         raise RunDirError(f"{str(out)!r} is there already, and stays as it is; remove it, or name another with output=")
-    questions = beside(config.run_dir) / FOLDER if config.questions else None
+    questions = _translation(config, identity) if config.questions else None
     rows = Rows(run_dir, config.split, config.test_share, config.seed, on_progress, questions)
     try:
         if not len(rows) and config.questions:
@@ -86,6 +87,28 @@ def export(config: Config, on_progress: Callable[[int], None]) -> tuple[Path, Ma
     finally:
         rows.close()
     return out, rows.splits
+
+
+def _translation(config: Config, identity: Mapping[str, Any]) -> Path:
+    """Return the folder of the run's questions.
+
+    Raises:
+        RunDirError: they are another run's, or there are none.
+    """
+    named = config.translation.folder
+    folder = Path(named).expanduser() if named else beside(config.run_dir) / FOLDER
+    known = settings_of(folder)
+    if not known:
+        raise RunDirError(
+            f"there are no questions in {str(folder)!r}; find some with task=translate, or name the folder of others "
+            "with translation.folder=DIR"
+        )
+    if known.get("run") != identity.get("config_sha256"):
+        raise RunDirError(
+            f"the questions in {str(folder)!r} are not about the queries of run_dir={config.run_dir!r}; name the "
+            "folder of those with translation.folder=DIR"
+        )
+    return folder
 
 
 def _schemas(config: Config, databases: Collection[str]) -> Mapping[str, Schema]:

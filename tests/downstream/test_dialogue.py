@@ -51,6 +51,19 @@ def test_what_is_no_question_is_none(reply):
 
 
 @pytest.mark.parametrize(
+    ("reply", "is_read"),
+    [
+        ("<question>How many users are there per", False),
+        ("<question>How many?</question>\n<evidence>users are", False),
+        ("<question>How many?</question>\n", True),
+        ("<question>How many?</question>\n<evidence>users are rows</evidence>", True),
+    ],
+)
+def test_half_a_question_is_none(reply, is_read):
+    assert (wording_in(reply, truncated=True) is not None) is is_read
+
+
+@pytest.mark.parametrize(
     ("reply", "verdict"),
     [
         ("VERDICT: yes", "yes"),
@@ -65,7 +78,12 @@ def test_what_is_no_question_is_none(reply):
         ("<verdict>yes</verdict>", "yes"),
         ("", "unclear"),
         ("Yes, I have compared both. The weather is nice.", "unclear"),
-        ("VERDICT: yes or no", "yes"),
+        ("VERDICT: yes or no", "unclear"),
+        ("VERDICT: yes/no", "unclear"),
+        ("VERDICT：yes", "yes"),
+        ("VERDICT: yes.\n\nNote: the answer no longer depends on the order.", "yes"),
+        ("Conclusion: no difference that matters.", "unclear"),
+        ("The answer is \\boxed{yes}", "yes"),
         ("VERDICT: maybe", "unclear"),
         ("I know nothing of SQL", "unclear"),
     ],

@@ -83,9 +83,9 @@ def test_rules_put_every_query_into_words(pool, tmp_path, elsewhere):
     assert all(pair.text and pair.difficulty in {"simple", "moderate", "challenging"} for pair in pairs)
     assert "pairs.json has the pairs" in done.stderr
     assert f"{NUM_QUERIES} of {NUM_QUERIES} queries have a question" in done.stdout
-    before = {path: path.stat().st_mtime_ns for path in (out / "Q").iterdir()}
+    before = translation.read(out)
     assert run(command(folder, out), elsewhere).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in (out / "Q").iterdir()} == before
+    assert translation.read(out).equals(before)
     refused = run(command(folder, out, "seed=1"), elsewhere)
     assert refused.returncode == 2
     assert re.search(r"translated with another seed: 0, not 1; .* output=", refused.stderr)
@@ -153,6 +153,30 @@ def test_verifier_that_cannot_tell_ends_the_translation(pool, tmp_path, elsewher
     assert "**The verifier cannot be trusted:** it says yes whatever it is asked" in page
 
 
+def test_what_a_model_did_not_answer_is_asked_again(pool, tmp_path, elsewhere):
+    """A query that got no reply is left to do, and the others are not asked about once more."""
+    folder, schema, queries = pool
+    out = tmp_path / "out"
+    script = ScriptedModels(schema, queries)
+    hard = queries[7]
+    refuses = [True]
+
+    def refused(body):
+        text = body["messages"][-1]["content"]
+        return "no" if refuses[0] and text.rstrip().endswith(f"Query: {' '.join(hard.split())}") else None
+
+    with serving(reply=script, refuse=refused) as server:
+        done = run(command(folder, out, *models(server)), elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert figures(out)["translated"] == NUM_QUERIES - 1
+        assert "1 queries are left" in done.stdout
+        asked = script.asked["translation"]
+        refuses[0] = False
+        assert run(command(folder, out, *models(server)), elsewhere).returncode == 0
+        assert figures(out)["translated"] == NUM_QUERIES
+        assert script.asked["translation"] == asked + 1
+
+
 def test_budget_ends_it_and_a_larger_one_goes_on(pool, tmp_path, elsewhere):
     folder, schema, queries = pool
     out = tmp_path / "out"
@@ -161,7 +185,8 @@ def test_budget_ends_it_and_a_larger_one_goes_on(pool, tmp_path, elsewhere):
         stopped = run(command(folder, out, *more, "max_cost_usd=0.05"), elsewhere)
         assert stopped.returncode == 0, stopped.stderr
         assert "max_cost_usd is reached" in stopped.stderr
-        assert figures(out)["translated"] < NUM_QUERIES
+        # What was paid for is done, also of a block that could not be paid in full.
+        assert 0 < figures(out)["translated"] < NUM_QUERIES
         assert figures(out)["cost_usd"] <= 0.05
         assert run(command(folder, out, *more, "max_cost_usd=5"), elsewhere).returncode == 0
         assert all(times == 1 for times in server.ledger()["deliveries"].values())
@@ -260,3 +285,9 @@ def test_export_has_the_questions(pool, translated, tmp_path, capsys):
         == 2
     )
     assert "find some with task=translate" in capsys.readouterr().err
+    shutil.copytree(folder / "run" / "translation", tmp_path / "other")
+    settings = json.loads((tmp_path / "other" / "settings.json").read_text(encoding="utf-8"))
+    (tmp_path / "other" / "settings.json").write_text(json.dumps({**settings, "run": "another"}), encoding="utf-8")
+    more = ["questions=true", f"translation.folder={tmp_path / 'other'}", f"output={tmp_path / 'none'}"]
+    assert main(["task=export", *words(folder, *more)]) == 2
+    assert "are not about the queries of run_dir" in capsys.readouterr().err
