@@ -113,7 +113,8 @@ def cluster_queries(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
 def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> dict[str, Any]:
     """Tune the encoder; return what it learnt from."""
     clustering = config.clustering
-    judged = {canonical_of(query, clustering.dialect) for each in sets for query in each.queries}
+    texts = {text_of(query, clustering.dialect) for each in sets for query in each.queries}
+    judged = texts | {canonical_of(query, clustering.dialect) for each in sets for query in each.queries}
     corpus = _corpus(config, say)
     try:
         say("pairs of similar queries are looked for")
@@ -126,6 +127,7 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
             f"the corpus gives {len(pairs)} pairs, less than a batch (clustering.batch_size={clustering.batch_size}); "
             "take a larger corpus, or set it smaller"
         )
+    learnt = {text for pair in pairs for text in (pair.anchor, pair.positive)}
     if not tuned.exists():
         tune(clustering, config.embedding.model, pairs, tuned, config.seed, say)
     return {
@@ -133,6 +135,9 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
         "pairs": len(pairs),
         "mean_similarity_of_pairs": round(float(np.mean([pair.similarity for pair in pairs])), 4),
         "left_out_as_judged": left_out,
+        "learnt_texts": len(learnt),
+        "judged_texts": len(texts),
+        "judged_texts_learnt": len(learnt & texts),
     }
 
 
@@ -210,4 +215,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     left_out = found["left_out_as_judged"]
     if left_out:
         learnt += f"; {left_out} were left out because they are among those that it is judged by"
+    if "learnt_texts" in found:
+        learnt += (
+            f". Of the {found['judged_texts']:,} different texts that it is judged by, {found['judged_texts_learnt']} "
+            f"are among the {found['learnt_texts']:,} that it learnt"
+        )
     return "\n".join([*lines, "", f"{learnt}.", ""])

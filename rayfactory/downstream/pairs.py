@@ -31,6 +31,9 @@ def pairs_of(
 ) -> tuple[list[Pair], int]:
     """Return pairs of a corpus, in an order that the seed decides: of each query with the nearest to it.
 
+    Where there are more than are wanted, as many queries as there can be have a pair, and as many have two: what is
+    learnt is then of the whole corpus, and not of a few queries with all that is near them.
+
     The second part is how many of its queries were left out.
 
     Args:
@@ -38,7 +41,7 @@ def pairs_of(
         count: how many, at most.
         num_positives: neighbours of each query that count as similar to it.
         seed: decides which are chosen where there are more.
-        without: canonical texts of queries that are to be in no pair.
+        without: normalised and canonical texts of queries that are to be in no pair.
     """
     num_left_out = 0
     by_database = defaultdict[str, list[tuple[int, str]]](list)
@@ -47,21 +50,27 @@ def pairs_of(
             tree = sql.parse(row["sql"], row["dialect"])
         except StatementError:
             continue
-        if sql.canonical(tree, row["dialect"]) in without:
+        text = sql.normalise(tree, row["dialect"])
+        if text in without or sql.canonical(tree, row["dialect"]) in without:
             num_left_out += 1
             continue
-        by_database[row["database"]].append((row["query_id"], sql.normalise(tree, row["dialect"])))
+        by_database[row["database"]].append((row["query_id"], text))
     rng = random.Random(seed)
     anchors = [(database, place) for database, queries in by_database.items() for place in range(len(queries))]
     rng.shuffle(anchors)
     weights = replace(corpus.weights, k=num_positives + 1)  # the nearest to a query is itself
-    neighbourhoods, pairs = dict[str, _Neighbourhood](), list[Pair]()
+    neighbourhoods = {database: _Neighbourhood(corpus, each, weights) for database, each in by_database.items()}
+    pairs, waiting = list[Pair](), list[list[Pair]]()
     for database, place in anchors:
         if len(pairs) >= count:
             break
-        if database not in neighbourhoods:
-            neighbourhoods[database] = _Neighbourhood(corpus, by_database[database], weights)
-        pairs += neighbourhoods[database].around(place)
+        around = neighbourhoods[database].around(place)
+        rng.shuffle(around)
+        if around:
+            pairs.append(around.pop())
+            waiting.append(around)
+    while len(pairs) < count and (waiting := [around for around in waiting if around]):
+        pairs += [around.pop() for around in waiting]
     del pairs[count:]
     rng.shuffle(pairs)
     return pairs, num_left_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -57,6 +58,9 @@ def test_an_encoder_is_tuned_once_and_judged(folder, capsys):
     assert found["betacv"]["tuned"] != found["betacv"]["all-MiniLM-L6-v2"]
     assert found["pairs"] == 64
     assert found["left_out_as_judged"] == 1
+    assert found["judged_texts"] == len(JUDGED)
+    assert found["judged_texts_learnt"] == 0
+    assert len(CORPUS) / 2 < found["learnt_texts"] < len(CORPUS)
     assert "| tuned | " in capsys.readouterr().out
     encoder = folder / "out" / "encoder"
     before = {path: path.stat().st_mtime_ns for path in encoder.rglob("*")}
@@ -80,6 +84,30 @@ def test_pairs_are_of_similar_queries_and_none_is_judged(folder):
     assert all(len(each) == 1 for each in tables)
     assert all(pair.anchor != pair.positive for pair in pairs)
     assert all(any(t in pair.anchor and t in pair.positive for t in ("product", "customer", "sale")) for pair in pairs)
+
+
+@pytest.mark.parametrize(("count", "fewest", "most"), [(20, 0, 1), (35, 1, 1), (50, 1, 2), (140, 4, 4)])
+def test_fewer_pairs_than_there_are_are_of_the_whole_corpus(folder, count, fewest, most):
+    corpus = of_file(folder / "corpus.json", compose(words(folder)), lambda _: None)
+    judged = {canonical_of(query, "sqlite") for _, query in JUDGED}
+    pairs, _ = pairs_of(corpus, count, 5, 0, judged)
+    again, _ = pairs_of(corpus, count, 5, 0, judged)
+    corpus.close()
+    assert pairs == again
+    assert len({(pair.anchor, pair.positive) for pair in pairs}) == count
+    of_each = Counter({text_of(query, "sqlite"): 0 for query in CORPUS if canonical_of(query, "sqlite") not in judged})
+    of_each.update(pair.anchor for pair in pairs)
+    assert min(of_each.values()) == fewest
+    assert max(of_each.values()) == most
+
+
+def test_what_only_reads_like_a_judged_query_is_left_out_too(folder):
+    corpus = of_file(folder / "corpus.json", compose(words(folder)), lambda _: None)
+    text = text_of(CORPUS[0], "sqlite")
+    pairs, num_left_out = pairs_of(corpus, 1_000, 5, 0, {text})
+    corpus.close()
+    assert num_left_out == 1
+    assert text not in {text for pair in pairs for text in (pair.anchor, pair.positive)}
 
 
 def test_published_rows_stand_beside_where_the_sets_are_those():
