@@ -413,6 +413,8 @@ class ClusteringConfig:
     scale: float = 20.0
     # Tokens of a query that are read while it learns.
     max_tokens: int = 128
+    # Layers that learn, from the last on; the others stay as they are. 0: all of them, and the embeddings of tokens.
+    layers: int = 0
 
 
 @dataclass

@@ -147,6 +147,7 @@ RULES: dict[str, Rule] = {
     "training.max_grad_norm": POSITIVE,
     "training.max_tokens": POSITIVE,
     "training.max_hours": POSITIVE,
+    "clustering.layers": NOT_NEGATIVE,
     "target": POSITIVE,
     # The range that every random generator takes.
     "seed": Rule(lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1"),

@@ -174,7 +174,7 @@ def _settings(config: Config, sets: Sequence[QuerySet]) -> dict[str, Any]:
         "model": config.embedding.model,
         "seed": config.seed,
         "judged_by": hashlib.sha256("\0".join(judged).encode()).hexdigest(),
-        **{name: getattr(clustering, name) for name in names},
+        **{name: getattr(clustering, name) for name in (*names, "layers")},
     }
 
 

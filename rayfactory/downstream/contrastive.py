@@ -6,6 +6,7 @@ Source: SQL-Factory, section 5.4: contrastive learning with in-batch negatives.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from rayfactory.tools.embedding import source_of
 _CHECKPOINTS = 10
 """Of a training: after so many parts of it, it can be gone on with."""
 
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+"""In the name of a parameter: which layer it is of."""
+
 
 def tune(config: ClusteringConfig, model: str, pairs: Sequence[Pair], folder: Path, seed: int, say: Say) -> None:
     """Tune an encoder, and save it. Where this was interrupted, it goes on from its last checkpoint.
@@ -33,7 +37,7 @@ def tune(config: ClusteringConfig, model: str, pairs: Sequence[Pair], folder: Pa
         say: told how far it is.
 
     Raises:
-        ConfigError: a package is missing.
+        ConfigError: a package is missing, or the encoder has not as many layers as are to learn.
     """
     try:
         from datasets import Dataset
@@ -57,6 +61,8 @@ def tune(config: ClusteringConfig, model: str, pairs: Sequence[Pair], folder: Pa
     encoder = SentenceTransformer(source_of(model))
     reads = encoder.max_seq_length
     encoder.max_seq_length = config.max_tokens
+    if config.layers:
+        learn_with_last(encoder, config.layers)
     checkpoints = folder.with_name(f"{folder.name}-checkpoints")
     num_steps = max(1, config.epochs * len(pairs) // config.batch_size)
     arguments = SentenceTransformerTrainingArguments(
@@ -92,3 +98,19 @@ def tune(config: ClusteringConfig, model: str, pairs: Sequence[Pair], folder: Pa
     encoder.save(str(beside))
     beside.rename(folder)
     shutil.rmtree(checkpoints)
+
+
+def learn_with_last(encoder: Any, num_layers: int) -> None:
+    """Let the last layers of an encoder learn, and nothing else.
+
+    Raises:
+        ConfigError: it has not as many.
+    """
+    layer_of = {name: int(found[1]) for name, _ in encoder.named_parameters() if (found := _LAYER.search(name))}
+    there = max(layer_of.values(), default=-1) + 1
+    if num_layers > there:
+        raise ConfigError(
+            f"clustering.layers={num_layers} is more than the {there} layers that there are; set it smaller"
+        )
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(layer_of.get(name, -1) >= there - num_layers)

@@ -8,6 +8,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 
 from rayfactory.__main__ import main
 from rayfactory.analysis.corpus import of_file
@@ -16,6 +18,7 @@ from rayfactory.downstream.cluster_queries import PUBLISHED, markdown
 from rayfactory.downstream.pairs import pairs_of
 from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
 from rayfactory.errors import UserError
+from rayfactory.tools.embedding import source_of
 
 CORPUS = [
     *(f"SELECT name, price FROM product WHERE price > {n} ORDER BY name" for n in range(12)),
@@ -110,6 +113,16 @@ def test_what_only_reads_like_a_judged_query_is_left_out_too(folder):
     assert text not in {text for pair in pairs for text in (pair.anchor, pair.positive)}
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_only_the_last_layers_learn_where_that_is_asked_for(folder):
+    assert main(words(folder, "clustering.layers=2", "clustering.max_pairs=16")) == 0
+    before = SentenceTransformer(source_of("all-MiniLM-L6-v2")).state_dict()
+    after = SentenceTransformer(str(folder / "out" / "encoder")).state_dict()
+    changed = {name for name, values in before.items() if not torch.equal(values, after[name])}
+    assert {found[1] for name in changed if (found := re.search(r"layer\.(\d)\.", name))} == {"4", "5"}
+    assert all("layer." in name for name in changed)
+
+
 def test_published_rows_stand_beside_where_the_sets_are_those():
     names = ("bombay", "ub", "googleplus")
     found: dict[str, Any] = {
@@ -152,6 +165,8 @@ def test_commas_do_as_well(tmp_path):
         (["clustering.sets=absent.csv"], "absent.csv.*cannot be read"),
         (["clustering.batch_size=4000"], "less than a batch"),
         (["clustering.batch_size=1"], "has to be 2 or more"),
+        (["clustering.layers=7"], "more than the 6 layers that there are"),
+        (["clustering.layers=-1"], "has to be 0 or more"),
     ],
 )
 def test_what_is_wrong_is_said(folder, capsys, more, message):
