@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def setting_of(run_dir: Path, name: str) -> Any:
     if not any((run_dir / "rounds").glob("*.json")):
         return None
     return _members(read_identity(run_dir) or {}, "settings").get(name)
+
+
+def differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the names, in order, of settings that are others than those in a file, which has them as JSON."""
+    as_kept = json.loads(json.dumps(wanted))
+    return sorted(name for name in {*known, *as_kept} if known.get(name) != as_kept.get(name))
 
 
 def _differences(known: dict[str, Any], identity: dict[str, Any]) -> str:

@@ -20,10 +20,14 @@ import pyarrow.parquet as pq
 
 from rayfactory.errors import RunDirError
 from rayfactory.files import replace_file
+from rayfactory.identity import differing
 from rayfactory.records import R_SCHEMA, Features
 
 FOLDER = "translation"
 """Folder of a run directory that its questions are in where none is named."""
+
+PAIRS = "pairs.json"
+"""What is trained with: the pairs that hold, in the form of BIRD's questions."""
 
 OF_THE_QUERY = ("sql", "tables", "row_count", "execution_ms", *Features.__slots__)
 """Columns of table R that a query which was cut down to its question has anew in table Q."""
@@ -146,17 +150,15 @@ def opened(folder: Path, settings: Mapping[str, Any], journal: Path) -> Iterator
             raise RunDirError(
                 f"another process translates into {str(folder)!r}; wait for it, or name another folder with output="
             ) from None
-        # As they are once they were written.
-        settings = json.loads(json.dumps(settings))
         known = settings_of(folder)
+        names = differing(known, settings)
         has_begun = any(_files(folder / "Q")) or any(path.stat().st_size for path in journal.glob("*"))
-        if known != settings and has_begun:
-            names = sorted(name for name in {*known, *settings} if known.get(name) != settings.get(name))
+        if names and has_begun:
             raise RunDirError(
                 f"{str(folder)!r} was translated with another {', '.join(names)}: {known.get(names[0])!r}, not "
                 f"{settings.get(names[0])!r}; set that as it was to go on, or name another folder with output="
             )
-        if known != settings:
+        if names:
             replace_file(folder / "settings.json", (json.dumps(settings, indent=1) + "\n").encode())
         yield Translation(folder)
 

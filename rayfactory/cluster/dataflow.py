@@ -185,11 +185,11 @@ def execute_block(block: pa.Table, workers: Workers) -> pa.Table:
         for database, sql, reason, detail, tables in _rows(block, "database", "sql", "reason", "detail", "tables")
     ]
     shares = workers.share(block["block"][0].as_py(), [database for database, _, _ in work])
-    begun = {worker: _begin(worker, [work[place] for place in places]) for worker, places in shares.items()}
+    begun = {worker: begin(worker, [work[place] for place in places]) for worker, places in shares.items()}
     found: dict[int, Execution] = {}
     for worker, places in shares.items():
-        executed = _executed(worker, [work[place] for place in places], begun[worker])
-        found.update(zip(places, executed, strict=True))
+        done = executed(worker, [work[place] for place in places], begun[worker])
+        found.update(zip(places, done, strict=True))
     executions = [found[place] for place in range(len(work))]
     for name in ("reason", "detail", "tables", "row_count", "execution_ms"):
         field = _EXECUTION.field(name)
@@ -198,12 +198,12 @@ def execute_block(block: pa.Table, workers: Workers) -> pa.Table:
     return block
 
 
-def _begin(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> Any:
+def begin(worker: Any, work: Sequence[tuple[str, str, Execution]]) -> Any:
     """Have a worker begin to run candidates; return the reference to what comes of them."""
     return worker.execute.options(max_task_retries=0).remote(work)
 
 
-def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]], begun: Any) -> list[Execution]:
+def executed(worker: Any, work: Sequence[tuple[str, str, Execution]], begun: Any) -> list[Execution]:
     """Return what came of candidates. Where their worker is lost, each of them runs once more, alone.
 
     Args:
@@ -225,7 +225,7 @@ def _executed(worker: Any, work: Sequence[tuple[str, str, Execution]], begun: An
             continue
         ray.get(worker.ready.options(max_task_retries=-1).remote())
         try:
-            executions += ray.get(_begin(worker, [item]))
+            executions += ray.get(begin(worker, [item]))
         except ray.exceptions.RayActorError:
             executions.append(replace(item[2], reason="crashed", detail="the worker that ran it alone was lost"))
     return executions

@@ -10,12 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from rayfactory.cluster.dataflow import Workers
+from rayfactory.cluster.dataflow import Workers, begin, executed
 from rayfactory.cluster.gateway import ask_status, close_gateway, start_gateway
 from rayfactory.cluster.losses import Losses, as_own, brief
 from rayfactory.cluster.staff import with_shared
@@ -128,8 +129,14 @@ def share(value: Any) -> Any:
     return ray.put(value)
 
 
-class Asked:
-    """The models of a task behind their gateway, with the newest that is known of them.
+@contextmanager
+def answering(
+    models: Mapping[Slot, ModelConfig],
+    journal: Path,
+    max_cost_usd: float | None,
+    on_status: Callable[[ChatStatus], None],
+) -> Iterator[None]:
+    """Have models answer behind their gateway for the length of a with statement.
 
     Args:
         models: the slots in use; none: there is nothing to ask.
@@ -137,80 +144,39 @@ class Asked:
         max_cost_usd: what may be spent; None: no limit.
         on_status: called with what is known of the models, from another thread, about twice a second.
     """
+    import ray
 
-    def __init__(
-        self,
-        models: Mapping[Slot, ModelConfig],
-        journal: Path,
-        max_cost_usd: float | None,
-        on_status: Callable[[ChatStatus], None],
-    ) -> None:
-        self._models = models
-        self._on_status = on_status
-        self._gateway = start_gateway(models, journal, max_cost_usd) if models else None
-        self._ended = threading.Event()
-        self.status: ChatStatus | None = None
-        self._thread = threading.Thread(target=self._look, name="models", daemon=True)
-        if self._gateway is not None:
-            self._thread.start()
+    if not models:
+        yield
+        return
+    gateway, ended = start_gateway(models, journal, max_cost_usd), threading.Event()
 
-    def _look(self) -> None:
-        import ray
-
-        while not self._ended.wait(_LOOK_S):
+    def look() -> None:
+        while not ended.wait(_LOOK_S):
             # A gateway that is lost is started again; the next call asks it.
             with suppress(ray.exceptions.RayError):
-                self.status = ray.get(ask_status(self._gateway, self._models), timeout=_CLOSE_S)
-                self._on_status(self.status)
+                on_status(ray.get(ask_status(gateway, models), timeout=_CLOSE_S))
 
-    def close(self) -> None:
-        """Write what is still open to the journal, and let go of the models."""
-        import ray
-
-        if self._gateway is None:
-            return
-        self._ended.set()
-        self._thread.join()
-        with suppress(ray.exceptions.RayError):
-            self.status = ray.get(close_gateway(self._gateway, self._models), timeout=_CLOSE_S)
-
-
-@contextmanager
-def asked(
-    models: Mapping[Slot, ModelConfig],
-    journal: Path,
-    max_cost_usd: float | None,
-    on_status: Callable[[ChatStatus], None],
-) -> Iterator[Asked]:
-    """Have models answer for the length of a with statement; the arguments are those of `Asked`."""
-    found = Asked(models, journal, max_cost_usd, on_status)
+    looks = threading.Thread(target=look, name="models", daemon=True)
+    looks.start()
     try:
-        yield found
+        yield
     finally:
-        found.close()
+        ended.set()
+        looks.join()
+        with suppress(ray.exceptions.RayError):
+            # What is still open is written to the journal.
+            ray.get(close_gateway(gateway, models), timeout=_CLOSE_S)
 
 
 def running_on(workers: Workers) -> Callable[[str, str, Execution], Any]:
     """Return what runs one statement on the workers that are to work with its database, by turns."""
-    import ray
-
-    turn = 0
+    turns = count()
 
     async def run(database: str, sql: str, examined: Execution) -> Execution:
-        nonlocal turn
-        turn += 1
-        (worker,) = workers.share(turn, [database])
-        losses = Losses()
-        while True:
-            try:
-                (executed,) = await worker.execute.remote([(database, sql, examined)])
-            except ray.exceptions.RayActorError as error:
-                pause_s = losses.pause_s(error)
-                if pause_s is None:
-                    return Execution("crashed", "the worker that ran it was lost again and again", examined.text)
-                await asyncio.sleep(pause_s)
-                continue
-            found: Execution = executed
-            return found
+        (worker,) = workers.share(next(turns), [database])
+        work = [(database, sql, examined)]
+        (found,) = await asyncio.to_thread(executed, worker, work, begin(worker, work))
+        return found
 
     return run

@@ -28,6 +28,7 @@ from rayfactory.downstream.query_features import Measure, distances, read
 from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
 from rayfactory.errors import ConfigError, RunDirError, StatementError, UserError
 from rayfactory.files import sha256_of
+from rayfactory.identity import differing
 from rayfactory.pool import count_rows
 from rayfactory.pool_copy import local
 from rayfactory.reports.working import Say, console, working
@@ -83,7 +84,7 @@ def cluster_queries(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
     tuned = out / ENCODER
     about = _settings(config, sets)
     known = _read(out / "encoder.json")
-    if known and known.get("settings") != about:
+    if known and differing(known.get("settings", {}), about):
         raise RunDirError(
             f"the encoder in {str(out)!r} was tuned with other settings, another corpus or other sets; remove the "
             "folder, or name another with output="

@@ -5,6 +5,7 @@ Source: SQL-Factory, section 5.3.1: the Retrieval Tool, by hybrid similarity, ov
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from rayfactory.config import CriticConfig, EmbeddingConfig
 from rayfactory.downstream.questions import Question, read_questions
 from rayfactory.errors import ConfigError
+from rayfactory.files import sha256_of
 from rayfactory.tools.embedding import ENCODERS, Embedder
 from rayfactory.tools.execution import examine
 from rayfactory.tools.retrieval import QueryIndex
@@ -54,7 +56,7 @@ class Retriever:
 
 
 def read_examples(
-    path: Path, embedding: EmbeddingConfig, data_dir: Path, vectors: Path, say: Callable[[int, int], None]
+    path: Path, embedding: EmbeddingConfig, data_dir: Path, folder: Path, say: Callable[[int, int], None]
 ) -> Examples:
     """Return the examples of a file: its questions with text, whose queries parse.
 
@@ -62,7 +64,7 @@ def read_examples(
         path: of the file, see `questions.read_questions`.
         embedding: how queries are encoded.
         data_dir: what encoders are kept below.
-        vectors: file that what is encoded is kept in; it is read where it is there.
+        folder: that what is encoded is kept in, for the next time.
         say: told how many of how many are encoded.
 
     Raises:
@@ -79,6 +81,9 @@ def read_examples(
             f"translation.examples={str(path)!r} holds no question with text and a query that parses; name a training "
             "set, such as Spider's or BIRD's train.json"
         )
+    # Other examples, or another encoder, have other vectors.
+    kept_by = hashlib.sha256(f"{sha256_of(path)} {embedding.model}".encode()).hexdigest()[:16]
+    vectors = folder / f"examples-{kept_by}.npy"
     if vectors.exists():
         vectors_ND = np.load(vectors)
     else:

@@ -26,15 +26,14 @@ from rayfactory.downstream.questions import Question, read_questions
 from rayfactory.downstream.rows import TOO_LONG, Examples, Plan, Turns, examples_of, turns_of
 from rayfactory.errors import ConfigError, RunDirError, UserError
 from rayfactory.files import sha256_of
+from rayfactory.identity import differing
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_model
 from rayfactory.pool_copy import beside
 from rayfactory.reports.working import Say, console, working
 from rayfactory.runs import key_variables, open_databases
 from rayfactory.shown import shown
 from rayfactory.tools.openvino_encoder import cpu_has_bf16
-
-PAIRS = Path("translation", "pairs.json")
-"""What `task=translate` writes in the run's folder."""
+from rayfactory.translation import FOLDER, PAIRS
 
 MODEL, LLAMAFACTORY, TRAINING = "model", "llamafactory", "training.json"
 
@@ -205,7 +204,7 @@ def _asked(config: Config) -> tuple[list[Turns], Counter[str]]:
     Raises:
         UserError: there are none, or they have no text.
     """
-    pairs = beside(config.run_dir) / PAIRS
+    pairs = beside(config.run_dir) / FOLDER / PAIRS
     files = [Path(name).expanduser() for name in config.training.questions] or [pairs]
     if not config.training.questions and not pairs.is_file():
         raise ConfigError(
@@ -349,10 +348,7 @@ def _claim(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def _check_same(known: Mapping[str, Any], about: Mapping[str, Any], folder: Path, remedy: str) -> None:
-    # As they come back from a file.
-    about = json.loads(json.dumps(about))
-    others = [name for name in about if known.get(name) != about[name]]
-    if others:
+    if others := differing(known, about):
         what = {"examples": "the questions, their databases or the prompt"}
         differs = ", ".join(
             what.get(name) or (name if name == "model" else f"{name}={known.get(name)}") for name in others

@@ -19,13 +19,10 @@ from rayfactory.downstream.translator import RULES
 from rayfactory.errors import RunDirError
 from rayfactory.exports.text_to_sql import difficulty
 from rayfactory.models.chat import read_books
-from rayfactory.translation import REASONS, connect
+from rayfactory.translation import PAIRS, REASONS, connect
 
 COUNTED = ("reason", "is_simplified", "control_right", "control_wrong")
 """The columns of table Q that are counted."""
-
-PAIRS = "pairs.json"
-"""What is trained with: the pairs that hold, in the form of BIRD's questions."""
 
 
 @dataclass(slots=True)
@@ -60,23 +57,22 @@ class Tallies:
 
 
 def finish(
-    out: Path, journal: Path, run: str, num_queries: int, model: str, verifier: str, stopped: str
+    out: Path, journal: Path, tallies: Tallies, run: str, num_queries: int, model: str, verifier: str, stopped: str
 ) -> dict[str, Any]:
     """Write what there is, the figures, the page and the pairs that hold; return the figures.
 
     Args:
         out: folder of the translation.
         journal: of what was asked of its models.
+        tallies: of what has become of queries.
         run: what the run is called.
         num_queries: of its pool.
         model: who wrote.
         verifier: who verified.
         stopped: why not all is translated; empty where it is.
     """
-    tallies = Tallies()
     connection = connect(out)
     try:
-        tallies.add(connection.sql(f"SELECT {', '.join(COUNTED)} FROM Q").to_arrow_table())
         _write_pairs(out / PAIRS, connection)
         rejected = connection.sql(
             "SELECT reason, database, question, sql, detail FROM Q WHERE reason IS NOT NULL "

@@ -33,10 +33,14 @@ def prompts_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "prompts"
 
 
-def templates_sha256() -> str:
-    """Return the digest of all templates: whoever changes one starts another run."""
+def templates_sha256(names: Sequence[str] = ()) -> str:
+    """Return the digest of templates: whoever changes one starts another run.
+
+    Args:
+        names: of the templates; none: all that a run has.
+    """
     digest = hashlib.sha256()
-    for path in sorted(prompts_dir().glob("*.j2")):
+    for path in [prompts_dir() / f"{name}.j2" for name in names] or sorted(prompts_dir().glob("*.j2")):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode())
         digest.update(content)

@@ -42,7 +42,7 @@ class Mortal(ToolWorker):
 PROGRAM = """
 import sys
 import ray
-from rayfactory.cluster.dataflow import _begin, _executed
+from rayfactory.cluster.dataflow import begin, executed
 from rayfactory.records import Execution
 from tests.cluster.test_dataflow import KILL, LOST, Mortal
 
@@ -51,7 +51,7 @@ worker = ray.remote(Mortal).options(max_restarts=-1, max_task_retries=1).remote(
 statements = ("SELECT 1", f"SELECT 2 {LOST}", f"SELECT 3 {KILL}", "SELECT 4")
 work = [("shop", sql, Execution(None, "", "")) for sql in statements]
 work += [("shop", "DROP", Execution("refused", "DROP is not a SELECT", ""))]
-print([(execution.reason, execution.row_count) for execution in _executed(worker, work, _begin(worker, work))])
+print([(execution.reason, execution.row_count) for execution in executed(worker, work, begin(worker, work))])
 ray.shutdown()
 """
 

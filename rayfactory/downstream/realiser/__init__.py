@@ -6,8 +6,8 @@ first, as steps. What there are no words for is refused, and so is a query of wh
 
 The rules stand by subject: `words` (names, plurals), `sources` (whose a column is, what keys link), `opening` (FROM and
 WHERE), `keys` (equalities that follow one), `values` with `calculations`, `functions`, `aggregates` and `windows`,
-`ordering`, `conditions` with `nested` and `clauses`; `queries` has the parts of a whole query, which `phrases` and
-`questions` put together. `telling` is what they pass to each other.
+`ordering`, `conditions` with `nested` and `clauses`; `queries` has the parts of a whole query (with `grouping` and
+`set_operations`), which `phrases` and `questions` put together. `telling` is what they pass to each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from rayfactory import sql as statements
 from rayfactory.databases.schema import Schema
-from rayfactory.downstream.realiser import conditions, opening, phrases, queries, questions, values
+from rayfactory.downstream.realiser import conditions, opening, phrases, queries, questions, set_operations, values
 from rayfactory.downstream.realiser.sources import Derived, Output, Scope
 from rayfactory.downstream.realiser.telling import PLAIN, Clause, Phrase, Style, only, style, unsupported
 from rayfactory.downstream.realiser.words import ordinal, sentence
@@ -151,7 +151,7 @@ class _Teller:
         assert isinstance(node, exp.SetOperation)
         left, outputs, _ = self._told(node.this, outer, "all", verb=verb, is_step=is_step)
         right = self._told(node.expression, outer, "all", is_step=is_step)[0]
-        text = queries.united(node, left, right)
-        order = queries.order_of_set(self, node, outputs)
-        limit, offset = (queries.number_of_set(self, node, name) for name in ("limit", "offset"))
+        text = set_operations.united(node, left, right)
+        order = set_operations.order_of_set(self, node, outputs)
+        limit, offset = (set_operations.number_of_set(self, node, name) for name in ("limit", "offset"))
         return text + phrases.tail(order, limit, offset, is_sentence=is_sentence), outputs, "result"

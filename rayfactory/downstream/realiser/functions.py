@@ -139,7 +139,8 @@ def _named_function(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     return Phrase(f"{words} of {tell.value(node.expressions[0], scope).the}")
 
 
-def _through(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+def through(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
+    """Return what stands in a node of which nothing is said."""
     return tell.value(node.this, scope)
 
 
@@ -154,7 +155,7 @@ FUNCTIONS: dict[type[exp.Expr], Rule] = {
     exp.StrPosition: _position,
     exp.Replace: _replace,
     exp.TimeToStr: _date_part,
-    exp.TsOrDsToTimestamp: _through,
+    exp.TsOrDsToTimestamp: through,
     exp.Extract: _extract,
     exp.TimestampTrunc: _truncated,
     exp.DateTrunc: _truncated,

@@ -8,15 +8,24 @@ from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
 
-from rayfactory.downstream.realiser.aggregates import entity, rows
+from rayfactory.downstream.realiser.aggregates import entity
 from rayfactory.downstream.realiser.clauses import numbered
+from rayfactory.downstream.realiser.grouping import (
+    Subtotals,
+    having_told,
+    independent,
+    keys_of,
+    num_shown,
+    resolved,
+    subtotals_told,
+)
 from rayfactory.downstream.realiser.kinds import kind_of
 from rayfactory.downstream.realiser.ordering import order_words, superlative, ways
 from rayfactory.downstream.realiser.sources import Output, Scope, is_primary, referenced, together
 from rayfactory.downstream.realiser.telling import Phrase, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.values import MAX_REPEATED_CHARACTERS, given_name
 from rayfactory.downstream.realiser.windows import short_name
-from rayfactory.downstream.realiser.words import listed, plural
+from rayfactory.downstream.realiser.words import plural
 
 _CLAUSES = ("with_", "expressions", "from_", "joins", "where", "group", "having", "qualify", "order", "limit", "offset",
             "distinct", "windows")  # fmt: skip
@@ -54,7 +63,7 @@ class Told:
     best_of_group: str = ""
     limit: str = ""
     offset: str = ""
-    subtotals: list[tuple[type[exp.Expr], list[list[exp.Expr]]]] = field(default_factory=list)
+    subtotals: list[Subtotals] = field(default_factory=list)
     subtotals_told: str = ""
     is_different: bool = False
     is_aggregate: bool = False
@@ -94,35 +103,35 @@ def told(tell: Teller, select: exp.Select, outer: Scope | None, *, is_step: bool
         only(select.args["distinct"])
     projections = list(select.expressions)
     scope.names = {item.alias.casefold(): item.this for item in projections if isinstance(item, exp.Alias)}
-    keys = _independent(tell, _keys(select, projections, scope, found), projections, scope)
+    keys = independent(tell, keys_of(select, projections, scope, found.subtotals), projections, scope)
     having, order = select.args.get("having"), select.args.get("order")
     found.is_aggregate = bool(keys) or any(_is_aggregate(item) for item in projections) or having is not None
     again = _again(select, projections)
     texts = [item.unalias().sql() for item in projections]
-    num_shown = _num_shown(keys, texts)
-    if len(keys) == 1 and any(isinstance(item.unalias(), exp.Column) for item in projections[num_shown:]):
+    shown = num_shown(keys, texts)
+    if len(keys) == 1 and any(isinstance(item.unalias(), exp.Column) for item in projections[shown:]):
         # A key with what hangs on it: told of the thing that the key stands for.
         own = scope.own(keys[0])
         if own is not None and (is_primary(tell.schema, own[1].base) or referenced(tell.schema, own[1].base)):
-            num_shown = 0
-    if num_shown:
-        found.shown_keys = [_item(tell, item, scope, again, is_step=is_step) for item in projections[:num_shown]]
-        found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections[num_shown:]]
+            shown = 0
+    if shown:
+        found.shown_keys = [_item(tell, item, scope, again, is_step=is_step) for item in projections[:shown]]
+        found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections[shown:]]
     else:
         found.items = [_item(tell, item, scope, again, is_step=is_step) for item in projections]
         found.keys = [entity(tell, key, scope) for key in keys]
     if (group := select.args.get("group")) is not None:
         hear(tell, group)
     found.is_star = any(isinstance(item.unalias(), exp.Star) or item.is_star for item in projections)
-    found.subtotals_told = _subtotals(tell, found, scope)
+    found.subtotals_told = subtotals_told(tell, found.subtotals, scope)
     if having is not None:
-        found.having = _having(tell, having.this, scope, keys)
+        found.having = having_told(tell, having.this, scope, keys)
         if found.shown_keys:
             _define_first(found)
     if (qualify := select.args.get("qualify")) is not None:
         found.qualify = tell.clause(qualify.this, scope).full
     _order(tell, order, projections, scope, found)
-    found.limit, found.offset = (_number(tell, select.args.get(name), scope) for name in ("limit", "offset"))
+    found.limit, found.offset = (number(tell, select.args.get(name), scope) for name in ("limit", "offset"))
     found.outputs = _outputs(projections, scope, found)
     _rows(tell, scope, found, keys)
     return found
@@ -211,110 +220,6 @@ def _is_aggregate(item: exp.Expr) -> bool:
     return False
 
 
-# -- groups -------------------------------------------------------------------
-
-
-def _keys(select: exp.Select, projections: Sequence[exp.Expr], scope: Scope, found: Told) -> list[exp.Expr]:
-    group = select.args.get("group")
-    if group is None:
-        return []
-    only(group, "expressions", "rollup", "cube", "grouping_sets")
-    keys: list[exp.Expr] = []
-    parts = [*group.expressions]
-    for name in ("rollup", "cube", "grouping_sets"):
-        parts += group.args.get(name) or ()
-    for part in parts:
-        if isinstance(part, (exp.Rollup, exp.Cube)):
-            inner = [_resolved(key, projections, scope) for key in part.expressions]
-            found.subtotals.append((type(part), [inner]))
-            keys += inner
-        elif isinstance(part, exp.GroupingSets):
-            sets = [_set(one, projections, scope) for one in part.expressions]
-            found.subtotals.append((exp.GroupingSets, sets))
-            keys += {key.sql(): key for one in sets for key in one}.values()
-        else:
-            keys.append(_resolved(part, projections, scope))
-    return keys
-
-
-def _set(node: exp.Expr, projections: Sequence[exp.Expr], scope: Scope) -> list[exp.Expr]:
-    inner = node.expressions if isinstance(node, exp.Tuple) else [node.unnest()]
-    return [_resolved(key, projections, scope) for key in inner]
-
-
-def _subtotals(tell: Teller, found: Told, scope: Scope) -> str:
-    """Return over which of the groups there are subtotals."""
-    text = ""
-    for kind, sets in found.subtotals:
-        names = [listed([tell.value(key, scope).text for key in keys]) for keys in sets]
-        if kind is not exp.GroupingSets and len(sets[0]) == 1:
-            text += f", with subtotals over all values of {names[0]}"
-        elif kind is exp.Rollup:
-            last, *others = (tell.value(key, scope).text for key in reversed(sets[0]))
-            steps = [f"first over all values of {last}", *(f"then over those of {other} too" for other in others)]
-            text += f", with subtotals step by step ({', '.join(steps)})"
-        elif kind is exp.Cube:
-            text += f", with subtotals over every combination of {names[0]}"
-        else:
-            ways = [f"once for each {name}" if name else "once for all together" for name in names]
-            text += f", grouped {listed(ways)}"
-    return text
-
-
-def _independent(tell: Teller, keys: list[exp.Expr], projections: Sequence[exp.Expr], scope: Scope) -> list[exp.Expr]:
-    """Return the keys without those that a primary key among them settles, where that is not shown itself."""
-    shown = {_bare(item.unalias().sql()) for item in projections}
-    settled = set()
-    for key in keys:
-        own = scope.own(key)
-        if own is not None and is_primary(tell.schema, own[1].base) and _bare(key.sql()) not in shown:
-            settled.add(id(own[0]))
-    rest = []
-    for key in keys:
-        own = scope.own(key)
-        is_settled = own is not None and id(own[0]) in settled and not is_primary(tell.schema, own[1].base)
-        if not is_settled:
-            rest.append(key)
-    return rest
-
-
-def _resolved(key: exp.Expr, projections: Sequence[exp.Expr], scope: Scope, *, is_order: bool = False) -> exp.Expr:
-    """Return what a number or a name in GROUP BY or ORDER BY stands for.
-
-    A name is first of all a column of the tables in GROUP BY, and one of the result in ORDER BY.
-    """
-    if isinstance(key, exp.Literal) and key.name.isdigit() and 0 < int(key.name) <= len(projections):
-        return projections[int(key.name) - 1].unalias()
-    if isinstance(key, exp.Column) and not key.table and (is_order or scope.own(key) is None):
-        return scope.names.get(key.name.casefold(), key)
-    return key
-
-
-def _num_shown(keys: Sequence[exp.Expr], texts: Sequence[str]) -> int:
-    wanted = {_bare(key.sql()) for key in keys}
-    number = len(wanted)
-    return number if number and {_bare(text) for text in texts[:number]} == wanted else 0
-
-
-def _bare(text: str) -> str:
-    return text.casefold().replace('"', "")
-
-
-def _having(tell: Teller, condition: exp.Expr, scope: Scope, keys: Sequence[exp.Expr]) -> str:
-    found = tell.clause(condition, scope)
-    if not found.has:
-        return f" where {found.full}"
-    # A customer without any sale is no group of the sales.
-    is_of_things = any(
-        own is not None and (is_primary(tell.schema, own[1].base) or referenced(tell.schema, own[1].base))
-        for own in map(scope.own, keys)
-    )
-    is_of_rows = found.subject == f"number of {rows(scope)}"
-    if is_of_things and is_of_rows and found.has.startswith(("at most ", "fewer than ", "other than ")):
-        return f" with at least one but {found.has}"
-    return f" with {found.has}"
-
-
 def _define_first(found: Told) -> None:
     """Say what a name stands for where it comes first: behind the groups, and not where it is shown."""
     for i, item in enumerate(found.items):
@@ -334,11 +239,11 @@ def _order(tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr]
     for item in order.expressions:
         hear(tell, item)
         copy = item.copy()
-        copy.set("this", _resolved(item.this, projections, scope, is_order=True).copy())
+        copy.set("this", resolved(item.this, projections, scope, is_order=True).copy())
         items.append((item, copy))
     phrases = []
     for item, _ in items:
-        named = _resolved(item.this, projections, scope, is_order=True)
+        named = resolved(item.this, projections, scope, is_order=True)
         name = item.this.name if isinstance(item.this, exp.Column) and named is not item.this else ""
         if not name:
             name = next((p.alias for p in projections if isinstance(p, exp.Alias) and p.this == named), "")
@@ -359,7 +264,8 @@ def _order(tell: Teller, order: exp.Expr | None, projections: Sequence[exp.Expr]
             found.best_of_group = f"{word} {phrases[0].operand}"
 
 
-def _number(tell: Teller, node: exp.Expr | None, scope: Scope) -> str:
+def number(tell: Teller, node: exp.Expr | None, scope: Scope) -> str:
+    """Return LIMIT or OFFSET in words; nothing where there is none."""
     if node is None:
         return ""
     only(node, "this", "expression", "expressions")
@@ -395,52 +301,6 @@ def _outputs(projections: Sequence[exp.Expr], scope: Scope, found: Told) -> dict
             own[1].column if own else None,
         )
     return outputs
-
-
-# -- set operations -----------------------------------------------------------
-
-_SETS: dict[tuple[type[exp.Expr], bool], str] = {
-    (exp.Union, True): ", together with {}, without duplicates",
-    (exp.Union, False): ", followed by {}",
-    (exp.Intersect, True): ", keeping only those that are also among {}",
-    (exp.Except, True): ", leaving out those that are among {}",
-}
-
-
-def united(node: exp.SetOperation, left: str, right: str) -> str:
-    """Return two results that a set operation makes one of."""
-    only(node, "this", "expression", "distinct", "order", "limit", "offset", "with_")
-    how = _SETS.get((type(node), bool(node.args.get("distinct"))))
-    if how is None:
-        raise unsupported(node)
-    is_nested = isinstance(node.expression.unnest(), exp.SetOperation)
-    return left + how.format(f"({right})" if is_nested else right)
-
-
-def order_of_set(tell: Teller, node: exp.SetOperation, outputs: dict[str, Output]) -> str:
-    """Return what the result of a set operation is sorted by."""
-    order = node.args.get("order")
-    if order is None:
-        return ""
-    parts = []
-    columns = list(outputs.values())
-    for item in order.expressions:
-        only(item, "this", "desc", "nulls_first")
-        hear(tell, item)
-        key = item.this
-        if isinstance(key, exp.Literal) and key.name.isdigit() and 0 < int(key.name) <= len(columns):
-            output = columns[int(key.name) - 1]
-        elif isinstance(key, exp.Column) and key.name.casefold() in outputs:
-            output = outputs[key.name.casefold()]
-        else:
-            raise unsupported(item)
-        parts.append(" ".join(filter(None, (output.words, *ways(tell, item, output.kind)))))
-    return ", then by ".join(parts)
-
-
-def number_of_set(tell: Teller, node: exp.SetOperation, name: str) -> str:
-    """Return LIMIT or OFFSET of a set operation."""
-    return _number(tell, node.args.get(name), Scope([], None))
 
 
 def named_outputs(outputs: dict[str, Output], names: Sequence[str]) -> dict[str, Output]:

@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from rayfactory.downstream.realiser.aggregates import AGGREGATES, aggregate
 from rayfactory.downstream.realiser.calculations import CALCULATIONS
-from rayfactory.downstream.realiser.functions import FUNCTIONS
+from rayfactory.downstream.realiser.functions import FUNCTIONS, through
 from rayfactory.downstream.realiser.sources import Scope
 from rayfactory.downstream.realiser.telling import Phrase, Rule, Teller, hear, only, unsupported
 from rayfactory.downstream.realiser.windows import window
@@ -191,10 +191,6 @@ def _tuple(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
     return Phrase(f"combination of {listed(parts)}")
 
 
-def _alias(tell: Teller, node: exp.Expr, scope: Scope) -> Phrase:
-    return tell.value(node.this, scope)
-
-
 _RULES: dict[type[exp.Expr], Rule] = {
     exp.Column: _column,
     exp.Star: _star,
@@ -208,7 +204,7 @@ _RULES: dict[type[exp.Expr], Rule] = {
     exp.Subquery: _scalar,
     exp.Select: _scalar,
     exp.Tuple: _tuple,
-    exp.Alias: _alias,
+    exp.Alias: through,
     **CALCULATIONS,
     **FUNCTIONS,
 }
