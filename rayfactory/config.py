@@ -107,6 +107,9 @@ class ModelConfig:
     context_tokens: int = 32_768
     # Tokens of one reply, at most.
     max_output_tokens: int = 4_096
+    # Whether it is sent messages, which its chat template makes a text of. `false`: it goes on from a plain text, as
+    # models without such a template do (completions instead of chat completions).
+    chat: bool = True
     # What the endpoint calls the bound on a reply's tokens: OpenAI's newer models take `max_completion_tokens` alone.
     max_tokens_field: str = "max_tokens"
     # What requests leave out because the endpoint refuses it: any of `seed`, `temperature`, `top_p`. Models that think
@@ -357,7 +360,7 @@ class EvaluationConfig:
     rule: str = "auto"
     # Which of the two models answers: `strong` or `local`.
     model: str = "local"
-    # How it is asked: `plain` or `qwen2.5-coder`.
+    # How it is asked: `plain`, `qwen2.5-coder` or `codes`; the last goes with models that are no chat (chat=false).
     prompt: str = "plain"
     # Seconds that a gold query and a prediction may run each. BIRD's evaluation has 30.
     timeout_s: float = 30.0

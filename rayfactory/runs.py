@@ -61,7 +61,7 @@ _NOT_IN_IDENTITY = (
 _NOT_IN_MODEL_IDENTITY = tuple(
     setting.name
     for setting in fields(ModelConfig)
-    if setting.name not in ("name", "context_tokens", "max_output_tokens", "constrained", "omit")
+    if setting.name not in ("name", "chat", "context_tokens", "max_output_tokens", "constrained", "omit")
 )
 
 # Of the encoder: how much of a GPU it holds.
@@ -417,6 +417,9 @@ def run_identity(config: Config, schemas: Mapping[str, Schema]) -> dict[str, Any
     for slot in SLOTS:
         for name in _NOT_IN_MODEL_IDENTITY:
             del settings["models"][slot][name]
+        if settings["models"][slot]["chat"]:
+            # Runs from before this was a setting go on.
+            del settings["models"][slot]["chat"]
         if slot not in used:
             del settings["models"][slot]
     if used:

@@ -52,6 +52,7 @@ METHODS = ("factory", "sqlsmith", "templates", "learnedsqlgen", "omnisql")
 TEXT_TO_SQL_PROMPTS = {
     "plain": "tables with their keys, some values and descriptions; for any model that follows instructions",
     "qwen2.5-coder": "as the Qwen2.5-Coder models are asked in their own evaluation on Spider and BIRD",
+    "codes": "as the CodeS models are asked in theirs, without values looked up for a question; no chat",
 }
 """How a model is asked for the query that answers a question, by the names of the templates in `prompts/downstream`."""
 
@@ -229,6 +230,7 @@ def validate(config: Config) -> None:
     _one_of("evaluation.model", config.evaluation.model, SLOTS)
     _one_of("evaluation.prompt", config.evaluation.prompt, TEXT_TO_SQL_PROMPTS)
     _one_of("training.prompt", config.training.prompt, TEXT_TO_SQL_PROMPTS)
+    _validate_text_to_sql(config)
     _one_of("training.trainer", config.training.trainer, TRAINERS)
     _one_of("training.precision", config.training.precision, ("auto", "fp32", "bf16"))
     _validate_method(config.models)
@@ -251,6 +253,18 @@ def validate(config: Config) -> None:
                 f"models.{slot}.usd_per_million_in and models.{slot}.usd_per_million_out to what its endpoint charges, "
                 "or leave max_cost_usd out"
             )
+
+
+def _validate_text_to_sql(config: Config) -> None:
+    part = {"evaluate_text2sql": "evaluation", "train_text2sql": "training"}.get(config.task)
+    answers: ModelConfig = getattr(config.models, config.evaluation.model)
+    if part is None or (part == "evaluation" and config.evaluation.predictions):
+        return
+    if getattr(config, part).prompt == "codes" and answers.chat:
+        raise ConfigError(
+            f"{part}.prompt=codes is one text that a model goes on from, and this one is asked as a chat; set "
+            f"models.{config.evaluation.model}.chat=false, or {part}.prompt=plain"
+        )
 
 
 def _validate_method(models: ModelsConfig) -> None:
@@ -333,6 +347,8 @@ def _validate_model(slot: str, model: ModelConfig) -> None:
             f"{where}.base_url has to be an address such as http://host:8000/v1, not "
             f"{shown_url(model.base_url)!r}; or set {where}.serving.weights to have the model served here"
         )
+    if model.batch and not model.chat:
+        raise ConfigError(f"{where}.batch=true sends chats, and {where}.chat is false; leave {where}.batch out")
     if model.max_output_tokens >= model.context_tokens:
         raise ConfigError(
             f"{where}.max_output_tokens={model.max_output_tokens} leaves no room for a prompt in "

@@ -44,7 +44,7 @@ def run(config: Config) -> None:
     Raises:
         UserError: fewer than two are named, one cannot be read, or the folder cannot be written.
     """
-    with working("the queries are read") as say:
+    with working("the queries are read", config.display) as say:
         out, found = compare(config, say)
     console().print(shown(table_of(found)))
     console().print(

@@ -42,7 +42,7 @@ def run(config: Config) -> None:
     Raises:
         RunDirError: there is no run, it has no rows yet, or the folder cannot be written.
     """
-    with working("the queries are parsed") as say:
+    with working("the queries are parsed", config.display) as say:
         out = report(config, lambda what: say(f"{what} of the corpus"))
     console().print(
         shown(f"{out / (REPORT + '.html')} is the report; the same figures are in report.json and report.md")

@@ -28,6 +28,7 @@ from rayfactory.cluster.servable import ASK_ENDPOINT, check_room, check_servable
 from rayfactory.config import ModelConfig
 from rayfactory.errors import ConfigError, EndpointError
 from rayfactory.models.packaged import PACKAGED_WEIGHTS, packaged_model
+from rayfactory.models.protocol import path_of
 from rayfactory.tools.openvino_encoder import cpu_has_bf16
 
 Say = Callable[[str], None]
@@ -374,15 +375,12 @@ def _warm_up(config: ModelConfig, base_url: str) -> None:
     Raises:
         EndpointError: it does not answer.
     """
-    body: dict[str, Any] = {
-        "model": config.name,
-        "messages": [{"role": "user", "content": "SELECT"}],
-        "max_tokens": 1,
-    }
+    asked = {"messages": [{"role": "user", "content": "SELECT"}]} if config.chat else {"prompt": "SELECT"}
+    body: dict[str, Any] = {"model": config.name, **asked, "max_tokens": 1}
     if config.constrained:
         body["structured_outputs"] = {"grammar": 'root ::= "SELECT"'}
     request = Request(  # noqa: S310 - our own address
-        f"{base_url}/chat/completions", json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        f"{base_url}{path_of(config)}", json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
     try:
         with urlopen(request, timeout=_WARM_UP_S) as reply:  # noqa: S310 - our own address

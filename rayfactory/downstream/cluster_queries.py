@@ -60,7 +60,7 @@ def run(config: Config) -> str:
     Raises:
         UserError: the corpus or the sets are missing or cannot be used, or a package is missing.
     """
-    with working("the queries are read") as say:
+    with working("the queries are read", config.display) as say:
         out, found = cluster_queries(config, say)
     console().print(shown(f"{out / ENCODER} is the encoder (embedding.model=FOLDER); clustering.json has the figures"))
     return markdown(found)

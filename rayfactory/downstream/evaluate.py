@@ -40,7 +40,7 @@ def run(config: Config) -> str:
     Raises:
         UserError: questions, predictions or databases are missing or cannot be used, or a model cannot be asked.
     """
-    with working("the questions are read") as say:
+    with working("the questions are read", config.display) as say:
         out, found = evaluate(config, say)
     console().print(shown(f"{out} has these figures, and what came of each prediction in predictions.jsonl"))
     return markdown(found)

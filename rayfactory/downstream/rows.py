@@ -24,7 +24,7 @@ from rayfactory.downstream.questions import Question, query_in
 from rayfactory.downstream.text_to_sql import prompt_of
 from rayfactory.errors import ConfigError
 from rayfactory.models.prompts import Prompts
-from rayfactory.models.protocol import messages_of
+from rayfactory.models.protocol import messages_of, text_of
 from rayfactory.reports.working import Say
 
 Tokens = npt.NDArray[np.int32]
@@ -84,18 +84,18 @@ class Turns:
 
     Attributes:
         database: that it is about.
-        messages: that the chat template gets.
+        asked: the messages that the chat template gets, or the text that a model without one goes on from.
         completion: that follows, without the token that ends it.
     """
 
     database: str
-    messages: list[dict[str, str]]
+    asked: list[dict[str, str]] | str
     completion: str
 
 
-def completion_of(gold: str) -> str:
-    """Return what a model is to reply: the query in a code block, as the prompts ask for and `query_in` reads."""
-    return f"```sql\n{_bare(gold)}\n```"
+def completion_of(gold: str, *, chat: bool = True) -> str:
+    """Return what a model is to reply, as `query_in` reads it: the query, in a code block where it is a chat's."""
+    return f"```sql\n{_bare(gold)}\n```" if chat else _bare(gold)
 
 
 def _bare(gold: str) -> str:
@@ -116,29 +116,30 @@ def turns_of(
     prompts = Prompts()
     found, left_out = [], Counter[str]()
     for question in questions:
-        completion = completion_of(question.gold)
+        completion = completion_of(question.gold, chat=model.chat)
         if question.database not in schemas:
             left_out[OTHER_DATABASE] += 1
         elif query_in(completion) != _bare(question.gold):
             left_out[UNREADABLE] += 1
         else:
             try:
-                asked = prompt_of(prompt, schemas[question.database], question, model, prompts)
+                shown = prompt_of(prompt, schemas[question.database], question, model, prompts)
             except ConfigError:  # not even the window of the model that will be asked has room
                 left_out[TOO_LONG] += 1
                 continue
-            found.append(Turns(question.database, messages_of(asked), completion))
+            asked = messages_of(shown) if model.chat else text_of(shown)
+            found.append(Turns(question.database, asked, completion))
     return found, left_out
 
 
 def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Say) -> tuple[Examples, list[bool]]:
     """Return the questions as tokens, but for those of more than `max_tokens`; and of each whether it has no more.
 
-    Prompts are made by the chat template, without special tokens of the tokenizer's own, as vLLM makes them; a
-    completion ends with the token at which vLLM ends a reply.
+    Prompts are made by the chat template, without special tokens of the tokenizer's own, or are a text, with those, as
+    vLLM makes them; a completion ends with the token at which vLLM ends a reply.
 
     Args:
-        turns: the questions.
+        turns: the questions, all asked in one of the two ways.
         tokenizer: of the model, from transformers.
         max_tokens: of prompt and completion.
         say: told how far it is.
@@ -148,9 +149,12 @@ def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Sa
     for start in range(0, len(turns), _AT_ONCE):
         some = turns[start : start + _AT_ONCE]
         texts = [
-            tokenizer.apply_chat_template(each.messages, tokenize=False, add_generation_prompt=True) for each in some
+            each.asked
+            if isinstance(each.asked, str)
+            else tokenizer.apply_chat_template(each.asked, tokenize=False, add_generation_prompt=True)
+            for each in some
         ]
-        asked = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        asked = tokenizer(texts, add_special_tokens=isinstance(some[0].asked, str))["input_ids"]
         written = tokenizer([each.completion for each in some], add_special_tokens=False)["input_ids"]
         for each, prompt, completion in zip(some, asked, written, strict=True):
             is_short.append(len(prompt) + len(completion) < max_tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rayfactory.config import AgentConfig, ModelConfig
 from rayfactory.databases.schema import Schema
 from rayfactory.downstream.questions import Question
@@ -33,7 +35,11 @@ def prompt_of(name: str, schema: Schema, question: Question, model: ModelConfig,
     if name == "plain":
         tables = [table.name for table in schema.tables]
         return prompts.about_tables(template, schema, tables, model, GREEDY, values)
-    system, user = prompts.render(template, schema.dialect, {**values, "create_tables": create_tables(schema)})
+    # Each template takes one of the two.
+    schemas = {"create_tables": create_tables(schema), "schema_sequence": schema_sequence(schema)}
+    system, user = prompts.render(template, schema.dialect, {**values, **schemas})
+    if name == "codes":
+        user += "\n"
     needed = estimated_tokens(system) + estimated_tokens(user) + TEMPLATE_TOKENS + model.max_output_tokens
     if needed > model.context_tokens:
         raise ConfigError(
@@ -42,6 +48,46 @@ def prompt_of(name: str, schema: Schema, question: Question, model: ModelConfig,
             "evaluation.prompt=plain, which leaves out what there is no room for"
         )
     return Prompt(system, user, model.max_output_tokens, GREEDY.temperature, GREEDY.top_p)
+
+
+def schema_sequence(schema: Schema) -> str:
+    """Return a database as CodeS is shown one: tables with types, keys, descriptions and two values of each column.
+
+    Source: CodeS (github.com/RUCKBReasoning/codes, Apache-2.0), by its description of the input.
+    """
+    lines = ["database schema :"]
+    for table in schema.tables:
+        columns = []
+        for column in table.columns:
+            about = [column.declared_type.lower()]
+            if column.name in table.primary_key:
+                about.append("primary key")
+            if column.description:
+                about.append(f"comment : {_line(column.description.lower())}")
+            values = [text for value in column.profile.examples if len(text := _line(str(value))) <= _VALUE_CHARACTERS]
+            if values:
+                about.append(f"values : {' , '.join(values[:_VALUES])}")
+            columns.append(f"{_plain(table.name)}.{_plain(column.name)} ( {' | '.join(about)} )")
+        lines.append(f"table {_plain(table.name)} , columns = [ {' , '.join(columns)} ]")
+    pairs = [
+        f"{_plain(key.table)}.{_plain(column)} = {_plain(key.referenced_table)}.{_plain(referenced)}"
+        for key in schema.foreign_keys
+        for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
+    ]
+    return "\n".join([*lines, *(["foreign keys :", *pairs] if pairs else ["foreign keys : None"])])
+
+
+_VALUES, _VALUE_CHARACTERS = 2, 25
+"""Values of a column that CodeS is shown, and characters of one, at most."""
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case, in backticks where it is more than one word."""
+    return f"`{name.lower()}`" if re.search(r"[-() /]", name) else name.lower()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def create_tables(schema: Schema) -> str:

@@ -53,7 +53,7 @@ def run(config: Config) -> str:
         UserError: questions, databases, model or folder are missing or cannot be used.
         EngineError: the training failed; the same command goes on from its last checkpoint.
     """
-    with working("the questions are read") as say:
+    with working("the questions are read", config.display) as say:
         out, found = train_text2sql(config, say)
     if config.training.trainer == "llamafactory":
         console().print(shown(f"{out} is for LLaMA-Factory; its README.md has the command"))
@@ -80,7 +80,9 @@ def train_text2sql(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
         return out, _for_llamafactory(config, turns, left_out, out, say)
     _check_packages()
     weights = _weights(config, say)
-    examples, is_short = examples_of(turns, _tokenizer(weights, training.model), training.max_tokens, say)
+    examples, is_short = examples_of(
+        turns, _tokenizer(weights, training.model, chat=_answers(config).chat), training.max_tokens, say
+    )
     left_out = _with_long(left_out, is_short)
     if not examples.each:
         raise ConfigError(
@@ -104,7 +106,9 @@ def _for_llamafactory(
     training = config.training
     weights = _weights(config, say)
     try:
-        _, is_short = examples_of(turns, _tokenizer(weights, training.model), training.max_tokens, say)
+        _, is_short = examples_of(
+            turns, _tokenizer(weights, training.model, chat=_answers(config).chat), training.max_tokens, say
+        )
     except ConfigError:
         # The model is somewhere else, and so is what becomes of its prompts.
         is_short = None
@@ -122,7 +126,7 @@ def _told(config: Config, turns: Sequence[Turns], left_out: Mapping[str, int]) -
         "questions": len(turns),
         "left_out": dict(left_out),
         "databases": len({each.database for each in turns}),
-        "asked_as": _window(_answers(config)),
+        "asked_as": _asked_as(_answers(config)),
     }
 
 
@@ -230,8 +234,10 @@ def _answers(config: Config) -> ModelConfig:
     return model
 
 
-def _window(model: ModelConfig) -> dict[str, int]:
-    return {"context_tokens": model.context_tokens, "max_output_tokens": model.max_output_tokens}
+def _asked_as(model: ModelConfig) -> dict[str, int | bool]:
+    """Return the settings of the model that is to be asked which prompts depend on."""
+    window: dict[str, int | bool] = {name: getattr(model, name) for name in ("context_tokens", "max_output_tokens")}
+    return window if model.chat else {**window, "chat": False}
 
 
 def _check_packages() -> None:
@@ -248,7 +254,7 @@ def _weights(config: Config, say: Say) -> str:
     return str(folder.resolve()) if folder.is_dir() else config.training.model
 
 
-def _tokenizer(weights: str, name: str) -> Any:
+def _tokenizer(weights: str, name: str, *, chat: bool) -> Any:
     """Return the tokenizer of a model.
 
     Raises:
@@ -264,10 +270,10 @@ def _tokenizer(weights: str, name: str) -> Any:
             f"training.model={name!r} cannot be had ({reason}); give a folder with weights and tokenizer, a name on "
             "the model hub, or training.model=packaged"
         ) from None
-    if not tokenizer.chat_template:
+    if chat and not tokenizer.chat_template:
         raise ConfigError(
-            f"training.model={name!r} has no chat template, without which vLLM does not answer questions; put one into "
-            "its folder as chat_template.jinja, or take a model that has one"
+            f"training.model={name!r} has no chat template, without which vLLM answers no chat; have it asked in plain "
+            "text (models.local.chat=false), put one into its folder as chat_template.jinja, or take one that has it"
         )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
@@ -381,7 +387,7 @@ def _counts(left_out: Mapping[str, int]) -> str:
 def evaluation_command(config: Config, out: Path, found: Mapping[str, Any]) -> str:
     """Return the command that says how well the model answers questions, asked as it was trained."""
     where = [f"benchmark.root={config.benchmark.root}"] if config.benchmark.root else []
-    window = [f"models.local.{name}={value}" for name, value in found["asked_as"].items()]
+    asked_as = [f"models.local.{name}={json.dumps(value)}" for name, value in found["asked_as"].items()]
     words = [
         f"+benchmark={config.benchmark.name}",
         *where,
@@ -390,7 +396,7 @@ def evaluation_command(config: Config, out: Path, found: Mapping[str, Any]) -> s
         "models.local.name=text2sql",
         f"models.local.serving.weights={out}",
         f"models.local.serving.device={found['device']}",
-        *window,
+        *asked_as,
     ]
     return f"python -m rayfactory {shlex.join(words)}"
 

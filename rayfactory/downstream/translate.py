@@ -46,7 +46,7 @@ def run(config: Config) -> str:
         UserError: the run, its databases or the examples cannot be used, a model cannot be asked, or the verifier
             cannot tell.
     """
-    with working("the pool is read") as say:
+    with working("the pool is read", config.display) as say:
         out, found = translate(config, say, lambda note: console().print(shown(f"Note: {note}")))
     if found["stopped"]:
         console().print(

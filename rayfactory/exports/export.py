@@ -37,7 +37,7 @@ def run(config: Config) -> None:
         ConfigError: the format shows the schema, and no benchmark is named.
         RunDirError: there is no run, it has no rows yet, or the folder cannot be written.
     """
-    with working("queries are read") as say:
+    with working("queries are read", config.display) as say:
         out, splits = export(config, lambda done: say(f"{done} queries are read"))
     parts = ", ".join(f"{num_rows} {name}" for name, num_rows in splits.items())
     console().print(shown(f"{sum(splits.values())} queries ({parts}) are in {out}"))

@@ -115,7 +115,12 @@ class Chat:
 
     def find(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion | None:
         """Return the completion of a prompt if it is in the journal."""
-        return self._journal.find(key, prompt.sha256(self._endpoints[slot].config.name))
+        return self._journal.find(key, self._request(slot, prompt))
+
+    def _request(self, slot: Slot, prompt: Prompt) -> str:
+        """Return what the journal knows a prompt by, as it is put to a model."""
+        config = self._endpoints[slot].config
+        return prompt.sha256(config.name if config.chat else f"{config.name}, in plain text")
 
     async def complete(self, slot: Slot, key: CallKey, prompt: Prompt) -> Completion:
         """Return the completion of a prompt: from the journal, or asked for now. This is a `Complete`."""
@@ -124,7 +129,7 @@ class Chat:
         if found is not None:
             await self._journal.settle()  # a process before this one may have ended before it was
             return found
-        request = prompt.sha256(self._endpoints[slot].config.name)
+        request = self._request(slot, prompt)
         task = self._running.get((key, request))
         if task is None:
             task = asyncio.create_task(self._obtain(self._endpoints[slot], key, prompt, request))

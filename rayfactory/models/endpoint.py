@@ -27,6 +27,7 @@ from rayfactory.models.ledger import WorstCase
 from rayfactory.models.limits import Gate
 from rayfactory.models.protocol import (
     ErrorReply,
+    path_of,
     quoted,
     read_completion,
     read_error,
@@ -167,8 +168,8 @@ class Endpoint:
 
         body = request_body(self.config, key, prompt)
         async with self._exchange(self.config.timeout_s) as client:
-            # `chat.completions.create` would walk through the body by its types, for as long as all else takes.
-            response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+            # The client's own methods would walk through the body by its types, for as long as all else takes.
+            response = await client.post(path_of(self.config), cast_to=httpx2.Response, body=body)
             return read_completion(self._starred(response.content), self.config)
 
     async def fetch(self, path: str, read: Callable[[bytes], T]) -> T:

@@ -1,4 +1,4 @@
-"""The OpenAI chat-completions protocol as plain data: what is sent, what a reply holds, what an error means.
+"""The OpenAI protocol of completions, of chats and texts, as plain data: what is sent, what replies and errors mean.
 
 Nothing here talks to anybody. Whatever comes from an endpoint is data to be doubted.
 """
@@ -45,9 +45,10 @@ class ErrorReply:
 
 def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str, Any]:
     """Return the body of a request, as JSON-compatible data."""
+    asked = {"messages": messages_of(prompt)} if config.chat else {"prompt": text_of(prompt)}
     body: dict[str, Any] = {
         "model": config.name,
-        "messages": messages_of(prompt),
+        **asked,
         config.max_tokens_field: prompt.max_tokens,
         "temperature": prompt.temperature,
         "top_p": prompt.top_p,
@@ -68,6 +69,16 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
     ]
 
 
+def text_of(prompt: Prompt) -> str:
+    """Return a prompt as the one text that a model without a chat template goes on from."""
+    return encodable("\n\n".join(part for part in (prompt.system, prompt.user) if part))
+
+
+def path_of(config: ModelConfig) -> str:
+    """Return where an endpoint is asked for completions, below its `base_url`."""
+    return "/chat/completions" if config.chat else "/completions"
+
+
 def read_completion(content: bytes, config: ModelConfig) -> tuple[Completion, bool]:
     """Return the completion in the body of a reply, and whether the reply says what it took.
 
@@ -77,7 +88,7 @@ def read_completion(content: bytes, config: ModelConfig) -> tuple[Completion, bo
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
-        text = _text(choice["message"].get("content"))
+        text = _text(choice["message"].get("content") if config.chat else choice["text"])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no completion in a reply of {len(content)} bytes: {quoted(content)!r}") from error
     usage = _usage(reply.get("usage"))

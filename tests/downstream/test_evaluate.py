@@ -59,22 +59,24 @@ def test_predictions_of_a_file(folder, capsys):
     assert "chanel" in lines[2]["detail"]
 
 
-@pytest.mark.parametrize("prompt", ["plain", "qwen2.5-coder"])
+@pytest.mark.parametrize("prompt", ["plain", "qwen2.5-coder", "codes"])
 def test_model_is_asked_once_for_each_question(folder, prompt):
     """With its schema and what one has to know; the same command again asks nothing more."""
     asked = []
+    is_chat = prompt != "codes"
 
     def reply(messages):
+        assert [message["role"] for message in messages] == (["system", "user"] if is_chat else ["text"])
         text = "\n".join(message["content"] for message in messages)
         asked.append(text)
         (gold,) = [gold for question, gold, _ in QUESTIONS if question in text]
-        return f"Here it is:\n```sql\n{gold};\n```"
+        return f"Here it is:\n```sql\n{gold};\n```" if is_chat else gold
 
     with serving(reply=reply) as server:
         command = words(
             folder, "model@models.local=endpoint", "models.local.name=test-model",
             f"models.local.base_url={server.base_url}", "models.local.api_key_env=", "models.local.usd_per_million_out=10",
-            f"evaluation.prompt={prompt}", "evaluation.model=local",
+            f"evaluation.prompt={prompt}", "evaluation.model=local", f"models.local.chat={str(is_chat).lower()}",
         )  # fmt: skip
         assert main(command) == 0
         first = figures(folder)
@@ -96,6 +98,7 @@ def test_model_is_asked_once_for_each_question(folder, prompt):
         (["evaluation.rule=auto"], r"set evaluation\.rule=bird .* or evaluation\.rule=spider"),
         (["evaluation.rule=birdy"], "has to be one of auto, bird, spider"),
         (["evaluation.prompt=nice"], "has to be one of plain"),
+        (["evaluation.prompt=codes"], r"asked as a chat; set models\.local\.chat=false, or evaluation\.prompt=plain"),
     ],
 )
 def test_what_is_wrong_is_said(folder, capsys, more, message):

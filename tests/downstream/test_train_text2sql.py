@@ -118,11 +118,23 @@ def test_tokens_are_those_of_the_server():
     for each, example in zip(turns, examples.each, strict=True):
         whole = [*examples.beginnings[example.beginning], *example.tokens]
         num_prompt = len(whole) - example.num_written
-        server = tokenizer.apply_chat_template(each.messages, tokenize=False, add_generation_prompt=True)
+        server = tokenizer.apply_chat_template(each.asked, tokenize=False, add_generation_prompt=True)
         assert whole[:num_prompt] == tokenizer(server, add_special_tokens=False)["input_ids"]
         assert whole[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(whole[num_prompt:-1]) == each.completion
     assert query_in(turns[0].completion) == "SELECT 'é'"
+
+
+def test_tokens_of_a_model_that_is_no_chat_are_those_of_the_server():
+    """The text begins as the tokenizer begins one, and the query follows bare."""
+    tokenizer = make_tokenizer()
+    turns = [Turns("a", "the schema\nHow many?\n", completion_of("SELECT 'é' ;", chat=False))]
+    examples, _ = examples_of(turns, tokenizer, 1_000, told)
+    (example,) = examples.each
+    whole = [*examples.beginnings[0], *example.tokens]
+    num_prompt = len(whole) - example.num_written
+    assert whole[:num_prompt] == tokenizer("the schema\nHow many?\n")["input_ids"]
+    assert tokenizer.decode(whole[num_prompt:-1]) == "SELECT 'é'" == query_in(turns[0].completion)
 
 
 def test_questions_of_a_database_have_their_beginning_once():
@@ -339,7 +351,8 @@ def test_a_training_ends_with_its_time(tmp_path):
         (["training.questions=[absent.json]"], "absent.json.*cannot be read"),
         (["training.model=absent"], r"training\.model='absent' cannot be had.*training\.model=packaged"),
         (["training.max_tokens=20"], "no question is left to learn from.*too long.*raise training.max_tokens"),
-        (["training.prompt=nice"], "has to be one of plain, qwen2.5-coder"),
+        (["training.prompt=nice"], "has to be one of plain, qwen2.5-coder, codes"),
+        (["training.prompt=codes"], r"asked as a chat; set models\.local\.chat=false, or training\.prompt=plain"),
         (["training.trainer=trl"], "has to be one of ray, llamafactory"),
         (["training.warmup_share=2"], "has to be between 0 and 1"),
         (["training.adam_beta2=1"], "has to be 0 or more and less than 1"),

@@ -53,7 +53,9 @@ def count_tokens(text: str) -> int:
 
 def identity(body: Mapping[str, Any]) -> str:
     """Return what a request's body is known by in the ledger: its model, messages and seed."""
-    return hashlib.sha256(json.dumps([body["model"], body["messages"], body.get("seed")]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([body["model"], body.get("messages") or body["prompt"], body.get("seed")]).encode()
+    ).hexdigest()
 
 
 def echo(messages: Messages) -> str:
@@ -114,6 +116,7 @@ class EndpointServer:
         # Handlers by method and path; the longest path that a request starts with answers it.
         self.routes: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): self._chat,
+            ("POST", "/v1/completions"): self._chat,
             ("GET", "/v1/models"): self._models,
             ("GET", "/ledger"): self._ledger,
         }
@@ -255,14 +258,18 @@ class EndpointServer:
         if (why := self.refuse(body)) is not None:
             return error_reply(400, why, "unsupported_value")
         max_tokens = body.get("max_tokens", body.get("max_completion_tokens", 1_000))
-        tokens_in = sum(count_tokens(message["content"]) + 4 for message in body["messages"])
+        is_chat = request.path.startswith("/v1/chat/")
+        if ("messages" in body) != is_chat or ("prompt" in body) == is_chat:
+            return error_reply(400, "Unrecognized request argument supplied", "invalid_request")
+        messages = body["messages"] if is_chat else [{"role": "text", "content": body["prompt"]}]
+        tokens_in = sum(count_tokens(message["content"]) + 4 for message in messages)
         if self.max_model_len is not None and tokens_in + max_tokens > self.max_model_len:
             return error_reply(400, f"maximum context length is {self.max_model_len}", "context_length_exceeded")
         grammar = body.get("structured_outputs", {}).get("grammar", "")
         if grammar and self.grammars == "refuse":
             return error_reply(400, "Unrecognized request argument supplied: structured_outputs", "invalid_request")
         only = re.fullmatch(r'root ::= "(\w+)"\s*', grammar) if self.grammars == "honour" else None
-        text = "" if fault == "empty_text" else only[1] if only else self.reply(body["messages"])
+        text = "" if fault == "empty_text" else only[1] if only else self.reply(messages)
         finish_reason = "stop"
         if count_tokens(text) > max_tokens:
             text, finish_reason = text.encode()[: 4 * max_tokens].decode(errors="ignore"), "length"
@@ -272,12 +279,16 @@ class EndpointServer:
         delay_s = self.delay_s * (1 + self._delays.uniform(-self.delay_spread, self.delay_spread))
         await asyncio.sleep(delay_s + (0.2 if fault == "delay" else 0.0))
         completion: dict[str, Any] = {
-            "id": f"chatcmpl-{self.billed['replies']}",
-            "object": "chat.completion",
+            "id": f"cmpl-{self.billed['replies']}",
+            "object": "chat.completion" if is_chat else "text_completion",
             "created": 0,
             "model": body["model"],
             "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+                {
+                    "index": 0,
+                    **({"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}),
+                    "finish_reason": finish_reason,
+                }
             ],
             "usage": {
                 "prompt_tokens": tokens_in,
