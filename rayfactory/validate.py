@@ -257,13 +257,19 @@ def validate(config: Config) -> None:
 
 def _validate_text_to_sql(config: Config) -> None:
     part = {"evaluate_text2sql": "evaluation", "train_text2sql": "training"}.get(config.task)
-    answers: ModelConfig = getattr(config.models, config.evaluation.model)
     if part is None or (part == "evaluation" and config.evaluation.predictions):
         return
-    if getattr(config, part).prompt == "codes" and answers.chat:
+    prompt, slot = getattr(config, part).prompt, config.evaluation.model
+    chat = getattr(config.models, slot).chat
+    if part == "training" and config.training.trainer == "llamafactory" and (prompt == "codes" or not chat):
+        raise ConfigError(
+            f"training.trainer='llamafactory' is handed chats, and training.prompt={prompt} with models.{slot}.chat="
+            f"{str(chat).lower()} is none; use training.trainer=ray"
+        )
+    if prompt == "codes" and chat:
         raise ConfigError(
             f"{part}.prompt=codes is one text that a model goes on from, and this one is asked as a chat; set "
-            f"models.{config.evaluation.model}.chat=false, or {part}.prompt=plain"
+            f"models.{slot}.chat=false, or {part}.prompt=plain"
         )
 
 

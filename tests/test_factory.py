@@ -339,6 +339,7 @@ def test_identity_covers_what_changes_the_rows_and_nothing_else(config):
 
     assert with_model(max_in_flight=3, base_url="elsewhere") == with_model()
     assert with_model(omit=["seed"]) != with_model()
+    assert with_model(chat=False) != with_model()
 
 
 def begin_with(config, precision):

@@ -387,6 +387,8 @@ def _warm_up(config: ModelConfig, base_url: str) -> None:
             reply.read()
     except HTTPError as error:
         told = error.read(500).decode(errors="replace")
+        if "chat template" in told:
+            told += f" (a model without one goes on from texts: set chat=false for {config.name!r})"
         raise EndpointError(f"model {config.name!r} came up and cannot answer: {error}: {told}") from error
     except OSError as error:
         raise EndpointError(f"model {config.name!r} came up at {base_url} and does not answer: {error}") from error

@@ -17,9 +17,9 @@ from rayfactory.cluster.session import connected
 from rayfactory.config import AgentConfig, Config, ModelConfig, ModelsConfig, Slot
 from rayfactory.databases.benchmark import Benchmark, open_benchmark
 from rayfactory.databases.engine import FILE_DIALECTS
-from rayfactory.downstream.questions import Question, find_questions, query_in, read_predictions, read_questions
+from rayfactory.downstream.questions import Question, find_questions, read_predictions, read_questions
 from rayfactory.downstream.scoring import KINDS, Rule, figures, score_all
-from rayfactory.downstream.text_to_sql import prompt_of
+from rayfactory.downstream.text_to_sql import prompt_of, reader_of
 from rayfactory.errors import CompletionError, ConfigError
 from rayfactory.models.chat import Chat
 from rayfactory.models.completion import CallKey, Complete, Prompt
@@ -153,6 +153,7 @@ async def _ask_all(
     say: Say,
 ) -> tuple[list[str], float]:
     chat = Chat({slot: model}, journal, config.max_cost_usd)
+    read = reader_of(config.evaluation.prompt)
     num_done = 0
 
     async def ask(complete: Complete, number: int, question: Question) -> str:
@@ -161,7 +162,7 @@ async def _ask_all(
         digest = hashlib.blake2b(f"{question.database}\0{question.text}\0{question.evidence}".encode(), digest_size=4)
         key = CallKey(config.seed, "text2sql", 0, int.from_bytes(digest.digest(), "big"))
         try:
-            reply = query_in((await complete(slot, key, asks[number])).text)
+            reply = read((await complete(slot, key, asks[number])).text)
         except CompletionError as error:
             say(f"question {number}: {error}")
             reply = ""

@@ -39,7 +39,7 @@ def write_folder(
         told: for the README: what was left out, and whether by length too.
 
     Raises:
-        ConfigError: the batch cannot be divided among the workers, or the model is no chat.
+        ConfigError: the batch cannot be divided among the workers.
         RunDirError: the folder has something else.
     """
     if out.exists() and any(out.iterdir()) and not (out / "train.yaml").is_file():
@@ -79,11 +79,7 @@ _INFO = {
 
 
 def _conversation(turns: Turns) -> dict[str, Any]:
-    if isinstance(turns.asked, str):
-        raise ConfigError(
-            "LLaMA-Factory is handed chats, and the model that will be asked is none (chat=false); use "
-            "training.trainer=ray"
-        )
+    assert not isinstance(turns.asked, str), "a text is no chat"
     return {"messages": [*turns.asked, {"role": "assistant", "content": turns.completion}]}
 
 

@@ -154,6 +154,17 @@ def query_in(reply: str) -> str:
     return text[begins.end() if begins else 0 :].strip().rstrip(";").strip()
 
 
+def is_query(text: str) -> bool:
+    """Return whether a text begins as a query does."""
+    return bool(_BEGINS.match(text))
+
+
+def continued(text: str) -> str:
+    """Return the query that a model wrote which goes on from a text: what stands first, before what it went on to."""
+    first = re.split(r"\n[ \t]*\n", text.strip(), maxsplit=1)[0]
+    return first.partition(";")[0].strip()
+
+
 def _list(path: Path, text: str) -> list[Any]:
     data = parse_json(path, text)
     if not isinstance(data, list):

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from rayfactory.config import ModelConfig
 from rayfactory.databases.schema import Schema
-from rayfactory.downstream.questions import Question, query_in
-from rayfactory.downstream.text_to_sql import prompt_of
+from rayfactory.downstream.questions import Question
+from rayfactory.downstream.text_to_sql import completion_of, prompt_of
 from rayfactory.errors import ConfigError
 from rayfactory.models.prompts import Prompts
 from rayfactory.models.protocol import messages_of, text_of
@@ -93,15 +93,6 @@ class Turns:
     completion: str
 
 
-def completion_of(gold: str, *, chat: bool = True) -> str:
-    """Return what a model is to reply, as `query_in` reads it: the query, in a code block where it is a chat's."""
-    return f"```sql\n{_bare(gold)}\n```" if chat else _bare(gold)
-
-
-def _bare(gold: str) -> str:
-    return gold.strip().rstrip(";").strip()
-
-
 def turns_of(
     questions: Sequence[Question], schemas: Mapping[str, Schema], prompt: str, model: ModelConfig
 ) -> tuple[list[Turns], Counter[str]]:
@@ -116,19 +107,20 @@ def turns_of(
     prompts = Prompts()
     found, left_out = [], Counter[str]()
     for question in questions:
-        completion = completion_of(question.gold, chat=model.chat)
-        if question.database not in schemas:
+        schema = schemas.get(question.database)
+        if schema is None:
             left_out[OTHER_DATABASE] += 1
-        elif query_in(completion) != _bare(question.gold):
+            continue
+        completion = completion_of(prompt, question.gold, schema.dialect)
+        if completion is None:
             left_out[UNREADABLE] += 1
-        else:
-            try:
-                shown = prompt_of(prompt, schemas[question.database], question, model, prompts)
-            except ConfigError:  # not even the window of the model that will be asked has room
-                left_out[TOO_LONG] += 1
-                continue
-            asked = messages_of(shown) if model.chat else text_of(shown)
-            found.append(Turns(question.database, asked, completion))
+            continue
+        try:
+            shown = prompt_of(prompt, schema, question, model, prompts)
+        except ConfigError:  # not even the window of the model that will be asked has room
+            left_out[TOO_LONG] += 1
+            continue
+        found.append(Turns(question.database, messages_of(shown) if model.chat else text_of(shown), completion))
     return found, left_out
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 
 from rayfactory.config import AgentConfig, ModelConfig
-from rayfactory.databases.schema import Schema
-from rayfactory.downstream.questions import Question
+from rayfactory.databases.schema import Schema, Value
+from rayfactory.downstream.questions import Question, continued, is_query, query_in
 from rayfactory.errors import ConfigError
+from rayfactory.exports.text_to_sql import on_one_line
 from rayfactory.models.completion import Prompt
 from rayfactory.models.grammar.syntax import quote_name
 from rayfactory.models.prompts import TEMPLATE_TOKENS, Prompts
@@ -32,26 +34,53 @@ def prompt_of(name: str, schema: Schema, question: Question, model: ModelConfig,
     """
     template = f"downstream/{name}"
     values = {"question": question.text, "evidence": question.evidence}
+    if name == "codes":
+        # One line, of which evidence is the first sentence.
+        values = {part: _line(text) for part, text in values.items()}
+        values["evidence"] = f"{values['evidence'].rstrip(';')};" if values["evidence"] else ""
     if name == "plain":
         tables = [table.name for table in schema.tables]
         return prompts.about_tables(template, schema, tables, model, GREEDY, values)
-    # Each template takes one of the two.
-    schemas = {"create_tables": create_tables(schema), "schema_sequence": schema_sequence(schema)}
-    system, user = prompts.render(template, schema.dialect, {**values, **schemas})
+    forms = [{"create_tables": create_tables(schema)}] if name != "codes" else schema_sequences(schema)
+    for form in forms:
+        system, user = prompts.render(template, schema.dialect, {**values, **form})
+        needed = estimated_tokens(system) + estimated_tokens(user) + TEMPLATE_TOKENS + model.max_output_tokens
+        if needed <= model.context_tokens:
+            return Prompt(system, user, model.max_output_tokens, GREEDY.temperature, GREEDY.top_p)
+    raise ConfigError(
+        f"the {name} prompt for database {schema.database!r} takes {needed} tokens with its reply, more than "
+        f"context_tokens={model.context_tokens} of model {model.name!r}; use a larger window, or "
+        "evaluation.prompt=plain, which leaves out what there is no room for"
+    )
+
+
+def reader_of(name: str) -> Callable[[str], str]:
+    """Return what finds the query in a reply to the prompt of a name."""
+    return continued if name == "codes" else query_in
+
+
+def completion_of(name: str, gold: str, dialect: str) -> str | None:
+    """Return what a model is to reply to the prompt of a name: the query in a code block, or bare; None where the query
+    would not be found in it.
+    """
+    query = gold.strip().rstrip(";").strip()
     if name == "codes":
-        user += "\n"
-    needed = estimated_tokens(system) + estimated_tokens(user) + TEMPLATE_TOKENS + model.max_output_tokens
-    if needed > model.context_tokens:
-        raise ConfigError(
-            f"the {name} prompt for database {schema.database!r} takes {needed} tokens with its reply, more than "
-            f"context_tokens={model.context_tokens} of model {model.name!r}; use a larger window, or "
-            "evaluation.prompt=plain, which leaves out what there is no room for"
-        )
-    return Prompt(system, user, model.max_output_tokens, GREEDY.temperature, GREEDY.top_p)
+        query = completion = on_one_line(query, dialect)
+    else:
+        completion = f"```sql\n{query}\n```"
+    return completion if is_query(query) and reader_of(name)(completion) == query else None
 
 
-def schema_sequence(schema: Schema) -> str:
-    """Return a database as CodeS is shown one: tables with types, keys, descriptions and two values of each column.
+def schema_sequences(schema: Schema) -> Iterator[dict[str, str]]:
+    """Yield a database as CodeS is shown one, the whole of it first: without values and descriptions it is shorter."""
+    for values, comments in ((_VALUES, True), (_VALUES, False), (0, False)):
+        yield {"schema_sequence": schema_sequence(schema, values, comments=comments)}
+
+
+def schema_sequence(schema: Schema, num_values: int, *, comments: bool) -> str:
+    """Return a database as CodeS is shown one: tables with the types, keys, descriptions and values of their columns.
+
+    All tables and columns are shown, none is chosen for a question; descriptions are the benchmark's.
 
     Source: CodeS (github.com/RUCKBReasoning/codes, Apache-2.0), by its description of the input.
     """
@@ -59,14 +88,14 @@ def schema_sequence(schema: Schema) -> str:
     for table in schema.tables:
         columns = []
         for column in table.columns:
-            about = [column.declared_type.lower()]
+            about = [_line(column.declared_type.lower())]
             if column.name in table.primary_key:
                 about.append("primary key")
-            if column.description:
+            if comments and column.description:
                 about.append(f"comment : {_line(column.description.lower())}")
-            values = [text for value in column.profile.examples if len(text := _line(str(value))) <= _VALUE_CHARACTERS]
-            if values:
-                about.append(f"values : {' , '.join(values[:_VALUES])}")
+            examples = map(_value, column.profile.examples)
+            if values := [text for text in examples if len(text) <= _VALUE_CHARACTERS][:num_values]:
+                about.append(f"values : {' , '.join(values)}")
             columns.append(f"{_plain(table.name)}.{_plain(column.name)} ( {' | '.join(about)} )")
         lines.append(f"table {_plain(table.name)} , columns = [ {' , '.join(columns)} ]")
     pairs = [
@@ -83,7 +112,13 @@ _VALUES, _VALUE_CHARACTERS = 2, 25
 
 def _plain(name: str) -> str:
     """Return a name in lower case, in backticks where it is more than one word."""
-    return f"`{name.lower()}`" if re.search(r"[-() /]", name) else name.lower()
+    plain = _line(name.lower())
+    return f"`{plain}`" if re.search(r"[-() /]", plain) else plain
+
+
+def _value(value: Value) -> str:
+    """Return a value as a query would have it; SQLite's truth is a number."""
+    return str(int(value)) if isinstance(value, bool) else _line(str(value))
 
 
 def _line(text: str) -> str:

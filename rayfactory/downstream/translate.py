@@ -164,6 +164,9 @@ def _settings(config: Config, corpus: Corpus, schemas: Mapping[str, Schema]) -> 
         for slot, model in asked_of.items():
             found[f"{slot}.context_tokens"] = model.context_tokens
             found[f"{slot}.max_output_tokens"] = model.max_output_tokens
+            if not model.chat:
+                # Translations from before this was a setting go on.
+                found[f"{slot}.chat"] = False
     if settings.model != "rule":
         found |= {
             "temperature": settings.temperature,

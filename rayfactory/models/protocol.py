@@ -49,7 +49,8 @@ def request_body(config: ModelConfig, key: CallKey, prompt: Prompt) -> dict[str,
     body: dict[str, Any] = {
         "model": config.name,
         **asked,
-        config.max_tokens_field: prompt.max_tokens,
+        # The older protocol, of texts, has one name for it.
+        config.max_tokens_field if config.chat else "max_tokens": prompt.max_tokens,
         "temperature": prompt.temperature,
         "top_p": prompt.top_p,
         "seed": key.sampling_seed(),
@@ -71,7 +72,7 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
 
 def text_of(prompt: Prompt) -> str:
     """Return a prompt as the one text that a model without a chat template goes on from."""
-    return encodable("\n\n".join(part for part in (prompt.system, prompt.user) if part))
+    return encodable("\n\n".join(part for part in (prompt.system, prompt.user) if part) + "\n")
 
 
 def path_of(config: ModelConfig) -> str:
@@ -124,6 +125,8 @@ def read_error(status: int, body: bytes, config: ModelConfig) -> ErrorReply:
             remedy = (
                 f"{who} or the path of its base_url {shown_url(config.base_url)!r} does not exist there: mend either"
             )
+            if not config.chat:
+                remedy += f"; or there is no {path_of(config)}, which is asked where chat=false"
             return ErrorReply("refused_all", False, text, remedy)
         case 429 if code == "insufficient_quota":
             remedy = "the account's quota is used up: raise it or add credit, then run again"

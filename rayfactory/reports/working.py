@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ def console() -> Console:
 def working(what: str, display: DisplayConfig) -> Iterator[Say]:
     """Show on standard error, for the length of a with statement, what is being worked out, as what is yielded is told.
 
-    On a terminal that is a line which is replaced; elsewhere, as in a file, a line now and then of what takes long.
+    On a terminal that is a line which is replaced; elsewhere, as in a file, a line every few seconds.
 
     Args:
         what: is worked out first.
@@ -43,22 +42,38 @@ def working(what: str, display: DisplayConfig) -> Iterator[Say]:
         with where.status(what) as status:
             yield lambda text: status.update(Text(shown(text)))
     elif mode == "lines":
-        yield _Lines(where, what, display.interval_s).say
+        lines = Lines(where, what)
+        ended = threading.Event()
+        writes = threading.Thread(target=lines.write_until, args=(ended, display.interval_s), daemon=True)
+        writes.start()
+        try:
+            yield lines.say
+        finally:
+            ended.set()
+            writes.join()
     else:
         yield lambda _: None
 
 
-class _Lines:
-    """Writes the last that was told, as a line, once it is some seconds since the line before it."""
+class Lines:
+    """Writes the last that was told as a line, again and again after some seconds, where it is another.
 
-    def __init__(self, where: Console, first: str, interval_s: float) -> None:
-        self._where, self._last, self._interval_s = where, first, interval_s
-        self._written_at = time.monotonic()
-        self._lock = threading.Lock()
+    Args:
+        where: to.
+        first: what is told at first.
+    """
+
+    def __init__(self, where: Console, first: str) -> None:
+        self._where, self._told, self._written = where, first, ""
 
     def say(self, text: str) -> None:
-        with self._lock:
-            now = time.monotonic()
-            if text != self._last and now - self._written_at >= self._interval_s:
+        """Take what is being worked out; from any thread."""
+        self._told = text
+
+    def write_until(self, ended: threading.Event, interval_s: float) -> None:
+        """Write every so many seconds, until it has ended."""
+        while not ended.wait(interval_s):
+            text = self._told
+            if text != self._written:
                 self._where.print(shown(text))
-                self._last, self._written_at = text, now
+                self._written = text

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from rayfactory.downstream.questions import Question, find_questions, query_in, read_predictions, read_questions
+from rayfactory.downstream.questions import (
+    Question,
+    continued,
+    find_questions,
+    query_in,
+    read_predictions,
+    read_questions,
+)
 from rayfactory.errors import UserError
 
 
@@ -111,3 +118,16 @@ def test_dev_set_is_found_beside_the_databases(tmp_path):
     assert find_questions([tmp_path]) is None
     write(tmp_path / "dev_gold.sql", "SELECT 1\tshop")
     assert find_questions([tmp_path / "none", tmp_path]) == tmp_path / "dev_gold.sql"
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        (" SELECT 1\n", "SELECT 1"),
+        ("SELECT a\nFROM t; SELECT b", "SELECT a\nFROM t"),
+        ("SELECT a FROM t\n\nQuestion: which?\n\nSELECT b FROM t", "SELECT a FROM t"),
+        ("", ""),
+    ],
+)
+def test_query_that_a_text_goes_on_with(text, query):
+    assert continued(text) == query

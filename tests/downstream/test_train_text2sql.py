@@ -34,12 +34,12 @@ from rayfactory.downstream.rows import (
     Plan,
     Row,
     Turns,
-    completion_of,
     examples_of,
     laid,
     steps_of,
     turns_of,
 )
+from rayfactory.downstream.text_to_sql import completion_of
 from rayfactory.models.completion import CallKey, Prompt
 from rayfactory.models.protocol import request_body
 from tests.downstream.tiny_model import make_model, make_tokenizer
@@ -65,7 +65,7 @@ def asked(number, database="shop", gold="SELECT 1"):
         },
         {"role": "user", "content": f"Question {'!' * number}{number}?"},
     ]
-    return Turns(database, messages, completion_of(gold))
+    return Turns(database, messages, f"```sql\n{gold}\n```")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_tokens_are_those_of_the_server():
     tokenizer = make_tokenizer()
     prompt = Prompt("The schema is\nthis.", "Question: how many?", 10, 0.0, 1.0)
     messages = request_body(ModelConfig(name="m"), CallKey(0, "text2sql", 0, 0), prompt)["messages"]
-    turns = [Turns("a", messages, completion_of("SELECT 'é' ;")), asked(1)]
+    turns = [Turns("a", messages, completion_of("plain", "SELECT 'é' ;", "sqlite") or ""), asked(1)]
     examples, is_short = examples_of(turns, tokenizer, 1_000, told)
     assert is_short == [True, True]
     for each, example in zip(turns, examples.each, strict=True):
@@ -128,13 +128,13 @@ def test_tokens_are_those_of_the_server():
 def test_tokens_of_a_model_that_is_no_chat_are_those_of_the_server():
     """The text begins as the tokenizer begins one, and the query follows bare."""
     tokenizer = make_tokenizer()
-    turns = [Turns("a", "the schema\nHow many?\n", completion_of("SELECT 'é' ;", chat=False))]
+    turns = [Turns("a", "the schema\nHow many?\n", completion_of("codes", "SELECT\n'é' ;", "sqlite") or "")]
     examples, _ = examples_of(turns, tokenizer, 1_000, told)
     (example,) = examples.each
     whole = [*examples.beginnings[0], *example.tokens]
     num_prompt = len(whole) - example.num_written
     assert whole[:num_prompt] == tokenizer("the schema\nHow many?\n")["input_ids"]
-    assert tokenizer.decode(whole[num_prompt:-1]) == "SELECT 'é'" == query_in(turns[0].completion)
+    assert tokenizer.decode(whole[num_prompt:-1]) == "SELECT 'é'"
 
 
 def test_questions_of_a_database_have_their_beginning_once():
@@ -156,6 +156,14 @@ def test_what_cannot_be_learnt_from_is_counted(place):
     turns, left_out = turns_of(questions, schemas, "plain", ModelConfig(name="m"))
     assert [each.completion for each in turns] == ["```sql\nSELECT count(*) FROM product\n```"]
     assert left_out == Counter({OTHER_DATABASE: 1, UNREADABLE: 1})
+    as_text = ModelConfig(name="m", chat=False)
+    more = [
+        *questions,
+        *(Question("shop", "?", "", gold, "") for gold in ("SELECT ';'", "SELECT title\n\nFROM product")),
+    ]
+    turns, left_out = turns_of(more, schemas, "codes", as_text)
+    assert [each.completion for each in turns] == ["SELECT count(*) FROM product", "SELECT title FROM product"]
+    assert left_out == Counter({OTHER_DATABASE: 1, UNREADABLE: 2})
     _, left_out = turns_of(
         questions[:1], schemas, "plain", ModelConfig(name="m", context_tokens=200, max_output_tokens=100)
     )
@@ -353,6 +361,7 @@ def test_a_training_ends_with_its_time(tmp_path):
         (["training.max_tokens=20"], "no question is left to learn from.*too long.*raise training.max_tokens"),
         (["training.prompt=nice"], "has to be one of plain, qwen2.5-coder, codes"),
         (["training.prompt=codes"], r"asked as a chat; set models\.local\.chat=false, or training\.prompt=plain"),
+        (["models.local.chat=false", "training.trainer=llamafactory"], "is handed chats.*use training.trainer=ray"),
         (["training.trainer=trl"], "has to be one of ray, llamafactory"),
         (["training.warmup_share=2"], "has to be between 0 and 1"),
         (["training.adam_beta2=1"], "has to be 0 or more and less than 1"),
@@ -416,7 +425,7 @@ def test_folder_for_llamafactory(place, capsys):
     assert [each["role"] for each in (system, user, assistant)] == ["system", "user", "assistant"]
     assert "list_price" in system["content"]
     assert user["content"] == f"Question: {QUESTIONS[0][0]}"
-    assert assistant["content"] == completion_of(QUESTIONS[0][1])
+    assert assistant["content"] == completion_of("plain", QUESTIONS[0][1], "sqlite")
     assert "llamafactory-cli train train.yaml" in capsys.readouterr().out
     assert main(words(place, "training.trainer=llamafactory", "training.shard=true", out="factory")) == 0
     assert yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))["deepspeed"] == "deepspeed.json"

@@ -58,6 +58,19 @@ def test_equal_prompts_with_other_keys_get_replies_of_their_own(tmp_path):
     assert with_chat(tmp_path, body).num_requests == 4
 
 
+def test_a_text_is_another_call_than_a_chat(tmp_path):
+    """What a model was asked as a chat it is asked again as a text, in the same journal; each is there afterwards."""
+    replies = []
+
+    async def body(chat, server):
+        replies.append((await chat.complete("strong", key(0), PROMPT)).text)
+
+    for chat in (True, False, True, False):
+        with_chat(tmp_path, body, chat=chat)
+    assert replies[:2] == replies[2:]
+    assert replies[1] == echo([{"role": "text", "content": f"{PROMPT.system}\n\n{PROMPT.user}\n"}]) != replies[0]
+
+
 def test_concurrent_calls_share_a_request_and_a_caller_may_leave(tmp_path):
     """Two who ask for the same share one request; it comes to its end and into the journal though all have gone."""
 

@@ -189,10 +189,11 @@ def test_request_says_what_the_prompt_says():
 
 def test_a_model_that_is_no_chat_goes_on_from_one_text():
     """Both parts of a prompt are sent as one, and the reply is where such endpoints have it."""
-    plain = replace(MODEL, chat=False)
+    plain = replace(MODEL, chat=False, max_tokens_field="max_completion_tokens")
     body = request_body(plain, KEY, Prompt("sys", "ask \ud800", 50, 0.8, 0.9))
-    assert (body["prompt"], "messages" in body) == ("sys\n\nask ?", False)
-    assert request_body(plain, KEY, Prompt("", "ask\n", 50, 0.8, 0.9))["prompt"] == "ask\n"
+    assert (body["prompt"], "messages" in body) == ("sys\n\nask ?\n", False)
+    assert request_body(plain, KEY, Prompt("", "ask", 50, 0.8, 0.9))["prompt"] == "ask\n"
+    assert (body["max_tokens"], "max_completion_tokens" in body) == (50, False)
     completion, _ = read_completion(reply(choices=[{"text": "SELECT 2", "finish_reason": "stop"}]), plain)
     assert (completion.text, completion.finish_reason) == ("SELECT 2", "stop")
     with pytest.raises(ValueError, match="no completion"):
