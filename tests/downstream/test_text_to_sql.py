@@ -69,7 +69,7 @@ def test_a_small_window_goes_without_values_and_descriptions(schema):
     flight = schema.table("Flight")
     described = replace(flight, columns=tuple(replace(each, description="what it is " * 9) for each in flight.columns))
     wordy = replace(schema, tables=(described,))
-    forms = []
+    forms: list[tuple[bool, bool] | None] = []
     for window in range(150, 900, 5):
         model = ModelConfig(name="codes-1b", chat=False, context_tokens=window, max_output_tokens=64)
         try:

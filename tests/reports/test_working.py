@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -15,9 +16,9 @@ def test_what_was_told_last_is_written_once(capsys):
     lines = Lines(console(), "the pool is read")
     told = iter([["step 1", "step 2"], [], ["step 3"], ["step 4", "step 3"], ["step 5"]])
 
-    class Ended:
-        def wait(self, interval_s):
-            assert interval_s == 10
+    class Ended(threading.Event):
+        def wait(self, timeout=None):
+            assert timeout == 10
             texts = next(told)
             for text in texts:
                 lines.say(text)
