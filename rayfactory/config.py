@@ -458,6 +458,9 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     # Tokens of a question with its prompt and query; a longer one is left out. Of a row of several questions too.
     max_tokens: int = 4096
+    # Tokens of the reply that is learnt; a question with a longer one is left out. null: no limit. Where time is short,
+    # short ones give more: each token costs a look at the whole vocabulary.
+    max_reply_tokens: int | None = None
     # Hours that the steps may take; null: no limit. The learning rate then goes by the time that has passed, where that
     # is the larger share.
     max_hours: float | None = None

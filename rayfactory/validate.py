@@ -147,6 +147,7 @@ RULES: dict[str, Rule] = {
     "training.adam_epsilon": POSITIVE,
     "training.max_grad_norm": POSITIVE,
     "training.max_tokens": POSITIVE,
+    "training.max_reply_tokens": POSITIVE,
     "training.max_hours": POSITIVE,
     "clustering.layers": NOT_NEGATIVE,
     "target": POSITIVE,

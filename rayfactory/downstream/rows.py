@@ -30,6 +30,7 @@ from rayfactory.reports.working import Say
 Tokens = npt.NDArray[np.int32]
 
 TOO_LONG = "too long"
+LONG_REPLY = "with a longer query than is wanted"
 OTHER_DATABASE = "of a database that is not there"
 UNREADABLE = "the query would not be read"
 """Why a question is left out."""
@@ -124,8 +125,10 @@ def turns_of(
     return found, left_out
 
 
-def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Say) -> tuple[Examples, list[bool]]:
-    """Return the questions as tokens, but for those of more than `max_tokens`; and of each whether it has no more.
+def examples_of(
+    turns: Sequence[Turns], tokenizer: Any, max_tokens: int, max_reply_tokens: int | None, say: Say
+) -> tuple[Examples, list[str]]:
+    """Return the questions as tokens, but for those that are too long; and of each why it is left out, or nothing.
 
     Prompts are made by the chat template, without special tokens of the tokenizer's own, or are a text, with those, as
     vLLM makes them; a completion ends with the token at which vLLM ends a reply.
@@ -134,10 +137,12 @@ def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Sa
         turns: the questions, all asked in one of the two ways.
         tokenizer: of the model, from transformers.
         max_tokens: of prompt and completion.
+        max_reply_tokens: of the completion; None: no limit of its own.
         say: told how far it is.
     """
     by_database: dict[str, list[tuple[list[int], list[int]]]] = {}
-    is_short = []
+    why: list[str] = []
+    longest = max_tokens if max_reply_tokens is None else max_reply_tokens
     for start in range(0, len(turns), _AT_ONCE):
         some = turns[start : start + _AT_ONCE]
         texts = [
@@ -149,8 +154,10 @@ def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Sa
         asked = tokenizer(texts, add_special_tokens=isinstance(some[0].asked, str))["input_ids"]
         written = tokenizer([each.completion for each in some], add_special_tokens=False)["input_ids"]
         for each, prompt, completion in zip(some, asked, written, strict=True):
-            is_short.append(len(prompt) + len(completion) < max_tokens)
-            if is_short[-1]:
+            # The token that ends it is one more.
+            is_long = len(prompt) + len(completion) >= max_tokens
+            why.append(TOO_LONG if is_long else LONG_REPLY if len(completion) >= longest else "")
+            if not why[-1]:
                 by_database.setdefault(each.database, []).append((prompt, [*completion, tokenizer.eos_token_id]))
         say(f"{start + len(some):,} of {len(turns):,} questions are tokens")
     beginnings, examples = [], []
@@ -161,7 +168,7 @@ def examples_of(turns: Sequence[Turns], tokenizer: Any, max_tokens: int, say: Sa
             Example(len(beginnings) - 1, np.array(prompt[length:] + completion, np.int32), len(prompt) - length)
             for prompt, completion in pairs
         ]
-    return Examples(tuple(beginnings), tuple(examples)), is_short
+    return Examples(tuple(beginnings), tuple(examples)), why
 
 
 def _common_length(prompts: Sequence[list[int]]) -> int:

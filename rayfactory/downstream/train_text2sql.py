@@ -23,7 +23,7 @@ from rayfactory.analysis.report import write
 from rayfactory.config import Config, ModelConfig, TrainingConfig
 from rayfactory.downstream import llamafactory
 from rayfactory.downstream.questions import Question, read_questions
-from rayfactory.downstream.rows import TOO_LONG, Examples, Plan, Turns, examples_of, turns_of
+from rayfactory.downstream.rows import Examples, Plan, Turns, examples_of, turns_of
 from rayfactory.errors import ConfigError, RunDirError, UserError
 from rayfactory.files import sha256_of
 from rayfactory.identity import differing
@@ -39,7 +39,7 @@ MODEL, LLAMAFACTORY, TRAINING = "model", "llamafactory", "training.json"
 
 _SETTINGS = "settings.json"
 
-_NOT_IN_IDENTITY = ("questions", "trainer", "workers", "recompute", "model")
+_NOT_IN_IDENTITY = ("questions", "max_reply_tokens", "trainer", "workers", "recompute", "model")
 """Settings that do not change what is learnt, or that stand in the identity by what they name."""
 
 _CURVE = 200
@@ -80,17 +80,16 @@ def train_text2sql(config: Config, say: Say) -> tuple[Path, dict[str, Any]]:
         return out, _for_llamafactory(config, turns, left_out, out, say)
     _check_packages()
     weights = _weights(config, say)
-    examples, is_short = examples_of(
-        turns, _tokenizer(weights, training.model, chat=_answers(config).chat), training.max_tokens, say
-    )
-    left_out = _with_long(left_out, is_short)
+    tokenizer = _tokenizer(weights, training.model, chat=_answers(config).chat)
+    examples, why = examples_of(turns, tokenizer, training.max_tokens, training.max_reply_tokens, say)
+    left_out += Counter(filter(None, why))
     if not examples.each:
         raise ConfigError(
             f"no question is left to learn from ({_counts(left_out)}); check benchmark.root and training.questions, or "
-            "raise training.max_tokens"
+            "raise training.max_tokens and training.max_reply_tokens"
         )
     about = _identity(config, examples, weights)
-    told = _told(config, [each for each, short in zip(turns, is_short, strict=True) if short], left_out)
+    told = _told(config, [each for each, reason in zip(turns, why, strict=True) if not reason], left_out)
     if _is_there(out, about):
         say("the model is there already")
     else:
@@ -106,16 +105,15 @@ def _for_llamafactory(
     training = config.training
     weights = _weights(config, say)
     try:
-        _, is_short = examples_of(
-            turns, _tokenizer(weights, training.model, chat=_answers(config).chat), training.max_tokens, say
-        )
+        tokenizer = _tokenizer(weights, training.model, chat=True)
     except ConfigError:
         # The model is somewhere else, and so is what becomes of its prompts.
-        is_short = None
-    if is_short is not None:
-        turns = [each for each, short in zip(turns, is_short, strict=True) if short]
-        left_out = _with_long(left_out, is_short)
-    told = {**_told(config, turns, left_out), "is_measured": is_short is not None}
+        tokenizer = None
+    if tokenizer is not None:
+        _, why = examples_of(turns, tokenizer, training.max_tokens, training.max_reply_tokens, say)
+        turns = [each for each, reason in zip(turns, why, strict=True) if not reason]
+        left_out += Counter(filter(None, why))
+    told = {**_told(config, turns, left_out), "is_measured": tokenizer is not None}
     llamafactory.write_folder(out, turns, weights, training, config.seed, told)
     return told
 
@@ -128,10 +126,6 @@ def _told(config: Config, turns: Sequence[Turns], left_out: Mapping[str, int]) -
         "databases": len({each.database for each in turns}),
         "asked_as": _asked_as(_answers(config)),
     }
-
-
-def _with_long(left_out: Counter[str], is_short: Sequence[bool]) -> Counter[str]:
-    return left_out + Counter({TOO_LONG: is_short.count(False)})
 
 
 def _train(

@@ -26,6 +26,7 @@ from rayfactory.config import ModelConfig, TrainingConfig
 from rayfactory.downstream import train_text2sql
 from rayfactory.downstream.questions import Question, query_in
 from rayfactory.downstream.rows import (
+    LONG_REPLY,
     OTHER_DATABASE,
     TOO_LONG,
     UNREADABLE,
@@ -113,8 +114,8 @@ def test_tokens_are_those_of_the_server():
     prompt = Prompt("The schema is\nthis.", "Question: how many?", 10, 0.0, 1.0)
     messages = request_body(ModelConfig(name="m"), CallKey(0, "text2sql", 0, 0), prompt)["messages"]
     turns = [Turns("a", messages, completion_of("plain", "SELECT 'é' ;", "sqlite") or ""), asked(1)]
-    examples, is_short = examples_of(turns, tokenizer, 1_000, told)
-    assert is_short == [True, True]
+    examples, why = examples_of(turns, tokenizer, 1_000, None, told)
+    assert why == ["", ""]
     for each, example in zip(turns, examples.each, strict=True):
         whole = [*examples.beginnings[example.beginning], *example.tokens]
         num_prompt = len(whole) - example.num_written
@@ -129,7 +130,7 @@ def test_tokens_of_a_model_that_is_no_chat_are_those_of_the_server():
     """The text begins as the tokenizer begins one, and the query follows bare."""
     tokenizer = make_tokenizer()
     turns = [Turns("a", "the schema\nHow many?\n", completion_of("codes", "SELECT\n'é' ;", "sqlite") or "")]
-    examples, _ = examples_of(turns, tokenizer, 1_000, told)
+    examples, _ = examples_of(turns, tokenizer, 1_000, None, told)
     (example,) = examples.each
     whole = [*examples.beginnings[0], *example.tokens]
     num_prompt = len(whole) - example.num_written
@@ -138,7 +139,7 @@ def test_tokens_of_a_model_that_is_no_chat_are_those_of_the_server():
 
 
 def test_questions_of_a_database_have_their_beginning_once():
-    examples, _ = examples_of([asked(1), asked(2), asked(1, "other"), asked(3)], make_tokenizer(), 1_000, told)
+    examples, _ = examples_of([asked(1), asked(2), asked(1, "other"), asked(3)], make_tokenizer(), 1_000, None, told)
     assert [example.beginning for example in examples.each] == [0, 0, 0, 1]
     assert len(examples.beginnings[0]) > 60
     assert all(example.num_asked >= 1 for example in examples.each)
@@ -168,8 +169,13 @@ def test_what_cannot_be_learnt_from_is_counted(place):
         questions[:1], schemas, "plain", ModelConfig(name="m", context_tokens=200, max_output_tokens=100)
     )
     assert left_out == Counter({TOO_LONG: 1})
-    examples, is_short = examples_of([asked(1), asked(200)], make_tokenizer(), 200, told)
-    assert (len(examples.each), is_short) == (1, [True, False])
+    long = asked(1, gold="SELECT title FROM product")
+    examples, why = examples_of([asked(1), asked(200), long], make_tokenizer(), 200, None, told)
+    assert (len(examples.each), why) == (2, ["", TOO_LONG, ""])
+    num_written = examples.each[1].num_written
+    for most, reason in ((num_written, ""), (num_written - 1, LONG_REPLY)):
+        examples, why = examples_of([asked(1), asked(200), long], make_tokenizer(), 200, most, told)
+        assert (len(examples.each), why) == (2 - bool(reason), ["", TOO_LONG, reason])
 
 
 @st.composite
@@ -238,7 +244,7 @@ def test_a_row_costs_what_its_examples_cost_alone(tmp_path, kind, on_gpu):
 
     assert kind in SHARING
     turns = [asked(number, gold=f"SELECT {number}") for number in range(1, 5)]
-    examples, _ = examples_of(turns, make_tokenizer(), 1_000, told)
+    examples, _ = examples_of(turns, make_tokenizer(), 1_000, None, told)
     folder = make_model(tmp_path / kind, kind)
     alone = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     reference = torch.zeros(())
@@ -333,7 +339,7 @@ def test_a_training_ends_with_its_time(tmp_path):
     """On one worker, without Ray: it has made fewer steps than it was to, and the model is there."""
     from rayfactory.downstream.tuning import FIGURES, MODEL, Tuning, tune
 
-    examples, _ = examples_of([asked(number) for number in range(4)], make_tokenizer(), 1_000, told)
+    examples, _ = examples_of([asked(number) for number in range(4)], make_tokenizer(), 1_000, None, told)
     config = TrainingConfig(max_hours=2 / 3600)
     plan = Plan(epochs=100_000, batch_size=4, together=4, max_tokens=1_000, workers=1, seed=0)
     weights = str(make_model(tmp_path / "tiny"))
