@@ -401,7 +401,10 @@ class ClusteringConfig:
     sets: str = ""
     # SQL dialect of those.
     dialect: str = "sqlite"
-    # Nearest queries by hybrid similarity that count as similar to one. Source: SQL-Factory, section 5.4.
+    # What is brought together: `similar`, each query with those most similar to it by the hybrid similarity, as in
+    # SQL-Factory, section 5.4; or `rewritten`, each with itself as somebody else would write it.
+    pairs: str = "similar"
+    # Of `similar`: the nearest queries that count as similar to one.
     positives: int = 20
     # Pairs of a corpus that are learnt from, at most.
     max_pairs: int = 100_000
@@ -412,7 +415,8 @@ class ClusteringConfig:
     # Rate at the end of the warm-up, which takes this share of the steps; it falls to 0.
     learning_rate: float = 2e-5
     warmup_share: float = 0.1
-    # Factor on the cosines in the loss: the inverse of its temperature.
+    # Factor on the cosines in the loss: the inverse of its temperature. At 1, all others of a batch count about alike,
+    # as BetaCV counts them; at 20, those that are nearest.
     scale: float = 20.0
     # Tokens of a query that are read while it learns.
     max_tokens: int = 128

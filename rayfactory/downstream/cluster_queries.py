@@ -23,7 +23,7 @@ from rayfactory.bucket.store import is_url
 from rayfactory.config import Config, EmbeddingConfig
 from rayfactory.downstream.betacv import betacv
 from rayfactory.downstream.contrastive import tune
-from rayfactory.downstream.pairs import pairs_of
+from rayfactory.downstream.pairs import pairs_of, rewritten_pairs
 from rayfactory.downstream.query_features import Measure, distances, read
 from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
 from rayfactory.errors import ConfigError, RunDirError, StatementError, UserError
@@ -118,8 +118,11 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
     judged = texts | {canonical_of(query, clustering.dialect) for each in sets for query in each.queries}
     corpus = _corpus(config, say)
     try:
-        say("pairs of similar queries are looked for")
-        pairs, left_out = pairs_of(corpus, clustering.max_pairs, clustering.positives, config.seed, judged)
+        say(f"pairs of {clustering.pairs} queries are looked for")
+        if clustering.pairs == "similar":
+            pairs, left_out = pairs_of(corpus, clustering.max_pairs, clustering.positives, config.seed, judged)
+        else:
+            pairs, left_out = rewritten_pairs(corpus, clustering.max_pairs, config.seed, judged)
         num_queries = corpus.num_queries
     finally:
         corpus.close()
@@ -128,13 +131,14 @@ def _tuned(config: Config, sets: Sequence[QuerySet], tuned: Path, say: Say) -> d
             f"the corpus gives {len(pairs)} pairs, less than a batch (clustering.batch_size={clustering.batch_size}); "
             "take a larger corpus, or set it smaller"
         )
+    similarities = [pair.similarity for pair in pairs if pair.similarity is not None]
     learnt = {text for pair in pairs for text in (pair.anchor, pair.positive)}
     if not tuned.exists():
         tune(clustering, config.embedding.model, pairs, tuned, config.seed, say)
     return {
         "queries": num_queries,
         "pairs": len(pairs),
-        "mean_similarity_of_pairs": round(float(np.mean([pair.similarity for pair in pairs])), 4),
+        "mean_similarity_of_pairs": round(float(np.mean(similarities)), 4) if similarities else None,
         "left_out_as_judged": left_out,
         "learnt_texts": len(learnt),
         "judged_texts": len(texts),
@@ -176,6 +180,8 @@ def _settings(config: Config, sets: Sequence[QuerySet]) -> dict[str, Any]:
         "seed": config.seed,
         "judged_by": hashlib.sha256("\0".join(judged).encode()).hexdigest(),
         **{name: getattr(clustering, name) for name in (*names, "layers")},
+        # Encoders from before this was a setting are found again.
+        **({"pairs": clustering.pairs} if clustering.pairs != "similar" else {}),
     }
 
 

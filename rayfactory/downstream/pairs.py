@@ -1,6 +1,7 @@
-"""Pairs of queries that an encoder is to bring together: each with those most similar to it by the hybrid similarity.
+"""Pairs of queries that an encoder is to bring together: each with those most similar to it, or with itself as somebody
+else would write it.
 
-Source: SQL-Factory, section 5.4.
+Source of the first: SQL-Factory, section 5.4, with the hybrid similarity.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from dataclasses import dataclass, replace
 from rayfactory import sql
 from rayfactory.analysis.corpus import Corpus
 from rayfactory.config import CriticConfig
+from rayfactory.downstream.written_otherwise import written_otherwise
 from rayfactory.errors import StatementError
 from rayfactory.tools.retrieval import QueryIndex
+
+_ATTEMPTS = 8
+"""At writing a query otherwise, of which some change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two queries, by their normalised texts, and how similar they are, in [0, 1]."""
+    """Two queries, by their normalised texts, and how similar they are, in [0, 1]; None: one query, written twice."""
 
     anchor: str
     positive: str
-    similarity: float
+    similarity: float | None
 
 
 def pairs_of(
@@ -43,20 +48,12 @@ def pairs_of(
         seed: decides which are chosen where there are more.
         without: normalised and canonical texts of queries that are to be in no pair.
     """
-    num_left_out = 0
+    queries, num_left_out = _queries(corpus, without)
     by_database = defaultdict[str, list[tuple[int, str]]](list)
-    for row in corpus.rows("SELECT query_id, database, dialect, sql FROM R ORDER BY query_id"):
-        try:
-            tree = sql.parse(row["sql"], row["dialect"])
-        except StatementError:
-            continue
-        text = sql.normalise(tree, row["dialect"])
-        if text in without or sql.canonical(tree, row["dialect"]) in without:
-            num_left_out += 1
-            continue
-        by_database[row["database"]].append((row["query_id"], text))
+    for query in queries:
+        by_database[query.database].append((query.query_id, query.text))
     rng = random.Random(seed)
-    anchors = [(database, place) for database, queries in by_database.items() for place in range(len(queries))]
+    anchors = [(database, place) for database, some in by_database.items() for place in range(len(some))]
     rng.shuffle(anchors)
     weights = replace(corpus.weights, k=num_positives + 1)  # the nearest to a query is itself
     neighbourhoods = {database: _Neighbourhood(corpus, each, weights) for database, each in by_database.items()}
@@ -74,6 +71,52 @@ def pairs_of(
     del pairs[count:]
     rng.shuffle(pairs)
     return pairs, num_left_out
+
+
+def rewritten_pairs(corpus: Corpus, count: int, seed: int, without: Collection[str]) -> tuple[list[Pair], int]:
+    """Return pairs of a corpus, in an order that the seed decides: of each query with itself, written otherwise.
+
+    Args and the second part: as `pairs_of`.
+    """
+    queries, num_left_out = _queries(corpus, without)
+    rng = random.Random(seed)
+    rng.shuffle(queries)
+    pairs = list[Pair]()
+    for query in queries:
+        if len(pairs) >= count:
+            break
+        tree = sql.parse(query.sql, query.dialect)
+        for _ in range(_ATTEMPTS):
+            text = sql.normalise(written_otherwise(tree, rng), query.dialect)
+            if text != query.text and text not in without:
+                pairs.append(Pair(query.text, text, None))
+                break
+    return pairs, num_left_out
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    query_id: int
+    database: str
+    dialect: str
+    sql: str
+    text: str
+
+
+def _queries(corpus: Corpus, without: Collection[str]) -> tuple[list[_Query], int]:
+    """Return the queries of a corpus that can be read, and how many more were left out for their texts."""
+    found, num_left_out = list[_Query](), 0
+    for row in corpus.rows("SELECT query_id, database, dialect, sql FROM R ORDER BY query_id"):
+        try:
+            tree = sql.parse(row["sql"], row["dialect"])
+        except StatementError:
+            continue
+        text = sql.normalise(tree, row["dialect"])
+        if text in without or sql.canonical(tree, row["dialect"]) in without:
+            num_left_out += 1
+            continue
+        found.append(_Query(row["query_id"], row["database"], row["dialect"], row["sql"], text))
+    return found, num_left_out
 
 
 class _Neighbourhood:

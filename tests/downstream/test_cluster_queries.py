@@ -15,7 +15,7 @@ from rayfactory.__main__ import main
 from rayfactory.analysis.corpus import of_file
 from rayfactory.compose import compose
 from rayfactory.downstream.cluster_queries import PUBLISHED, markdown
-from rayfactory.downstream.pairs import pairs_of
+from rayfactory.downstream.pairs import pairs_of, rewritten_pairs
 from rayfactory.downstream.query_sets import QuerySet, canonical_of, read_sets, text_of
 from rayfactory.errors import UserError
 from rayfactory.tools.embedding import source_of
@@ -87,6 +87,34 @@ def test_pairs_are_of_similar_queries_and_none_is_judged(folder):
     assert all(len(each) == 1 for each in tables)
     assert all(pair.anchor != pair.positive for pair in pairs)
     assert all(any(t in pair.anchor and t in pair.positive for t in ("product", "customer", "sale")) for pair in pairs)
+
+
+def test_pairs_are_of_a_query_and_itself_where_that_is_asked_for(folder):
+    """None of them judged, written otherwise or not, and the same ones for the same seed."""
+    corpus = of_file(folder / "corpus.json", compose(words(folder)), lambda _: None)
+    judged = {canonical_of(query, "sqlite") for _, query in JUDGED}
+    pairs, num_left_out = rewritten_pairs(corpus, 1_000, 0, judged)
+    again, _ = rewritten_pairs(corpus, 10, 0, judged)
+    without, _ = rewritten_pairs(corpus, 1_000, 0, {*judged, pairs[0].positive})
+    corpus.close()
+    assert num_left_out == 1
+    assert pairs[:10] == again
+    assert pairs[0].positive not in {pair.positive for pair in without}
+    assert len(pairs) == len(CORPUS) - 1
+    assert len({pair.anchor for pair in pairs}) == len(pairs)
+    for pair in pairs:
+        assert pair.anchor != pair.positive
+        assert re.findall(r"'\w+'|\d+$", pair.anchor) == re.findall(r"'\w+'|\d+$", pair.positive)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_encoder_is_tuned_with_queries_written_otherwise(folder):
+    more = ["clustering.pairs=rewritten", "clustering.scale=1", "clustering.max_pairs=16"]
+    assert main(words(folder, *more)) == 0
+    found = json.loads((folder / "out" / "clustering.json").read_text(encoding="utf-8"))
+    assert (found["pairs"], found["mean_similarity_of_pairs"], found["settings"]["pairs"]) == (16, None, "rewritten")
+    assert found["betacv"]["tuned"] != found["betacv"]["all-MiniLM-L6-v2"]
+    assert main(words(folder, *more[1:])) == 2
 
 
 @pytest.mark.parametrize(("count", "fewest", "most"), [(20, 0, 1), (35, 1, 1), (50, 1, 2), (140, 4, 4)])
