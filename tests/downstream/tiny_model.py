@@ -42,13 +42,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return found
 
 
-def make_model(folder: Path, kind: str = "gemma3_text", dtype: torch.dtype = torch.float32, **sizes: int) -> Path:
+def make_model(folder: Path, kind: str = "gemma3_text", dtype: torch.dtype = torch.float32) -> Path:
     """Write a model of a kind, as transformers names it, with its tokenizer; return its folder."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     settings = AutoConfig.for_model(
         kind,
-        **{**_SIZES, **sizes},
+        **_SIZES,
         **_WINDOWS.get(kind, {}),
         vocab_size=len(tokenizer),
         bos_token_id=1,
