@@ -56,7 +56,7 @@ TEXT_TO_SQL_PROMPTS = {
 }
 """How a model is asked for the query that answers a question, by the names of the templates in `prompts/downstream`."""
 
-PAIRS = ("similar", "rewritten")
+PAIRED = ("similar", "rewritten")
 """What `task=cluster_queries` brings together, by the name that `clustering.pairs=` takes."""
 
 TRAINERS = ("ray", "llamafactory")
@@ -227,7 +227,7 @@ def validate(config: Config) -> None:
     _one_of("split", config.split, SPLITS)
     _one_of("dialect", config.dialect, DIALECTS)
     _one_of("display.mode", config.display.mode, DISPLAY_MODES)
-    _one_of("clustering.pairs", config.clustering.pairs, PAIRS)
+    _one_of("clustering.pairs", config.clustering.pairs, PAIRED)
     _one_of("clustering.dialect", config.clustering.dialect, DIALECTS)
     _one_of("translation.model", config.translation.model, ("auto", "rule", *SLOTS))
     _one_of("translation.verifier", config.translation.verifier, ("auto", "rule", *SLOTS))

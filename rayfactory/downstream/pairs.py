@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rayfactory import sql
@@ -48,12 +48,15 @@ def pairs_of(
         seed: decides which are chosen where there are more.
         without: normalised and canonical texts of queries that are to be in no pair.
     """
-    queries, num_left_out = _queries(corpus, without)
+    num_left_out = 0
     by_database = defaultdict[str, list[tuple[int, str]]](list)
-    for query in queries:
-        by_database[query.database].append((query.query_id, query.text))
+    for query in _queries(corpus, without):
+        if query is None:
+            num_left_out += 1
+        else:
+            by_database[query.database].append((query.query_id, query.text))
     rng = random.Random(seed)
-    anchors = [(database, place) for database, some in by_database.items() for place in range(len(some))]
+    anchors = [(database, place) for database, queries in by_database.items() for place in range(len(queries))]
     rng.shuffle(anchors)
     weights = replace(corpus.weights, k=num_positives + 1)  # the nearest to a query is itself
     neighbourhoods = {database: _Neighbourhood(corpus, each, weights) for database, each in by_database.items()}
@@ -78,7 +81,8 @@ def rewritten_pairs(corpus: Corpus, count: int, seed: int, without: Collection[s
 
     Args and the second part: as `pairs_of`.
     """
-    queries, num_left_out = _queries(corpus, without)
+    found = list(_queries(corpus, without))
+    queries = [query for query in found if query is not None]
     rng = random.Random(seed)
     rng.shuffle(queries)
     pairs = list[Pair]()
@@ -91,7 +95,7 @@ def rewritten_pairs(corpus: Corpus, count: int, seed: int, without: Collection[s
             if text != query.text and text not in without:
                 pairs.append(Pair(query.text, text, None))
                 break
-    return pairs, num_left_out
+    return pairs, len(found) - len(queries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +107,8 @@ class _Query:
     text: str
 
 
-def _queries(corpus: Corpus, without: Collection[str]) -> tuple[list[_Query], int]:
-    """Return the queries of a corpus that can be read, and how many more were left out for their texts."""
-    found, num_left_out = list[_Query](), 0
+def _queries(corpus: Corpus, without: Collection[str]) -> Iterator[_Query | None]:
+    """Yield the queries of a corpus that can be read; None for one that is left out for its text."""
     for row in corpus.rows("SELECT query_id, database, dialect, sql FROM R ORDER BY query_id"):
         try:
             tree = sql.parse(row["sql"], row["dialect"])
@@ -113,10 +116,9 @@ def _queries(corpus: Corpus, without: Collection[str]) -> tuple[list[_Query], in
             continue
         text = sql.normalise(tree, row["dialect"])
         if text in without or sql.canonical(tree, row["dialect"]) in without:
-            num_left_out += 1
-            continue
-        found.append(_Query(row["query_id"], row["database"], row["dialect"], row["sql"], text))
-    return found, num_left_out
+            yield None
+        else:
+            yield _Query(row["query_id"], row["database"], row["dialect"], row["sql"], text)
 
 
 class _Neighbourhood:

@@ -86,7 +86,7 @@ def _ranges(tree: exp.Expr, rng: Random) -> exp.Expr:
         if rng.random() < 0.5 and not between.args.get("symmetric"):
             low = exp.GTE(this=between.this.copy(), expression=between.args["low"].copy())
             high = exp.LTE(this=between.this.copy(), expression=between.args["high"].copy())
-            _replace(tree, between, exp.paren(exp.and_(low, high)))
+            between.replace(exp.paren(exp.and_(low, high)))
     return tree
 
 
@@ -95,7 +95,7 @@ def _lists(tree: exp.Expr, rng: Random) -> exp.Expr:
     for found in list(tree.find_all(exp.In)):
         if found.expressions and rng.random() < 0.5:
             equal = [exp.EQ(this=found.this.copy(), expression=each.copy()) for each in found.expressions]
-            _replace(tree, found, exp.paren(exp.or_(*equal)))
+            found.replace(exp.paren(exp.or_(*equal)))
     return tree
 
 
@@ -144,8 +144,3 @@ def _numbered(letter: str, number: int) -> Iterator[str]:
 def _parts(condition: exp.Expr) -> list[exp.Expr]:
     condition = condition.unnest()
     return list(condition.flatten()) if isinstance(condition, exp.And) else [condition]
-
-
-def _replace(tree: exp.Expr, old: exp.Expr, new: exp.Expr) -> None:
-    if old is not tree:
-        old.replace(new)
